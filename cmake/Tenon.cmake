@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+# Options, flags, and the three functions that every room's CMakeLists uses.
+
+option(TENON_TESTS "Build the tests" ON)
+option(TENON_WERROR "Treat warnings as errors" ON)
+option(TENON_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
+set(TENON_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, e.g. address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+set(CMAKE_C_STANDARD 17)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_C_FLAGS_RELEASE "-O2 -g1")
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+set(TENON_PLUGIN_DIR ${CMAKE_BINARY_DIR}/lib/tenon/plugins)
+
+add_compile_definitions(_POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
+  -Wmissing-prototypes -Wvla -Wundef -Wno-sign-conversion -fno-common)
+if(TENON_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+  # gcc's format-truncation warning fires on every deliberate snprintf into an error record.
+  add_compile_options(-Wno-format-truncation)
+endif()
+if(TENON_SANITIZE)
+  add_compile_options(-fsanitize=${TENON_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${TENON_SANITIZE})
+endif()
+
+# tenon_room(NAME SOURCE...): an object library of one room, with the include path of the core. The target is
+# tenon_NAME; it sees sdk/include, core/ ("base/err.h") and text/'s parent only as far as its includes say.
+function(tenon_room name)
+  add_library(tenon_${name} OBJECT ${ARGN})
+  target_include_directories(tenon_${name} PUBLIC
+    ${PROJECT_SOURCE_DIR}/sdk/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/core/include)
+endfunction()
+
+# tenon_plugin(NAME SOURCE...): a loadable plugin. It sees sdk/include only, links libm only, and lands in
+# lib/tenon/plugins with modes that the loader accepts whatever the umask was.
+function(tenon_plugin name)
+  add_library(plugin_${name} MODULE ${ARGN})
+  target_include_directories(plugin_${name} PRIVATE ${PROJECT_SOURCE_DIR}/sdk/include)
+  target_link_libraries(plugin_${name} PRIVATE m)
+  target_link_options(plugin_${name} PRIVATE -Wl,-z,relro,-z,now)
+  set_target_properties(plugin_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name}
+    LIBRARY_OUTPUT_DIRECTORY ${TENON_PLUGIN_DIR} POSITION_INDEPENDENT_CODE ON)
+  add_custom_command(TARGET plugin_${name} POST_BUILD
+    COMMAND chmod go-w $<TARGET_FILE:plugin_${name}> ${TENON_PLUGIN_DIR} VERBATIM)
+  install(TARGETS plugin_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/tenon/plugins
+    PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+  set_property(GLOBAL APPEND PROPERTY TENON_PLUGINS plugin_${name})
+endfunction()
+
+# tenon_test(NAME SOURCES file... LIBS lib... [TIMEOUT s] [ENV var=value...]): one Check program, one CTest test.
+function(tenon_test name)
+  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LIBS;ENV" ${ARGN})
+  add_executable(test_${name} ${T_SOURCES})
+  target_include_directories(test_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(test_${name} PRIVATE ${T_LIBS} PkgConfig::CHECK m)
+  target_compile_definitions(test_${name} PRIVATE SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+    BUILD_DIR="${CMAKE_BINARY_DIR}")
+  # Check's macros compare through intmax_t and trip over our conversion warnings.
+  target_compile_options(test_${name} PRIVATE -Wno-conversion -Wno-float-conversion)
+  add_test(NAME ${name} COMMAND test_${name})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${T_TIMEOUT} ENVIRONMENT
+    "CK_DEFAULT_TIMEOUT=${T_TIMEOUT};UBSAN_OPTIONS=print_stacktrace=1;${T_ENV}")
+endfunction()
+
+# tenon_fuzz(NAME SOURCE LIBS lib...): fuzz_NAME is a libFuzzer target with TENON_FUZZ; in every build replay_NAME
+# runs the corpus tests/fuzz/corpus/NAME through the same entry point, as a CTest test.
+function(tenon_fuzz name source)
+  cmake_parse_arguments(F "" "" "LIBS" ${ARGN})
+  if(TENON_FUZZ)
+    add_executable(fuzz_${name} ${source})
+    target_link_libraries(fuzz_${name} PRIVATE ${F_LIBS})
+    target_compile_options(fuzz_${name} PRIVATE -fsanitize=fuzzer -Wno-missing-prototypes)
+    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  endif()
+  if(TENON_TESTS)
+    add_executable(replay_${name} ${source} ${PROJECT_SOURCE_DIR}/tests/fuzz/replay.c)
+    target_link_libraries(replay_${name} PRIVATE ${F_LIBS})
+    target_compile_options(replay_${name} PRIVATE -Wno-missing-prototypes)
+    add_test(NAME replay_${name} COMMAND replay_${name} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
+    set_tests_properties(replay_${name} PROPERTIES TIMEOUT 120)
+  endif()
+endfunction()

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every cap on input from outside, in one table, each with its reason. SECURITY.md shows this list. */
+#ifndef CORE_BASE_LIMITS_H
+#define CORE_BASE_LIMITS_H
+
+#define KIB (UINT64_C(1) << 10)
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+
+/* Files read whole into memory. */
+#define LIMIT_CONF_BYTES (1 * MIB)        /* configuration: people write these by hand */
+#define LIMIT_CONF_DEPTH 64               /* libconfig's parser recurses */
+#define LIMIT_CONFIG_JSON_BYTES (4 * MIB) /* config.json of real models is under 100 KiB */
+#define LIMIT_INDEX_JSON_BYTES (64 * MIB) /* model.safetensors.index.json: 1e5 tensors are 15 MiB */
+#define LIMIT_TOKENIZER_BYTES                                                                      \
+    (256 * MIB)                        /* tokenizer.json: the largest real ones are about 35 MiB */
+#define LIMIT_TEMPLATE_BYTES (1 * MIB) /* chat templates are under 20 KiB */
+#define LIMIT_JSON_DEPTH 256           /* jansson recurses per level */
+
+/* Checkpoints. */
+#define LIMIT_SAFETENSORS_HEADER (100 * 1000 * 1000) /* the format's own cap */
+#define LIMIT_TENSORS 1000000                        /* per checkpoint or engine */
+#define LIMIT_TENSOR_NAME 512
+#define LIMIT_SHARDS 10000
+#define BUILD_CHUNK_BYTES (16 * MIB) /* unit of streaming: bounds the build's memory */
+
+/* Engine files. */
+#define LIMIT_ENGINE_JSON (64 * MIB) /* one metadata section */
+#define LIMIT_ENGINE_SECTIONS 16
+#define ENGINE_ALIGN 4096
+
+/* Plans. Generous multiples of the largest published models. */
+#define LIMIT_PLAN_OPS 100000
+#define LIMIT_PLAN_VALUES 400000
+#define LIMIT_PLAN_WEIGHTS 1000000
+#define LIMIT_LAYERS 1024
+#define LIMIT_WIDTH (UINT64_C(1) << 24) /* elements per row of a value */
+#define LIMIT_VOCAB (UINT64_C(1) << 24)
+#define LIMIT_POSITIONS (UINT64_C(1) << 27) /* longest context a plan may state */
+
+/* Plugins. */
+#define LIMIT_PLUGIN_BYTES (2 * GIB)
+#define LIMIT_PLUGINS 256
+#define LIMIT_VARIANTS 4096 /* per kernel set */
+
+/* Requests. */
+#define LIMIT_QUEUED 65536
+#define LIMIT_STOP_IDS 64
+#define LIMIT_STOP_STRINGS 32
+#define LIMIT_STOP_STRING_BYTES 1024
+#define LIMIT_LOGIT_BIAS 4096
+#define LIMIT_SALT_BYTES 256
+#define LIMIT_BATCH 4096      /* sequences of one step */
+#define LIMIT_STEP_ROWS 65536 /* token rows of one step */
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file comm.h
+ * Communication backends: groups of ranks, collectives and point-to-point transfers.
+ *
+ * Every transfer is enqueued on a stream of the device the group was made for (NULL: the call returns when
+ * the transfer is locally complete). Errors may surface later: `async_error` tells, and after one only
+ * `abort` is safe. Semantics follow MPI-4.1 chapters 3 and 6 where names agree; reductions are sums.
+ */
+#ifndef TENON_COMM_H
+#define TENON_COMM_H
+
+#include "device.h"
+#include "dtype.h"
+#include "error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tn_comm_group tn_comm_group;
+
+/** Bytes of the token that rank 0 makes and the launcher carries to the others. */
+#define TN_COMM_ID_BYTES 256
+
+enum tn_comm_flag {
+    TN_COMM_HOST_MEMORY = 1,   /**< buffers in host memory */
+    TN_COMM_DEVICE_MEMORY = 2, /**< buffers in device memory */
+    TN_COMM_GRAPH_SAFE = 4,    /**< calls may be captured */
+    TN_COMM_MULTI_HOST = 8,
+    TN_COMM_IN_PLACE = 16,     /**< send and receive buffer may be the same */
+    TN_COMM_DETERMINISTIC = 32 /**< the same inputs give the same bits */
+};
+
+/** What a backend knows of the path between two ranks. */
+typedef struct tn_comm_link {
+    tn_hdr h;
+    char kind[16];     /**< "nvlink", "pcie", "shm", "ib", "tcp", "self" */
+    double bandwidth;  /**< bytes per second, 0: unknown */
+    double latency_ns; /**< 0: unknown */
+} tn_comm_link;
+
+/** Interface "comm.backend". A group is used by one thread, except `abort` and `async_error`. */
+typedef struct tn_comm_backend {
+    tn_hdr h;
+    const char *name;   /**< "local", "nccl", "pcie", "mpi" */
+    const char *device; /**< kind of device whose memory it moves; NULL: host memory only */
+    uint32_t flags;     /**< ::tn_comm_flag */
+    uint32_t dtypes;    /**< mask of TN_DT_BIT that reductions take */
+
+    /** Whether it can join `n_ranks` ranks; `devices` are those of this process, `n_local` of them. */
+    int32_t (*can_join)(void *instance, uint32_t n_ranks, uint32_t n_local,
+                        tn_device *const *devices, tn_err *err);
+    /** Makes the token of a new group; called by rank 0. */
+    int32_t (*make_id)(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err);
+    /** Joins as `rank` of `n_ranks`; returns when all have or after `timeout_ns`. */
+    int32_t (*join)(void *instance, const uint8_t id[TN_COMM_ID_BYTES], uint32_t rank,
+                    uint32_t n_ranks, tn_device *device, uint64_t timeout_ns, tn_comm_group **out,
+                    tn_err *err);
+    /** Leaves after all outstanding work is done. */
+    void (*leave)(tn_comm_group *g);
+    /** Ends all outstanding work of the group at once, from any thread; then only `leave`. */
+    void (*abort)(tn_comm_group *g);
+    /** TN_OK, TN_E_BUSY while joining, or the error that struck. From any thread. */
+    int32_t (*async_error)(tn_comm_group *g, tn_err *err);
+    int32_t (*link)(tn_comm_group *g, uint32_t peer, tn_comm_link *out, tn_err *err);
+
+    int32_t (*all_reduce)(tn_comm_group *g, const void *send, void *recv, uint64_t count,
+                          uint32_t dtype, tn_stream *s, tn_err *err);
+    /** recv holds n_ranks * count elements in rank order. */
+    int32_t (*all_gather)(tn_comm_group *g, const void *send, void *recv, uint64_t count,
+                          uint32_t dtype, tn_stream *s, tn_err *err);
+    /** recv holds count elements: this rank's share of the sum of n_ranks * count. */
+    int32_t (*reduce_scatter)(tn_comm_group *g, const void *send, void *recv, uint64_t count,
+                              uint32_t dtype, tn_stream *s, tn_err *err);
+    int32_t (*broadcast)(tn_comm_group *g, void *buf, uint64_t bytes, uint32_t root, tn_stream *s,
+                         tn_err *err);
+    int32_t (*send)(tn_comm_group *g, const void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
+                    tn_err *err);
+    int32_t (*recv)(tn_comm_group *g, void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
+                    tn_err *err);
+    int32_t (*barrier)(tn_comm_group *g, tn_stream *s, tn_err *err);
+} tn_comm_backend;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file device.h
+ * A kind of device: memory, order of work, and running it in parallel.
+ *
+ * One plugin provides it per kind ("cpu", "cuda"); any number of kernel sets run on it. The core
+ * touches devices through this table only. Handles are opaque to the core.
+ */
+#ifndef TENON_DEVICE_H
+#define TENON_DEVICE_H
+
+#include "error.h"
+#include "note.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tn_device tn_device; /**< an opened device */
+typedef struct tn_stream tn_stream; /**< work in order; of a device without streams: NULL */
+typedef struct tn_event tn_event;   /**< a point in a stream */
+typedef struct tn_graph tn_graph;   /**< captured work that can be replayed */
+typedef struct tn_image tn_image;   /**< device code that the core loaded for a SWAP-class plugin */
+
+enum tn_device_flag {
+    TN_DEVICE_HOST_MEMORY = 1, /**< computes in host memory: the core may use pointers directly */
+    TN_DEVICE_STREAMS = 2,     /**< asynchronous; without it every call has completed on return */
+    TN_DEVICE_GRAPHS = 4,
+    TN_DEVICE_IMAGES = 8
+};
+
+typedef struct tn_device_info {
+    tn_hdr h;
+    uint32_t flags;     /**< ::tn_device_flag */
+    uint32_t numa_node; /**< UINT32_MAX: unknown */
+    uint64_t total_bytes;
+    tn_gpu_target gpu; /**< vendor 0: not a GPU; mode unused */
+    uint32_t n_units;  /**< cores or multiprocessors */
+    uint32_t reserved0;
+    char name[64];
+    char uuid[48]; /**< stable identity of the device, "" if it has none */
+    char driver[32];
+} tn_device_info;
+
+enum tn_copy_kind {
+    TN_COPY_HOST_TO_DEVICE = 1,
+    TN_COPY_DEVICE_TO_HOST = 2,
+    TN_COPY_DEVICE_TO_DEVICE = 3
+};
+
+/** Work for one worker of a parallel region: part `index` of `count`. */
+typedef void (*tn_parallel_fn)(void *arg, uint32_t index, uint32_t count);
+
+/**
+ * Interface "device". Functions marked (opt) may be NULL when the matching flag is absent. Unless
+ * said, functions may be called from any thread; a stream is used by one thread at a time.
+ */
+typedef struct tn_device_api {
+    tn_hdr h;
+    const char *kind; /**< "cpu", "cuda" */
+
+    /** Devices that are there. 0 with TN_OK is a proper answer. */
+    int32_t (*count)(void *instance, uint32_t *n, tn_err *err);
+    int32_t (*info)(void *instance, uint32_t index, tn_device_info *info, tn_err *err);
+    int32_t (*open)(void *instance, uint32_t index, tn_device **out, tn_err *err);
+    /** Waits for outstanding work, then closes. All memory must have been freed. */
+    void (*close)(tn_device *d);
+    /** The dtype in which this device best computes activations for weights of `weight_dtype`. */
+    uint32_t (*act_dtype)(tn_device *d, uint32_t weight_dtype);
+
+    /** Device memory, aligned to at least 256 bytes, contents undefined. TN_E_NOSPACE with the sizes. */
+    int32_t (*mem_alloc)(tn_device *d, uint64_t bytes, void **out, tn_err *err);
+    void (*mem_free)(tn_device *d, void *ptr);
+    int32_t (*mem_info)(tn_device *d, uint64_t *free_bytes, uint64_t *total_bytes, tn_err *err);
+    /** (opt, without: ordinary memory) Host memory that copies reach fastest. */
+    int32_t (*pinned_alloc)(tn_device *d, uint64_t bytes, void **out, tn_err *err);
+    void (*pinned_free)(tn_device *d, void *ptr);
+
+    /** Copies in order on `s`. Host memory must stay valid until the stream has passed. */
+    int32_t (*copy)(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+                    uint32_t kind, tn_err *err);
+    int32_t (*fill)(tn_device *d, tn_stream *s, void *dst, uint8_t byte, uint64_t bytes,
+                    tn_err *err);
+
+    /* (opt) TN_DEVICE_STREAMS */
+    int32_t (*stream_new)(tn_device *d, tn_stream **out, tn_err *err);
+    void (*stream_free)(tn_device *d, tn_stream *s);
+    /** Waits until all work in `s` is done; reports errors of that work. */
+    int32_t (*stream_sync)(tn_device *d, tn_stream *s, tn_err *err);
+    int32_t (*event_new)(tn_device *d, tn_event **out, tn_err *err);
+    void (*event_free)(tn_device *d, tn_event *e);
+    int32_t (*event_record)(tn_device *d, tn_event *e, tn_stream *s, tn_err *err);
+    /** TN_OK when passed, TN_E_BUSY while not, else the error of the work before it. */
+    int32_t (*event_query)(tn_device *d, tn_event *e, tn_err *err);
+    int32_t (*event_sync)(tn_device *d, tn_event *e, tn_err *err);
+    int32_t (*event_elapsed_ns)(tn_device *d, tn_event *from, tn_event *to, double *ns,
+                                tn_err *err);
+    /** Work after this call in `s` waits for `e`. */
+    int32_t (*stream_wait)(tn_device *d, tn_stream *s, tn_event *e, tn_err *err);
+
+    /* (opt) TN_DEVICE_GRAPHS */
+    int32_t (*capture_begin)(tn_device *d, tn_stream *s, tn_err *err);
+    int32_t (*capture_end)(tn_device *d, tn_stream *s, tn_graph **out, tn_err *err);
+    int32_t (*graph_launch)(tn_device *d, tn_graph *g, tn_stream *s, tn_err *err);
+    void (*graph_free)(tn_device *d, tn_graph *g);
+
+    /* (opt) TN_DEVICE_IMAGES */
+    int32_t (*image_load)(tn_device *d, const void *image, uint64_t bytes, tn_image **out,
+                          tn_err *err);
+    int32_t (*image_entry)(tn_device *d, tn_image *image, const char *name, void **out,
+                           tn_err *err);
+    void (*image_unload)(tn_device *d, tn_image *image);
+
+    /** (opt) Nonzero in *yes if `d` can reach the memory of `peer` directly. */
+    int32_t (*peer_access)(tn_device *d, tn_device *peer, uint32_t *yes, tn_err *err);
+
+    /**
+     * (opt) Of a device that computes in host memory: runs fn(arg, i, n) for all i < n at once on its n
+     * workers (the caller is one of them) and returns when all have. Called from one thread at a time.
+     */
+    void (*parallel)(tn_device *d, tn_parallel_fn fn, void *arg);
+    /** Number of workers of `parallel`; 1 if it is NULL. */
+    uint32_t (*n_workers)(tn_device *d);
+} tn_device_api;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

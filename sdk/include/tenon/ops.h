@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file ops.h
+ * The basic opset: what each operation means, exactly.
+ *
+ * Ids are strings in a namespace. The names below have no dot and belong to Tenon; a vendor's op
+ * carries its prefix ("acme.rotary2") and needs no registration: a model plugin may emit it when
+ * some kernel set offers it. The kernel set `reference` implements every op here in plain C and
+ * *is* the definition wherever this text leaves room.
+ *
+ * Notation. T rows in the step, x[t] a row, W a weight with shape [.,.]. All arithmetic is in
+ * float32 (inputs widened exactly), sums in float32 in any order, and the result is rounded once
+ * (to nearest, ties to even) to the dtype of the output. "heads" are consecutive blocks of head_dim
+ * elements of a row. pos[t] is the position of row t in its sequence.
+ *
+ * | op            | inputs         | weights        | outputs | attributes (default)
+ * |---------------|----------------|----------------|---------|-----------------------------------
+ * | embedding     | -              | W[V,H]         | y[T,H]  | scale (1.0)
+ * | position      | -              | W[P,H]         | y[T,H]  | offset (0)
+ * | rms_norm      | x[T,N]         | w[G]           | y[T,N]  | eps, offset (0.0)
+ * | layer_norm    | x[T,N]         | w[N], b[N]?    | y[T,N]  | eps
+ * | linear        | x[T,K]         | W[N,K], b[N]?  | y[T,N]  | -
+ * | rope          | x[T,n*d]       | f[R/2]         | y[T,n*d]| n_heads*, head_dim, rotary_dim, style
+ * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
+ * |               |                |                |         | scaling: base, factor, max_position
+ * | kv_append     | k[T,n*d], v    | -              | kv      | n_kv_heads*, head_dim
+ * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
+ * |               |                |                |         | window (0), softcap (0.0)
+ * | add, mul      | a[T,N], b[T,N] | -              | y[T,N]  | -
+ * | silu, gelu, gelu_tanh, relu, relu2 | x[T,N] | - | y[T,N]  | -
+ * | scale         | x[T,N]         | -              | y[T,N]  | factor
+ * | softcap       | x[T,N]         | -              | y[T,N]  | cap
+ * | moe_route     | x[T,E]         | -              | i[T,k], p[T,k] | top_k, norm ("softmax_topk")
+ * | moe_mlp       | x[T,H], i, p   | G[E,I,H], U[E,I,H], D[E,H,I] | y[T,H] | act ("silu"),
+ * |               |                |                |         | expert_first (0)
+ * | all_reduce    | x[T,N]         | -              | y[T,N]  | -
+ * | all_gather    | x[.,N/tp]      | -              | y[.,N]  | -
+ * | logits        | x[T,H]         | W[V,H], b[V]?  | y[L,V] float32 | scale (1.0), softcap (0.0)
+ * | sample        | x[L,V] float32 | -              | i[L,1] int32   | -
+ * | linear.int8   | x[T,K]         | W[N,K] int8, s[N] float32, b[N]? | y[T,N] | -
+ *
+ * (*) sharded by tensor parallelism, see ::TN_ATTR_SHARDED. "?" optional. Integers and reals are
+ * written in the plan under the names of the last column.
+ *
+ * embedding   y[t] = scale * W[token[t]]. Under tensor parallelism W holds rows [first, first+V) of
+ *             the vocabulary (attribute vocab_first, added by the host): other tokens give 0.
+ * position    y[t] = W[pos[t] + offset], learned absolute positions.
+ * rms_norm    Over each group of G consecutive elements (G = N, or head_dim for norms per head):
+ *             y = x / sqrt(mean(x^2) + eps) * (offset + w); Zhang and Sennrich 2019. `offset` is
+ *             1 for models that store w - 1.
+ * layer_norm  y = (x - mean) / sqrt(var + eps) * w + b, biased variance; Ba et al. 2016.
+ * linear      y[t][n] = sum_k x[t][k] * W[n][k] + b[n].
+ * rope        Rotates the first rotary_dim elements (R) of every head, copies the rest; Su et al. 2021.
+ *             angle_j = float32(pos) * f[j], c = mscale * cos(angle_j), s = mscale * sin(angle_j).
+ *             style "half":  (x[j], x[j + R/2])  -> (x[j] c - x[j+R/2] s, x[j+R/2] c + x[j] s)
+ *             style "pairs": (x[2j], x[2j + 1])  -> likewise.
+ *             Every static scaling (linear, llama3, yarn) is a matter of f and mscale. Dynamic NTK
+ *             depends on the length: with n = max(prompt length of the sequence, pos + 1), if
+ *             max_position > 0 and n > max_position then f[j] is replaced by b^(-2j/R) where
+ *             b = base * (factor * n / max_position - (factor - 1))^(R / (R - 2)).
+ * kv_append   Stores k[t] and v[t] of every kv head into the page and slot of row t (batch.h), in the
+ *             dtype and page layout of the cache. The output orders later reads after the write.
+ * attention   For head h of row t of sequence s, over cached positions j of s with
+ *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
+ *             a_j = softmax_j(cap(scale * <q, k_j>)), y = sum_j a_j v_j, where k_j, v_j are of kv head
+ *             h / (n_heads / n_kv_heads) and cap(a) = softcap * tanh(a / softcap) if softcap > 0.
+ * silu        x / (1 + exp(-x)).   gelu: x/2 (1 + erf(x / sqrt 2)).
+ * gelu_tanh   x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).   relu2: max(x, 0)^2.
+ * softcap     cap * tanh(x / cap).
+ * moe_route   The top_k largest of E router logits, ties to the lower index, most probable first;
+ *             i int32, p float32. norm "softmax_topk": p = softmax over the chosen logits;
+ *             "softmax": p = softmax over all E; "softmax_renorm": the latter divided by their sum.
+ * moe_mlp     y[t] = sum_j p[t][j] * D_e (act(G_e x[t]) * (U_e x[t])), e = i[t][j] - expert_first;
+ *             experts that this rank does not hold contribute 0.
+ * all_reduce  Sum over the tensor-parallel group. all_gather: concatenation in rank order.
+ * logits      For the L rows r of the step that want them: y = softcap(scale * (W x[r] + b)).
+ * sample      Chooses one token per logits row; see tn_sample_row in batch.h for the exact procedure.
+ * linear.int8 Dynamic per-token W8A8: a = max|x[t]| / 127, q[k] = round-half-even(x[t][k] / a) (all 0
+ *             if a is 0), y[t][n] = a * s[n] * float(sum_k q[k] * W[n][k]) + b[n]; the sum is exact
+ *             in int32.
+ */
+#ifndef TENON_OPS_H
+#define TENON_OPS_H
+
+#include "op.h"
+
+#define TN_OP_EMBEDDING "embedding"
+#define TN_OP_POSITION "position"
+#define TN_OP_RMS_NORM "rms_norm"
+#define TN_OP_LAYER_NORM "layer_norm"
+#define TN_OP_LINEAR "linear"
+#define TN_OP_ROPE "rope"
+#define TN_OP_KV_APPEND "kv_append"
+#define TN_OP_ATTENTION "attention"
+#define TN_OP_ADD "add"
+#define TN_OP_MUL "mul"
+#define TN_OP_SILU "silu"
+#define TN_OP_GELU "gelu"
+#define TN_OP_GELU_TANH "gelu_tanh"
+#define TN_OP_RELU "relu"
+#define TN_OP_RELU2 "relu2"
+#define TN_OP_SCALE "scale"
+#define TN_OP_SOFTCAP "softcap"
+#define TN_OP_MOE_ROUTE "moe_route"
+#define TN_OP_MOE_MLP "moe_mlp"
+#define TN_OP_ALL_REDUCE "all_reduce"
+#define TN_OP_ALL_GATHER "all_gather"
+#define TN_OP_LOGITS "logits"
+#define TN_OP_SAMPLE "sample"
+#define TN_OP_LINEAR_INT8 "linear.int8"
+
+#endif
