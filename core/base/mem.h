@@ -31,6 +31,7 @@ bool mem_injected(void);
 
 /* No raw allocation in the core: these do not compile once this header is included. */
 #ifndef CORE_BASE_MEM_IMPLEMENTATION
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __GNUC__

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "build/build.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "build/emit.h"
+#include "build/output.h"
+#include "build/stream.h"
+#include "engine/engine.h"
+#include "engine/meta.h"
+#include "engine/names.h"
+#include "exec/graph.h"
+#include "tenon_version.h"
+
+#define DEFAULT_BATCH 64
+#define DEFAULT_NUM_TOKENS 2048
+
+struct building {
+    const struct build_options *o;
+    tn_err *err;
+    char *config_path;
+    json_t *config;
+    json_t *generation;            /* generation_config.json, or NULL */
+    struct checkpoint *checkpoint; /* NULL: dummy */
+    const char *model_type;
+    const tn_model_arch *arch;
+    void *instance;
+    uint32_t dtype;
+    struct emission emission;
+    struct output output;
+    struct progress bar;
+    struct engine_meta meta;
+};
+
+/* -- The checkpoint ----------------------------------------------------------------------------------- */
+
+static int32_t read_configs(struct building *b)
+{
+    char *generation = path_join(b->o->model, "generation_config.json");
+    int32_t rc;
+
+    b->config_path = path_join(b->o->model, "config.json");
+    if (!b->config_path || !generation) {
+        mem_free(generation);
+        return err_nomem(b->err, "a file name");
+    }
+    rc = json_read(b->config_path, LIMIT_CONFIG_JSON_BYTES, &b->config, b->err);
+    if (rc == TN_E_NOTFOUND)
+        err_remedy(b->err, "give the directory of a Hugging Face checkpoint to --model");
+    if (rc == TN_OK && !json_is_object(b->config))
+        rc =
+            err_at(b->err, TN_E_FORMAT, b->config_path, TN_NO_OFFSET, NULL, "is not a JSON object");
+    if (rc == TN_OK && path_exists(generation))
+        rc = json_read(generation, LIMIT_CONFIG_JSON_BYTES, &b->generation, b->err);
+    mem_free(generation);
+    return rc;
+}
+
+static int32_t find_arch(struct building *b)
+{
+    int32_t rc = json_get_str(b->config, b->config_path, "model_type", &b->model_type, b->err);
+
+    if (rc == TN_E_NOTFOUND)
+        rc = json_missing(b->config_path, "model_type", b->err);
+    if (rc == TN_OK)
+        rc = registry_model(b->o->plugins, b->model_type, &b->arch, &b->instance, b->err);
+    return rc;
+}
+
+/* The dtype of config.json, in its newer or older spelling; without one, that of the largest share of the
+ * checkpoint would be a guess, so: of its first floating-point tensor. */
+static int visit_dtype(void *arg, const struct st_tensor *t)
+{
+    uint32_t *dtype = arg;
+
+    if (t->dtype == TN_DT_F32 || t->dtype == TN_DT_F16 || t->dtype == TN_DT_BF16)
+        *dtype = t->dtype;
+    return *dtype != 0;
+}
+
+static int32_t choose_dtype(struct building *b)
+{
+    const char *name = NULL;
+    int32_t rc;
+
+    b->dtype = b->o->dtype;
+    if (b->dtype)
+        return TN_OK;
+    rc = json_get_str(b->config, b->config_path, "dtype", &name, b->err);
+    if (rc == TN_E_NOTFOUND)
+        rc = json_get_str(b->config, b->config_path, "torch_dtype", &name, b->err);
+    if (rc != TN_OK && rc != TN_E_NOTFOUND)
+        return rc;
+    if (name)
+        b->dtype = dtype_number(name);
+    if (!name && b->checkpoint)
+        checkpoint_each(b->checkpoint, visit_dtype, &b->dtype);
+    if (!name && b->dtype == 0)
+        b->dtype = TN_DT_BF16;
+    if (b->dtype != TN_DT_F32 && b->dtype != TN_DT_F16 && b->dtype != TN_DT_BF16) {
+        err_at(b->err, TN_E_FORMAT, b->config_path, TN_NO_OFFSET, "dtype",
+               "is \"%.40s\"; float32, float16 and bfloat16 are supported", name);
+        err_remedy(b->err, "choose with --dtype");
+        return TN_E_FORMAT;
+    }
+    return TN_OK;
+}
+
+static int32_t emit(struct building *b)
+{
+    struct emit_input in = {.arch = b->arch,
+                            .instance = b->instance,
+                            .plugin = registry_plugin_of(b->o->plugins, b->arch),
+                            .config = b->config,
+                            .config_path = b->config_path,
+                            .checkpoint = b->checkpoint,
+                            .dtype = b->dtype};
+    int32_t rc = emit_plan(&in, &b->emission, b->err);
+
+    if (rc == TN_OK && b->checkpoint)
+        rc = emission_check_unused(&b->emission, b->checkpoint, b->err);
+    return rc;
+}
+
+/* -- Limits and tokens ---------------------------------------------------------------------------------- */
+
+static int32_t set_limit(struct building *b, const char *flag, int64_t asked, int64_t fallback,
+                         int64_t max, int64_t *out)
+{
+    *out = asked ? asked : fallback < max ? fallback : max;
+    if (*out >= 1 && *out <= max)
+        return TN_OK;
+    return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, flag,
+                  "is %" PRId64 ", but must be from 1 to %" PRId64, *out, max);
+}
+
+/* One graph per rank would be built at run time; if that can be done here, it can there. */
+static int32_t check_topology(struct building *b)
+{
+    int64_t layers = plan_hyper_int(b->emission.plan, TN_HP_LAYERS, 1);
+    int32_t rc = TN_OK;
+
+    if (b->meta.pp_size > layers)
+        return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--pp-size",
+                      "is %" PRId64 ", but the model has %" PRId64 " layers", b->meta.pp_size,
+                      layers);
+    for (int64_t r = 0; r < b->meta.tp_size && rc == TN_OK; r++) {
+        struct topology t = {(uint32_t)r, (uint32_t)b->meta.tp_size, 0, 1};
+        struct graph *g = NULL;
+        rc = graph_new(b->emission.plan, &t, TN_DT_F32, &g, b->err);
+        graph_free(g);
+    }
+    return rc;
+}
+
+static int32_t set_limits(struct building *b)
+{
+    const struct build_options *o = b->o;
+    struct engine_meta *m = &b->meta;
+    int64_t positions = plan_hyper_int(b->emission.plan, TN_HP_MAX_POSITIONS, 1);
+    int32_t rc;
+
+    m->dtype = b->dtype;
+    if ((rc = set_limit(b, "--max-batch-size", o->max_batch_size, DEFAULT_BATCH, LIMIT_BATCH,
+                        &m->max_batch_size)) != TN_OK ||
+        (rc = set_limit(b, "--max-input-len", o->max_input_len, positions, positions,
+                        &m->max_input_len)) != TN_OK ||
+        (rc = set_limit(b, "--max-output-len", o->max_output_len, positions, positions,
+                        &m->max_output_len)) != TN_OK ||
+        (rc = set_limit(b, "--max-num-tokens", o->max_num_tokens, DEFAULT_NUM_TOKENS,
+                        LIMIT_STEP_ROWS, &m->max_num_tokens)) != TN_OK ||
+        (rc = set_limit(b, "--tp-size", o->tp_size, 1, 1024, &m->tp_size)) != TN_OK ||
+        (rc = set_limit(b, "--pp-size", o->pp_size, 1, 1024, &m->pp_size)) != TN_OK)
+        return rc;
+    return check_topology(b);
+}
+
+/* generation_config.json wins over config.json: it is what transformers stops at. */
+static json_t *eos_list(const struct building *b)
+{
+    const json_t *v = json_at(b->generation, "eos_token_id");
+    json_t *list;
+
+    if (!v)
+        v = json_at(b->config, "eos_token_id");
+    if (json_is_array(v))
+        return json_deep_copy(v);
+    list = json_array();
+    if (json_is_integer(v))
+        json_array_append_new(list, json_integer(json_integer_value(v)));
+    return list;
+}
+
+static json_t *bos_id(const struct building *b)
+{
+    const json_t *v = json_at(b->generation, "bos_token_id");
+
+    if (!v)
+        v = json_at(b->config, "bos_token_id");
+    return json_is_integer(v) ? json_integer(json_integer_value(v)) : json_null();
+}
+
+/* -- The passport --------------------------------------------------------------------------------------- */
+
+static json_t *passport(const struct building *b)
+{
+    struct registry_info info = {0};
+    char built[32], sha[SHA256_HEX] = "";
+    uint8_t digest[SHA256_BYTES];
+    const char *plugin = registry_plugin_of(b->o->plugins, b->arch);
+    time_t now = (time_t)clock_wall_s();
+    struct tm tm;
+
+    registry_plugin_info(b->o->plugins, plugin, &info);
+    if (sha256_file(b->config_path, digest, NULL) == TN_OK)
+        hex_encode(digest, sizeof digest, sha);
+    gmtime_r(&now, &tm);
+    strftime(built, sizeof built, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s}", "built", built, "source",
+                     path_base(b->o->model), "config_sha256", sha, "checkpoint_bytes",
+                     (json_int_t)(b->checkpoint ? checkpoint_bytes(b->checkpoint) : 0), "plugin",
+                     plugin, "plugin_version", info.version ? info.version : "", "plugin_sha256",
+                     info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
+}
+
+static json_t *meta_json(const struct building *b)
+{
+    const struct engine_meta *m = &b->meta;
+    json_t *limits =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "max_batch_size", (json_int_t)m->max_batch_size,
+                  "max_input_len", (json_int_t)m->max_input_len, "max_output_len",
+                  (json_int_t)m->max_output_len, "max_num_tokens", (json_int_t)m->max_num_tokens,
+                  "tp_size", (json_int_t)m->tp_size, "pp_size", (json_int_t)m->pp_size);
+
+    return json_pack("{s:s, s:s, s:s, s:o, s:{s:o, s:o}, s:o}", "tenon", TENON_VERSION,
+                     "model_type", b->model_type, "dtype", tn_dtype_name(b->dtype), "limits",
+                     limits, "tokens", "bos", bos_id(b), "eos", eos_list(b), "passport",
+                     passport(b));
+}
+
+/* -- Writing -------------------------------------------------------------------------------------------- */
+
+static int on_progress(void *arg, uint64_t done)
+{
+    struct building *b = arg;
+
+    progress_update(&b->bar, done);
+    return b->o->stop && b->o->stop(b->o->arg);
+}
+
+static int32_t write_dummies(struct building *b, struct engine_writer *w)
+{
+    const struct plan *p = b->emission.plan;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < p->n_weights && rc == TN_OK; i++) {
+        const float *table = b->emission.origins[i].table;
+        rc = table
+                 ? engine_writer_append(w, table, (size_t)plan_weight_bytes(&p->weights[i]), b->err)
+                 : engine_writer_dummy(w, i + 1, b->err);
+    }
+    return rc;
+}
+
+static int32_t write_weights(struct building *b, struct engine_writer *w)
+{
+    struct stream_options o = {b->checkpoint, w, on_progress, b};
+    const struct plan *p = b->emission.plan;
+    uint64_t total = 0;
+    int32_t rc;
+
+    if (!b->checkpoint)
+        return write_dummies(b, w);
+    for (size_t i = 0; i < p->n_weights; i++)
+        total += plan_weight_bytes(&p->weights[i]);
+    progress_begin(&b->bar, "building", total, b->o->quiet);
+    rc = stream_weights(&b->emission, &o, b->err);
+    progress_end(&b->bar, rc == TN_OK);
+    return rc;
+}
+
+/* config.json of the engine: what was asked, for people. Nothing reads it back. */
+static int32_t write_request(struct building *b, const json_t *meta)
+{
+    char *path = path_join(b->output.temp, ENGINE_CONFIG);
+    json_t *v = json_pack("{s:O, s:O}", "engine", meta, "model_config", b->config);
+    char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
+    int32_t rc = path && text ? file_write_atomic(path, text, strlen(text), b->err)
+                              : err_nomem(b->err, "config.json");
+
+    free(text); /* jansson's */
+    json_decref(v);
+    mem_free(path);
+    return rc;
+}
+
+/* The metadata must be acceptable to the reader before 13 GB are written. */
+static int32_t check_meta(struct building *b, const json_t *meta)
+{
+    struct engine_meta m;
+
+    return engine_meta_read(meta, b->config_path, plan_hyper_int(b->emission.plan, TN_HP_VOCAB, 1),
+                            &m, b->err);
+}
+
+static int32_t write_engine(struct building *b)
+{
+    char *path = path_join(b->output.temp, ENGINE_FILE);
+    struct engine_writer *w = NULL;
+    json_t *meta = meta_json(b);
+    int32_t rc;
+
+    if (!path || !meta)
+        rc = err_nomem(b->err, "an engine");
+    else
+        rc = check_meta(b, meta);
+    if (rc == TN_OK)
+        rc = engine_writer_open(path, b->emission.plan, &w, b->err);
+    if (rc == TN_OK)
+        rc = write_weights(b, w);
+    if (rc == TN_OK)
+        rc = engine_writer_finish(w, meta, b->err);
+    engine_writer_free(w);
+    if (rc == TN_OK)
+        rc = write_request(b, meta);
+    if (rc == TN_OK)
+        rc = output_copy_companions(&b->output, b->o->model, b->err);
+    json_decref(meta);
+    mem_free(path);
+    return rc;
+}
+
+/* -- All ------------------------------------------------------------------------------------------------ */
+
+static int32_t run(struct building *b)
+{
+    int32_t rc;
+
+    if ((rc = read_configs(b)) != TN_OK || (rc = find_arch(b)) != TN_OK)
+        return rc;
+    if (!b->o->dummy && (rc = checkpoint_open(b->o->model, &b->checkpoint, b->err)) != TN_OK)
+        return rc;
+    if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK ||
+        (rc = set_limits(b)) != TN_OK ||
+        (rc = output_open(b->o->output, &b->output, b->err)) != TN_OK ||
+        (rc = write_engine(b)) != TN_OK)
+        return rc;
+    return output_commit(&b->output, b->err);
+}
+
+static void fill_report(const struct building *b, uint64_t started, struct build_report *r)
+{
+    char *path = path_join(b->o->output, ENGINE_FILE);
+    struct stat st;
+
+    *r = (struct build_report){.n_weights = b->emission.plan->n_weights,
+                               .seconds = (double)(clock_ns() - started) / 1e9,
+                               .dtype = tn_dtype_name(b->dtype)};
+    snprintf(r->model_type, sizeof r->model_type, "%s", b->model_type);
+    if (path && stat(path, &st) == 0)
+        r->engine_bytes = (uint64_t)st.st_size;
+    mem_free(path);
+}
+
+int32_t build_engine(const struct build_options *o, struct build_report *report, tn_err *err)
+{
+    struct building b = {.o = o, .err = err};
+    uint64_t started = clock_ns();
+    int32_t rc = run(&b);
+
+    if (rc == TN_OK)
+        fill_report(&b, started, report);
+    output_release(&b.output);
+    if (b.emission.plan)
+        emission_release(&b.emission);
+    checkpoint_close(b.checkpoint);
+    json_decref(b.config);
+    json_decref(b.generation);
+    mem_free(b.config_path);
+    return rc;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The host's side of a model plugin: it reads config.json through one table and emits its plan through the
+ * other (tenon/model.h). The result is a plan, and for each weight the checkpoint tensors it comes from. */
+#ifndef CORE_BUILD_EMIT_H
+#define CORE_BUILD_EMIT_H
+
+#include <jansson.h>
+
+#include "build/checkpoint.h"
+#include "engine/plan.h"
+#include "tenon/model.h"
+
+struct weight_source {
+    const char *tensor;
+    bool transpose;
+    uint64_t row_begin, row_end; /* after the transpose; resolved: row_end > row_begin */
+};
+
+/* Where the elements of one plan weight come from. Same index as plan->weights. */
+struct weight_origin {
+    uint32_t n_sources;
+    const struct weight_source *sources;
+    const float *table; /* TN_ROLE_TABLE: the values themselves */
+};
+
+struct emission {
+    struct plan *plan;
+    struct weight_origin *origins;
+    size_t cap_origins;
+    const char **ignored; /* suffixes of tensors that are known and not wanted */
+    size_t n_ignored, cap_ignored;
+    struct arena arena; /* owns sources, tables and suffixes */
+};
+
+struct emit_input {
+    const tn_model_arch *arch;
+    void *instance;
+    const char *plugin; /* for messages */
+    const json_t *config;
+    const char *config_path;
+    const struct checkpoint *checkpoint; /* NULL: dummy weights */
+    uint32_t dtype;                      /* of matrices, embeddings and heads in the engine */
+};
+
+/* Runs the plugin and checks what it emitted. Release `out` on success. */
+int32_t emit_plan(const struct emit_input *in, struct emission *out, tn_err *err);
+void emission_release(struct emission *e);
+
+/* Whether the checkpoint tensor `name` is used by a weight or ignored by the plugin. */
+int32_t emission_check_unused(const struct emission *e, const struct checkpoint *c, tn_err *err);
+
+#endif

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "exec/bind.h"
+
+#include <assert.h>
+#include <inttypes.h>
+
+#include "base/mem.h"
+#include "exec/bound.h"
+#include "tenon/ops.h"
+
+/* -- Device memory ------------------------------------------------------------------------------------ */
+
+int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
+                    tn_err *err)
+{
+    struct device_block *block = arena_alloc(&b->arena, sizeof *block);
+    int32_t rc;
+
+    if (!block)
+        return err_nomem(err, "device memory");
+    rc = b->o.api->mem_alloc(b->o.device, bytes ? bytes : 1, &block->ptr, err);
+    if (rc != TN_OK)
+        return rc;
+    block->owner = owner;
+    block->bytes = bytes;
+    block->next = b->blocks;
+    b->blocks = block;
+    ledger_take(owner, bytes);
+    *out = block->ptr;
+    return TN_OK;
+}
+
+static void free_blocks(struct binding *b)
+{
+    for (struct device_block *block = b->blocks; block; block = block->next) {
+        b->o.api->mem_free(b->o.device, block->ptr);
+        ledger_give(block->owner, block->bytes);
+    }
+    b->blocks = NULL;
+}
+
+static int32_t open_owners(struct binding *b, tn_err *err)
+{
+    struct ledger *l = b->o.ledger;
+    int32_t rc;
+
+    if ((rc = ledger_owner(l, "weights", b->o.place, &b->own_weights, err)) != TN_OK ||
+        (rc = ledger_owner(l, "activations", b->o.place, &b->own_buffers, err)) != TN_OK ||
+        (rc = ledger_owner(l, "workspace", b->o.place, &b->own_workspace, err)) != TN_OK)
+        return rc;
+    return ledger_owner(l, "kv cache", b->o.place, &b->own_kv, err);
+}
+
+/* -- Steps -------------------------------------------------------------------------------------------- */
+
+static void fill_pointers(struct binding *b, struct bound_step *s)
+{
+    const tn_op *op = &s->sel->op->op;
+
+    for (uint32_t i = 0; i < op->n_in; i++)
+        s->in[i] = op->in[i]->kind == TN_VALUE_KV ? NULL : b->value_ptr[op->in[i]->id];
+    for (uint32_t i = 0; i < op->n_out; i++)
+        s->out[i] = op->out[i]->kind == TN_VALUE_KV ? NULL : b->value_ptr[op->out[i]->id];
+}
+
+static bool has_member(const tn_op *op, const char *name)
+{
+    if (strcmp(op->name, name) == 0)
+        return true;
+    for (uint32_t i = 0; i < op->n_members; i++)
+        if (strcmp(op->members[i]->name, name) == 0)
+            return true;
+    return false;
+}
+
+static int32_t make_step(struct binding *b, const struct selected *sel, struct bound_step *s,
+                         tn_err *err)
+{
+    const tn_op *op = &sel->op->op;
+
+    s->sel = sel;
+    s->in = arena_array(&b->arena, op->n_in, sizeof *s->in);
+    s->out = arena_array(&b->arena, op->n_out, sizeof *s->out);
+    s->weights = arena_array(&b->arena, op->n_weights, sizeof *s->weights);
+    if (!s->in || !s->out || !s->weights)
+        return err_nomem(err, "binding a plan");
+    fill_pointers(b, s);
+    for (uint32_t i = 0; i < op->n_out; i++)
+        s->logits_rows = s->logits_rows || op->out[i]->kind == TN_VALUE_LOGITS;
+    s->samples = has_member(op, TN_OP_SAMPLE);
+    if (has_member(op, TN_OP_LOGITS) && !s->samples)
+        b->logits = s->out[0];
+    s->launch = (tn_launch){.h = TN_HDR(tn_launch),
+                            .op = op,
+                            .in = s->in,
+                            .out = s->out,
+                            .weights = s->weights,
+                            .stream = b->stream,
+                            .device = b->o.device,
+                            .tp_rank = b->o.topo.tp_rank,
+                            .tp_size = b->o.topo.tp_size};
+    return TN_OK;
+}
+
+static int32_t make_steps(struct binding *b, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    b->n_steps = b->selection.n_ops;
+    b->steps = arena_array(&b->arena, b->n_steps, sizeof *b->steps);
+    if (!b->steps)
+        return err_nomem(err, "binding a plan");
+    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
+        rc = make_step(b, &b->selection.ops[i], &b->steps[i], err);
+    return rc;
+}
+
+/* One workspace serves all steps, since they run one after another. */
+static int32_t alloc_workspace(struct binding *b, tn_err *err)
+{
+    uint64_t most = 0;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < b->n_steps; i++) {
+        const struct choice *ch = &b->steps[i].sel->choice;
+        for (uint32_t k = 0; k < ch->n && rc == TN_OK; k++) {
+            const struct candidate *c = ch->ranges[k].candidate;
+            uint64_t bytes = 0;
+            if (c->v->workspace)
+                rc = c->v->workspace(c->source->instance, b->steps[i].launch.op,
+                                     ch->ranges[k].max_rows, b->o.max_seqs, b->o.max_context,
+                                     &bytes, err);
+            most = bytes > most ? bytes : most;
+        }
+        if (rc != TN_OK)
+            return rc;
+    }
+    rc = bound_alloc(b, b->own_workspace, most, &b->workspace, err);
+    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
+        b->steps[i].launch.workspace = b->workspace;
+    return rc;
+}
+
+/* -- The cache ---------------------------------------------------------------------------------------- */
+
+static int32_t describe_kv(struct binding *b, tn_err *err)
+{
+    uint32_t n = plan_kv_layers(b->graph->plan, NULL, 0);
+    struct plan_kv *kv = arena_array(&b->arena, n, sizeof *kv);
+
+    b->kv = arena_array(&b->arena, n, sizeof *b->kv);
+    if (!kv || !b->kv)
+        return err_nomem(err, "binding a plan");
+    b->n_kv = plan_kv_layers(b->graph->plan, kv, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t tp = b->o.topo.tp_size;
+        tn_kv_layer *l = &b->kv[i];
+        *l = (tn_kv_layer){.h = TN_HDR(tn_kv_layer),
+                           .n_kv_heads = kv[i].n_kv_heads >= tp ? kv[i].n_kv_heads / tp : 1,
+                           .head_dim = kv[i].head_dim,
+                           .block_tokens = b->o.block_tokens,
+                           .dtype = b->o.select.kv_dtype,
+                           .layer = kv[i].layer};
+        l->block_bytes = b->selection.kv_layout->block_bytes(l);
+        if (l->block_bytes == 0)
+            return tn_err_set(err, TN_E_UNSUPPORTED,
+                              "the cache layout %s cannot hold layer %" PRIu32 " (%" PRIu32
+                              " heads of %" PRIu32 ", pages of %" PRIu32 " tokens)",
+                              b->selection.kv_layout->name, l->layer, l->n_kv_heads, l->head_dim,
+                              l->block_tokens);
+    }
+    return TN_OK;
+}
+
+uint64_t binding_page_bytes(const struct binding *b)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < b->n_kv; i++)
+        sum += b->kv[i].block_bytes;
+    return sum;
+}
+
+static const tn_kv_layer *kv_of(const struct binding *b, const tn_op *op)
+{
+    if (!has_member(op, TN_OP_KV_APPEND) && !has_member(op, TN_OP_ATTENTION)) {
+        bool touches = false; /* a vendor's op may read the cache */
+        for (uint32_t i = 0; i < op->n_in; i++)
+            touches = touches || op->in[i]->kind == TN_VALUE_KV;
+        if (!touches)
+            return NULL;
+    }
+    for (uint32_t i = 0; i < b->n_kv; i++)
+        if ((int32_t)b->kv[i].layer == op->layer)
+            return &b->kv[i];
+    return NULL;
+}
+
+int32_t binding_alloc_kv(struct binding *b, uint32_t n_pages, tn_err *err)
+{
+    for (uint32_t i = 0; i < b->n_kv; i++) {
+        tn_kv_layer *l = &b->kv[i];
+        int32_t rc = bound_alloc(b, b->own_kv, l->block_bytes * n_pages, &l->base, err);
+        if (rc != TN_OK)
+            return rc;
+        l->n_blocks = n_pages;
+    }
+    for (size_t i = 0; i < b->n_steps; i++)
+        b->steps[i].launch.kv = kv_of(b, b->steps[i].launch.op);
+    return TN_OK;
+}
+
+/* -- Building ----------------------------------------------------------------------------------------- */
+
+static int32_t bind(struct binding *b, tn_err *err)
+{
+    struct bind_options *o = &b->o;
+    int32_t rc;
+
+    rc = graph_new(o->engine->plan, &o->topo, o->select.act_dtype, &b->graph, err);
+    if (rc == TN_OK)
+        rc = select_variants(b->graph, &o->select, &b->selection, err);
+    if (rc == TN_OK)
+        rc = describe_kv(b, err);
+    if (rc != TN_OK || o->dry)
+        return rc;
+    if ((o->select.device->flags & TN_DEVICE_STREAMS) &&
+        (rc = o->api->stream_new(o->device, &b->stream, err)) != TN_OK)
+        return rc;
+    if ((rc = open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
+        (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
+        return rc;
+    return bound_load_weights(b, err);
+}
+
+int32_t binding_new(const struct bind_options *o, struct binding **out, tn_err *err)
+{
+    struct binding *b = mem_zalloc(sizeof *b);
+    int32_t rc;
+
+    if (!b)
+        return err_nomem(err, "binding a plan");
+    b->o = *o;
+    rc = bind(b, err);
+    if (rc != TN_OK) {
+        binding_free(b);
+        return rc;
+    }
+    *out = b;
+    return TN_OK;
+}
+
+void binding_free(struct binding *b)
+{
+    if (!b)
+        return;
+    if (b->stream)
+        b->o.api->stream_free(b->o.device, b->stream);
+    free_blocks(b);
+    selection_release(&b->selection);
+    graph_free(b->graph);
+    arena_release(&b->arena);
+    mem_free(b);
+}
+
+const float *binding_logits(const struct binding *b)
+{
+    return b->logits;
+}
+
+const struct selection *binding_selection(const struct binding *b)
+{
+    return &b->selection;
+}
+
+uint64_t binding_weight_bytes(const struct binding *b)
+{
+    return b->weight_bytes;
+}
+
+/* -- Running ------------------------------------------------------------------------------------------ */
+
+static const struct candidate *variant_for(const struct choice *ch, uint32_t rows)
+{
+    uint32_t i = 0;
+
+    while (i + 1 < ch->n && rows > ch->ranges[i].max_rows)
+        i++;
+    return ch->ranges[i].candidate;
+}
+
+static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err)
+{
+    uint32_t rows = s->logits_rows ? batch->n_logits : batch->n_rows;
+    const struct candidate *c;
+    int32_t rc;
+
+    if (rows == 0)
+        return TN_OK;
+    c = variant_for(&s->sel->choice, rows);
+    s->launch.batch = batch;
+    if (s->samples)
+        s->out[0] = batch->dev->sampled;
+    rc = c->v->launch(c->source->instance, &s->launch, err);
+    if (rc != TN_OK && err) {
+        err_plugin(err, c->source->plugin);
+        err_prefix(err, "%s in layer %" PRId32, c->v->name, s->launch.op->layer);
+    }
+    return rc;
+}
+
+int32_t binding_run(struct binding *b, const tn_batch *batch, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    assert(batch->n_rows <= b->o.select.max_rows && batch->n_logits <= b->o.select.max_logits);
+    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
+        rc = run_step(&b->steps[i], batch, err);
+    return rc;
+}
+
+int32_t binding_wait(struct binding *b, tn_err *err)
+{
+    return b->stream ? b->o.api->stream_sync(b->o.device, b->stream, err) : TN_OK;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A binding: one engine on one device, ready to run steps. Variants are chosen, weights packed and placed, buffers and
+ * workspaces sized for the largest step, the cache allocated. Nothing is allocated when steps run.
+ *
+ * A binding is used by one thread (its rank's step loop). It is immutable but for buffers and cache, so
+ * replacing kernels means making a new one and switching at a step boundary.
+ */
+#ifndef CORE_EXEC_BIND_H
+#define CORE_EXEC_BIND_H
+
+#include "base/ledger.h"
+#include "engine/engine.h"
+#include "exec/select.h"
+
+struct binding;
+
+struct bind_options {
+    const struct engine *engine;
+    const tn_device_api *api;
+    tn_device *device;
+    const char *place; /* "cpu:0", for the ledger and messages */
+    struct ledger *ledger;
+    struct topology topo;
+    struct select_options select;
+    uint32_t max_seqs;
+    uint32_t max_context; /* tokens of the longest sequence */
+    uint32_t block_tokens;
+    /* Called while weights load; nonzero ends it with TN_E_CANCELED. May be NULL. */
+    int (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+    bool dry; /* choose only: allocate nothing, load nothing (`tenon plugin explain`) */
+};
+
+int32_t binding_new(const struct bind_options *o, struct binding **out, tn_err *err);
+void binding_free(struct binding *b); /* NULL is allowed */
+
+/* Bytes of one cache page over all layers; 0 if the plan has no cache. */
+uint64_t binding_page_bytes(const struct binding *b);
+
+/* Allocates the cache: `n_pages` pages per layer. Once, before the first step. */
+int32_t binding_alloc_kv(struct binding *b, uint32_t n_pages, tn_err *err);
+
+/* Enqueues one step. On a device that computes in host memory it is complete on return. */
+int32_t binding_run(struct binding *b, const tn_batch *batch, tn_err *err);
+
+/* Waits for the steps that were enqueued and reports their errors. */
+int32_t binding_wait(struct binding *b, tn_err *err);
+
+/* Device address of the logits of the last step: float32 [n_logits, vocab]. */
+const float *binding_logits(const struct binding *b);
+
+/* What was chosen, for explanations. */
+const struct selection *binding_selection(const struct binding *b);
+
+/* Bytes of weights as the kernels read them, and how many of them one decode step reads. */
+uint64_t binding_weight_bytes(const struct binding *b);
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of a binding; shared by the files that build it. */
+#ifndef CORE_EXEC_BOUND_H
+#define CORE_EXEC_BOUND_H
+
+#include "exec/bind.h"
+
+/* A block of device memory, booked to an owner. */
+struct device_block {
+    struct device_block *next;
+    struct ledger_owner *owner;
+    void *ptr;
+    uint64_t bytes;
+};
+
+struct bound_step {
+    const struct selected *sel;
+    tn_launch launch; /* complete but for the batch */
+    const void **in;
+    void **out;
+    const void **weights;
+    bool logits_rows; /* works on logits rows: skipped when a step wants none */
+    bool samples;     /* its output is the batch's `sampled` */
+};
+
+struct binding {
+    struct bind_options o;
+    struct arena arena;
+    struct graph *graph;
+    struct selection selection;
+    struct bound_step *steps;
+    size_t n_steps;
+    struct device_block *blocks; /* all device memory */
+    struct ledger_owner *own_weights, *own_buffers, *own_workspace, *own_kv;
+    const void **canonical; /* per plan weight: device address of canonical elements, or NULL */
+    uint64_t weight_bytes;
+    void **value_ptr; /* per plan value: device address of its buffer, or NULL */
+    void *workspace;
+    tn_kv_layer *kv; /* n_kv of them */
+    uint32_t n_kv;
+    const float *logits;
+    tn_stream *stream;
+};
+
+/* Device memory that lives as long as the binding. */
+int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
+                    tn_err *err);
+
+/* weights.c: packs and places the weights of every step. */
+int32_t bound_load_weights(struct binding *b, tn_err *err);
+
+/* buffers.c: gives every value an address; values that do not live at once share memory. */
+int32_t bound_place_values(struct binding *b, tn_err *err);
+
+#endif

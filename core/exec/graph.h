@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A plan as one rank sees it: shapes cut to the rank's share, collectives that have nothing to do removed,
+ * later some ops replaced by fused ones. Built once per binding; kernels read its tn_op structs.
+ */
+#ifndef CORE_EXEC_GRAPH_H
+#define CORE_EXEC_GRAPH_H
+
+#include "base/arena.h"
+#include "engine/plan.h"
+#include "tenon/op.h"
+
+struct topology {
+    uint32_t tp_rank, tp_size;
+    uint32_t pp_rank, pp_size;
+};
+
+#define TOPOLOGY_SINGLE                                                                            \
+    {                                                                                              \
+        0, 1, 0, 1                                                                                 \
+    }
+
+struct graph_op {
+    tn_op op;
+    uint32_t plan_index;         /* of the (first) op in the plan */
+    struct graph_op *fused_into; /* NULL: it runs itself */
+    const uint32_t *weight_ids;  /* op.n_weights indexes into plan->weights */
+};
+
+struct graph {
+    struct arena arena;
+    const struct plan *plan;
+    struct topology topo;
+    uint32_t act_dtype;
+    tn_value *values; /* indexed like plan->values; removed collectives alias theirs to the input */
+    uint32_t *alias;  /* value id -> id of the value that holds its data */
+    tn_weight *weights; /* indexed like plan->weights; local dims, data NULL */
+    struct graph_op **ops;
+    size_t n_ops, cap_ops;
+};
+
+/* Cuts the plan for one rank. Pipeline parallel: only the ops of this stage's layers. */
+int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t act_dtype,
+                  struct graph **out, tn_err *err);
+void graph_free(struct graph *g); /* NULL is allowed */
+
+/* Whether op `b` reads a value that `a` writes. */
+bool graph_feeds(const struct graph_op *a, const struct graph_op *b);
+
+#endif

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "exec/select.h"
+
+#include <float.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "exec/judge.h"
+#include "exec/match.h"
+
+#define REASON 320
+
+/* A candidate that can run the op at hand. */
+struct able {
+    const struct candidate *c;
+    uint32_t rows[2];
+};
+
+#define MAX_ABLE 256
+
+struct selecting {
+    struct graph *g;
+    const struct select_options *o;
+    struct selection *s;
+    struct judge judge;
+    tn_err *err;
+};
+
+/* -- Candidates -------------------------------------------------------------------------------------- */
+
+static int32_t parse_pattern(struct selecting *z, struct candidate *c)
+{
+    tn_err why = TN_ERR_INIT;
+
+    if (!c->v->equals)
+        return TN_OK;
+    c->pattern = arena_alloc(&z->s->arena, sizeof *c->pattern);
+    if (!c->pattern)
+        return err_nomem(z->err, "choosing kernels");
+    if (pattern_parse(c->v->equals, c->pattern, &why) == TN_OK)
+        return TN_OK;
+    c->excluded = arena_strdup(&z->s->arena, why.msg);
+    return c->excluded ? TN_OK : err_nomem(z->err, "choosing kernels");
+}
+
+static int32_t list_candidates(struct selecting *z)
+{
+    struct selection *s = z->s;
+    size_t n = 0;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < z->o->n_sources; i++)
+        n += z->o->sources[i].set->n_variants;
+    s->candidates = arena_array(&s->arena, n, sizeof *s->candidates);
+    if (!s->candidates)
+        return err_nomem(z->err, "choosing kernels");
+    for (uint32_t i = 0; i < z->o->n_sources && rc == TN_OK; i++) {
+        const struct kernel_source *src = &z->o->sources[i];
+        for (uint32_t k = 0; k < src->set->n_variants && rc == TN_OK; k++) {
+            struct candidate *c = &s->candidates[s->n_candidates++];
+            *c = (struct candidate){.source = src, .v = src->set->variants[k]};
+            c->excluded = judge_device(z->o, src->set, c->v);
+            rc = parse_pattern(z, c);
+        }
+    }
+    return rc;
+}
+
+static bool names_candidate(const char *variant, const struct candidate *c)
+{
+    size_t n = strlen(c->source->plugin);
+
+    return strncmp(variant, c->source->plugin, n) == 0 && variant[n] == '/' &&
+           strcmp(variant + n + 1, c->v->name) == 0;
+}
+
+static const struct pin *pin_of(const struct selecting *z, const char *op)
+{
+    for (uint32_t i = 0; i < z->o->n_pins; i++)
+        if (strcmp(z->o->pins[i].op, op) == 0)
+            return &z->o->pins[i];
+    return NULL;
+}
+
+/* -- Reasons ------------------------------------------------------------------------------------------- */
+
+static int32_t note_loser(struct selecting *z, struct selected *sel, const struct candidate *c,
+                          const char *reason)
+{
+    struct verdict *v = arena_alloc(&z->s->arena, sizeof *v), **tail = &sel->losers;
+
+    if (!v || !(v->reason = arena_strdup(&z->s->arena, reason)))
+        return err_nomem(z->err, "choosing kernels");
+    v->candidate = c;
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = v;
+    return TN_OK;
+}
+
+/* -- One op --------------------------------------------------------------------------------------------- */
+
+/* Row counts at which costs are compared: each power of two, and the ends of the candidates' ranges. */
+static uint32_t row_buckets(const struct able *able, uint32_t n, uint32_t max_rows,
+                            uint32_t ends[CHOICE_MAX_RANGES])
+{
+    uint32_t count = 0, end = 0;
+
+    while (end < max_rows && count < CHOICE_MAX_RANGES) {
+        uint32_t next = 1;
+        while (next <= end)
+            next *= 2;
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t before = able[i].rows[0] - 1;
+            if (before > end && before < next)
+                next = before;
+            if (able[i].rows[1] > end && able[i].rows[1] < next)
+                next = able[i].rows[1];
+        }
+        if (count == CHOICE_MAX_RANGES - 1 || next > max_rows)
+            next = max_rows;
+        ends[count++] = end = next;
+    }
+    return count;
+}
+
+static bool same_layout(const tn_variant *a, const tn_variant *b)
+{
+    if (!a->pack_layout || !b->pack_layout)
+        return a->pack_layout == b->pack_layout;
+    return strcmp(a->pack_layout, b->pack_layout) == 0;
+}
+
+/* The best choice among candidates that share the pack layout of `leader`; false if they leave a gap. */
+static bool choose_group(const struct graph_op *op, const struct able *able, uint32_t n,
+                         const struct candidate *leader, uint32_t max_rows, struct choice *out)
+{
+    uint32_t ends[CHOICE_MAX_RANGES], count = row_buckets(able, n, max_rows, ends);
+
+    *out = (struct choice){0};
+    for (uint32_t b = 0; b < count; b++) {
+        const struct candidate *best = NULL;
+        double best_cost = DBL_MAX;
+        for (uint32_t i = 0; i < n; i++) {
+            double cost;
+            if (!same_layout(able[i].c->v, leader->v) || able[i].rows[0] > ends[b] ||
+                able[i].rows[1] < ends[b])
+                continue;
+            cost = judge_cost(able[i].c, op, ends[b]);
+            if (cost < 0)
+                cost = 0; /* here only because it is pinned */
+            if (cost < best_cost) {
+                best_cost = cost;
+                best = able[i].c;
+            }
+        }
+        if (!best)
+            return false;
+        out->cost += best_cost / ends[b];
+        if (out->n > 0 && out->ranges[out->n - 1].candidate == best)
+            out->n--; /* the same variant goes on */
+        out->ranges[out->n].max_rows = ends[b];
+        out->ranges[out->n++].candidate = best;
+    }
+    return count > 0;
+}
+
+static bool choose(const struct graph_op *op, const struct able *able, uint32_t n,
+                   uint32_t max_rows, struct choice *out)
+{
+    bool found = false;
+
+    for (uint32_t i = 0; i < n; i++) {
+        struct choice c;
+        bool seen = false;
+        for (uint32_t k = 0; k < i; k++)
+            seen = seen || same_layout(able[k].c->v, able[i].c->v);
+        if (seen || !choose_group(op, able, n, able[i].c, max_rows, &c))
+            continue;
+        if (!found || c.cost < out->cost)
+            *out = c;
+        found = true;
+    }
+    return found;
+}
+
+static int32_t no_variant(struct selecting *z, const struct graph_op *op, const struct pin *pin,
+                          const struct verdict *losers)
+{
+    if (pin) {
+        err_at(z->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "kernels.pins",
+               "the pin of \"%s\" to %s cannot be obeyed in layer %" PRId32 ": %s", op->op.name,
+               pin->variant, op->op.layer, losers ? losers->reason : "there is no such variant");
+        err_remedy(z->err, "remove the pin, or see `tenon plugin explain`");
+        return TN_E_CONFIG;
+    }
+    err_at(z->err, TN_E_UNSUPPORTED, NULL, TN_NO_OFFSET, op->op.name,
+           "no loaded kernel set can run this op in layer %" PRId32 " (%s%s%s)", op->op.layer,
+           losers ? losers->candidate->v->name : "none offers it", losers ? ": " : "",
+           losers ? losers->reason : "");
+    err_remedy(z->err, "load a kernel set that offers it; `tenon plugin list` shows what is there");
+    return TN_E_UNSUPPORTED;
+}
+
+/* Collects who can run `op` among variants named so, with a reason for each who cannot. */
+static int32_t gather(struct selecting *z, struct selected *sel, const struct candidate *only,
+                      struct able *able, uint32_t *n)
+{
+    const struct pin *pin = pin_of(z, sel->op->op.name);
+    char reason[REASON];
+    int32_t rc = TN_OK;
+
+    *n = 0;
+    for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
+        const struct candidate *c = &z->s->candidates[i];
+        uint32_t rows[2];
+        if (strcmp(c->v->op, sel->op->op.name) != 0 || (only ? c != only : c->pattern != NULL))
+            continue;
+        if (pin && !names_candidate(pin->variant, c)) {
+            rc = note_loser(z, sel, c, "another variant is pinned in the configuration");
+        } else if (!judge_variant(&z->judge, sel->op, c, rows, reason, sizeof reason)) {
+            rc = note_loser(z, sel, c, reason);
+        } else if (!pin && judge_cost(c, sel->op, rows[0]) < 0) {
+            rc = note_loser(z, sel, c, "is taken only if it is pinned");
+        } else if (*n < MAX_ABLE) {
+            able[*n].c = c;
+            memcpy(able[*n].rows, rows, sizeof rows);
+            (*n)++;
+        }
+    }
+    return rc;
+}
+
+static bool was_chosen(const struct choice *choice, const struct candidate *c)
+{
+    for (uint32_t i = 0; i < choice->n; i++)
+        if (choice->ranges[i].candidate == c)
+            return true;
+    return false;
+}
+
+static int32_t note_slower(struct selecting *z, struct selected *sel, const struct able *able,
+                           uint32_t n)
+{
+    const struct candidate *winner = sel->choice.ranges[0].candidate;
+    char reason[REASON];
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        if (was_chosen(&sel->choice, able[i].c))
+            continue;
+        snprintf(reason, sizeof reason, "estimated at %.0f ns per row, against %.0f ns",
+                 judge_cost(able[i].c, sel->op, 1), judge_cost(winner, sel->op, 1));
+        rc = note_loser(z, sel, able[i].c, reason);
+    }
+    return rc;
+}
+
+/* Chooses for one op; `only` restricts it to one fused variant. found = false without error: none can. */
+static int32_t select_op(struct selecting *z, struct selected *sel, const struct candidate *only,
+                         bool *found)
+{
+    struct able able[MAX_ABLE];
+    uint32_t n;
+    int32_t rc = gather(z, sel, only, able, &n);
+
+    *found = false;
+    if (rc != TN_OK)
+        return rc;
+    *found = choose(sel->op, able, n, judge_max_rows(z->o, sel->op), &sel->choice);
+    return *found ? note_slower(z, sel, able, n) : TN_OK;
+}
+
+/* -- Fusion ----------------------------------------------------------------------------------------------- */
+
+struct fusion {
+    struct match match;
+    struct selected sel;
+    const struct candidate *candidate;
+    double gain;
+};
+
+struct fusions {
+    struct fusion *list;
+    size_t n, cap;
+};
+
+static double members_cost(const struct selected *basic, const struct pattern *p,
+                           const struct match *m)
+{
+    double sum = 0;
+
+    for (uint32_t k = 0; k < p->n_steps; k++)
+        sum += basic[m->members[k]].choice.cost;
+    return sum;
+}
+
+/* Tries one fused variant at one place. A loss is noted at the op where the fusion would have begun. */
+static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t at,
+                          struct selected *basic, struct fusions *f)
+{
+    struct fusion x = {.candidate = c};
+    char reason[REASON];
+    bool found = false;
+    int32_t rc;
+
+    if (!match_at(z->g, c->pattern, at, &x.match))
+        return TN_OK;
+    rc = match_fuse(z->g, c->pattern, c->v->op, &x.match, z->err);
+    if (rc != TN_OK)
+        return rc;
+    x.sel.op = x.match.fused;
+    rc = select_op(z, &x.sel, c, &found);
+    if (rc != TN_OK)
+        return rc;
+    x.gain = members_cost(basic, c->pattern, &x.match) - x.sel.choice.cost;
+    if (!found)
+        return note_loser(z, &basic[at], c, x.sel.losers ? x.sel.losers->reason : "cannot run");
+    if (x.gain <= 0 && !pin_of(z, c->v->op)) {
+        snprintf(reason, sizeof reason, "fusing is estimated to cost %.0f ns per row more",
+                 -x.gain);
+        return note_loser(z, &basic[at], c, reason);
+    }
+    if (!mem_grow(&f->list, &f->cap, f->n + 1, sizeof *f->list))
+        return err_nomem(z->err, "fusing ops");
+    f->list[f->n++] = x;
+    return TN_OK;
+}
+
+static bool is_pinned_basic(const struct selecting *z, const struct graph_op *op)
+{
+    return pin_of(z, op->op.name) != NULL;
+}
+
+static int by_gain(const void *a, const void *b)
+{
+    const struct fusion *x = a, *y = b;
+
+    if (x->gain != y->gain)
+        return x->gain > y->gain ? -1 : 1;
+    return x->match.at < y->match.at ? -1 : x->match.at > y->match.at;
+}
+
+static int32_t find_fusions(struct selecting *z, struct selected *basic, struct fusions *f)
+{
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
+        const struct candidate *c = &z->s->candidates[i];
+        if (!c->pattern || c->excluded)
+            continue;
+        for (size_t k = 0; k < z->g->n_ops && rc == TN_OK; k++)
+            if (strcmp(z->g->ops[k]->op.name, c->pattern->steps[0].op) == 0)
+                rc = try_fusion(z, c, k, basic, f);
+    }
+    if (f->n > 1)
+        qsort(f->list, f->n, sizeof *f->list, by_gain);
+    return rc;
+}
+
+/* Takes a fusion unless one of its members is gone or pinned by itself. */
+static bool may_take(const struct selecting *z, const struct fusion *x)
+{
+    struct match again;
+
+    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
+        const struct graph_op *member = z->g->ops[x->match.members[k]];
+        if (member->fused_into || is_pinned_basic(z, member))
+            return false;
+    }
+    /* Fusions taken meanwhile may have moved a reader or a writer: match once more. */
+    return match_at(z->g, x->candidate->pattern, x->match.members[0], &again) &&
+           memcmp(again.members, x->match.members, sizeof again.members) == 0;
+}
+
+static void take_fusions(struct selecting *z, const struct fusions *f, struct selected *basic)
+{
+    for (size_t i = 0; i < f->n; i++) {
+        const struct fusion *x = &f->list[i];
+        if (!may_take(z, x))
+            continue;
+        for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++)
+            z->g->ops[x->match.members[k]]->fused_into = x->match.fused;
+        basic[x->match.at] = x->sel; /* the fused op runs in place of its last member */
+    }
+}
+
+/* -- All ops ------------------------------------------------------------------------------------------------ */
+
+static int32_t select_basic(struct selecting *z, struct selected *basic)
+{
+    for (size_t i = 0; i < z->g->n_ops; i++) {
+        bool found;
+        int32_t rc;
+        basic[i].op = z->g->ops[i];
+        rc = select_op(z, &basic[i], NULL, &found);
+        if (rc != TN_OK)
+            return rc;
+        if (!found)
+            return no_variant(z, basic[i].op, pin_of(z, basic[i].op->op.name), basic[i].losers);
+    }
+    return TN_OK;
+}
+
+/* One round with one cache layout. */
+static int32_t select_round(struct selecting *z, const tn_kv_layout *layout)
+{
+    struct fusions f = {0};
+    struct selected *basic = arena_array(&z->s->arena, z->g->n_ops, sizeof *basic);
+    int32_t rc;
+
+    if (!basic)
+        return err_nomem(z->err, "choosing kernels");
+    z->judge = (struct judge){z->g, z->o, layout ? layout->name : ""};
+    rc = select_basic(z, basic);
+    if (rc == TN_OK && z->o->fusion)
+        rc = find_fusions(z, basic, &f);
+    if (rc == TN_OK) {
+        take_fusions(z, &f, basic);
+        z->s->kv_layout = layout;
+        z->s->ops = basic;
+        z->s->n_ops = 0;
+        for (size_t i = 0; i < z->g->n_ops; i++)
+            if (basic[i].op != z->g->ops[i] || !z->g->ops[i]->fused_into)
+                basic[z->s->n_ops++] = basic[i];
+    }
+    mem_free(f.list);
+    return rc;
+}
+
+static bool layout_fits(const struct selecting *z, const tn_kv_layout *l)
+{
+    struct plan_kv kv[1];
+    tn_kv_layer layer = {.h = TN_HDR(tn_kv_layer), .block_tokens = 16, .dtype = z->o->kv_dtype};
+
+    if (plan_kv_layers(z->g->plan, kv, 1) == 0)
+        return false;
+    layer.n_kv_heads = kv[0].n_kv_heads;
+    layer.head_dim = kv[0].head_dim;
+    return l->block_bytes(&layer) > 0;
+}
+
+/* Tries the layouts in order of the sets' preference; the first with which every op finds a variant wins. */
+static int32_t select_with_layouts(struct selecting *z)
+{
+    struct plan_kv kv[1];
+    int32_t rc = TN_E_UNSUPPORTED;
+    bool any = false;
+
+    if (plan_kv_layers(z->g->plan, kv, 1) == 0)
+        return select_round(z, NULL);
+    for (uint32_t i = 0; i < z->o->n_sources && rc != TN_OK; i++) {
+        const tn_kernel_set *set = z->o->sources[i].set;
+        for (uint32_t k = 0; k < set->n_kv_layouts && rc != TN_OK; k++) {
+            if (strcmp(set->device, z->o->device_kind) != 0 || !layout_fits(z, set->kv_layouts[k]))
+                continue;
+            any = true;
+            rc = select_round(z, set->kv_layouts[k]);
+            if (rc != TN_OK && rc != TN_E_UNSUPPORTED)
+                return rc;
+        }
+    }
+    if (!any)
+        tn_err_set(z->err, TN_E_UNSUPPORTED,
+                   "no loaded kernel set offers a cache layout for %s in %s", z->o->device_kind,
+                   tn_dtype_name(z->o->kv_dtype));
+    return rc;
+}
+
+static int32_t check_pins(const struct selecting *z)
+{
+    for (uint32_t i = 0; i < z->o->n_pins; i++) {
+        bool found = false;
+        for (size_t k = 0; k < z->s->n_candidates; k++)
+            found = found || (strcmp(z->s->candidates[k].v->op, z->o->pins[i].op) == 0 &&
+                              names_candidate(z->o->pins[i].variant, &z->s->candidates[k]));
+        if (!found) {
+            err_at(z->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "kernels.pins",
+                   "no loaded kernel set has the variant \"%s\" of the op \"%s\"",
+                   z->o->pins[i].variant, z->o->pins[i].op);
+            err_remedy(z->err,
+                       "variants are written PLUGIN/VARIANT; `tenon plugin list` shows them");
+            return TN_E_CONFIG;
+        }
+    }
+    return TN_OK;
+}
+
+int32_t select_variants(struct graph *g, const struct select_options *o, struct selection *out,
+                        tn_err *err)
+{
+    struct selecting z = {.g = g, .o = o, .s = out, .err = err};
+    int32_t rc;
+
+    *out = (struct selection){0};
+    rc = list_candidates(&z);
+    if (rc == TN_OK)
+        rc = check_pins(&z);
+    if (rc == TN_OK)
+        rc = select_with_layouts(&z);
+    if (rc != TN_OK)
+        selection_release(out);
+    return rc;
+}
+
+void selection_release(struct selection *s)
+{
+    arena_release(&s->arena);
+    *s = (struct selection){0};
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Choosing variants: hard requirements filter, a pin wins, then cost decides. Fusions are chosen first, where
+ * the fused op is estimated cheaper than the ops it replaces. One choice is made per op and range of rows;
+ * variants that serve one op share its packed weights, so they must name the same layout.
+ *
+ * Every rejection leaves a reason, which `tenon plugin explain` prints.
+ */
+#ifndef CORE_EXEC_SELECT_H
+#define CORE_EXEC_SELECT_H
+
+#include "exec/graph.h"
+#include "exec/pattern.h"
+#include "tenon/kernels.h"
+
+/* A loaded kernel set. */
+struct kernel_source {
+    const char *plugin; /* "cpu" */
+    const tn_kernel_set *set;
+    void *instance;
+};
+
+/* A pin of the configuration. `op` names a basic or fused op; `variant` is "plugin/variant". */
+struct pin {
+    const char *op;
+    const char *variant;
+};
+
+struct select_options {
+    const struct kernel_source *sources; /* in order of preference: ties go to the earlier */
+    uint32_t n_sources;
+    const tn_device_info *device;
+    const char *device_kind;
+    uint64_t cpu[2]; /* usable features of the host */
+    uint32_t act_dtype, kv_dtype;
+    uint32_t max_rows, max_logits;
+    const struct pin *pins;
+    uint32_t n_pins;
+    bool fusion;
+};
+
+/* One variant of one set, with what is known about it before any op is looked at. */
+struct candidate {
+    const struct kernel_source *source;
+    const tn_variant *v;
+    struct pattern *pattern; /* NULL unless it fuses */
+    const char *excluded;    /* why it cannot run on this device at all; NULL: it can */
+};
+
+#define CHOICE_MAX_RANGES 20
+
+/* What runs an op: for up to max_rows rows, variants[i]. */
+struct choice {
+    uint32_t n;
+    struct {
+        uint32_t max_rows;
+        const struct candidate *candidate;
+    } ranges[CHOICE_MAX_RANGES];
+    double cost; /* nanoseconds per row, summed over the probed row counts */
+};
+
+/* Why a candidate was not taken for an op. */
+struct verdict {
+    struct verdict *next;
+    const struct candidate *candidate;
+    const char *reason;
+};
+
+/* An op that will run, in order. */
+struct selected {
+    struct graph_op *op;
+    struct choice choice;
+    struct verdict *losers; /* of this op, and of the fusions that lost against it */
+};
+
+struct selection {
+    struct arena arena;
+    struct candidate *candidates;
+    size_t n_candidates;
+    const tn_kv_layout *kv_layout; /* NULL: the plan has no cache */
+    struct selected *ops;
+    size_t n_ops;
+};
+
+/*
+ * Selects for every op of `g`, which gains fused ops. TN_E_UNSUPPORTED, naming the op and the nearest miss, if
+ * some op has no variant; TN_E_CONFIG if a pin cannot be obeyed.
+ */
+int32_t select_variants(struct graph *g, const struct select_options *o, struct selection *out,
+                        tn_err *err);
+void selection_release(struct selection *s);
+
+#endif
