@@ -18,7 +18,6 @@
 #include "engine/meta.h"
 #include "engine/names.h"
 #include "exec/graph.h"
-#include "tenon_version.h"
 
 #define DEFAULT_BATCH 64
 #define DEFAULT_NUM_TOKENS 2048
@@ -26,6 +25,7 @@
 struct building {
     const struct build_options *o;
     tn_err *err;
+    const struct registry_view *plugins;
     char *config_path;
     json_t *config;
     json_t *generation;            /* generation_config.json, or NULL */
@@ -71,7 +71,7 @@ static int32_t find_arch(struct building *b)
     if (rc == TN_E_NOTFOUND)
         rc = json_missing(b->config_path, "model_type", b->err);
     if (rc == TN_OK)
-        rc = registry_model(b->o->plugins, b->model_type, &b->arch, &b->instance, b->err);
+        rc = registry_model(b->plugins, b->model_type, &b->arch, &b->instance, b->err);
     return rc;
 }
 
@@ -118,7 +118,7 @@ static int32_t emit(struct building *b)
 {
     struct emit_input in = {.arch = b->arch,
                             .instance = b->instance,
-                            .plugin = registry_plugin_of(b->o->plugins, b->arch),
+                            .plugin = registry_plugin_of(b->plugins, b->arch),
                             .config = b->config,
                             .config_path = b->config_path,
                             .checkpoint = b->checkpoint,
@@ -215,11 +215,15 @@ static json_t *passport(const struct building *b)
     struct registry_info info = {0};
     char built[32], sha[SHA256_HEX] = "";
     uint8_t digest[SHA256_BYTES];
-    const char *plugin = registry_plugin_of(b->o->plugins, b->arch);
+    const char *plugin = registry_plugin_of(b->plugins, b->arch);
     time_t now = (time_t)clock_wall_s();
     struct tm tm;
 
-    registry_plugin_info(b->o->plugins, plugin, &info);
+    for (uint32_t i = 0; i < registry_count(b->o->registry); i++) {
+        registry_info(b->o->registry, i, &info);
+        if (info.state == REGISTRY_LOADED && strcmp(info.name, plugin) == 0)
+            break;
+    }
     if (sha256_file(b->config_path, digest, NULL) == TN_OK)
         hex_encode(digest, sizeof digest, sha);
     gmtime_r(&now, &tm);
@@ -372,7 +376,7 @@ static void fill_report(const struct building *b, uint64_t started, struct build
 
 int32_t build_engine(const struct build_options *o, struct build_report *report, tn_err *err)
 {
-    struct building b = {.o = o, .err = err};
+    struct building b = {.o = o, .err = err, .plugins = registry_acquire(o->registry)};
     uint64_t started = clock_ns();
     int32_t rc = run(&b);
 
@@ -385,5 +389,6 @@ int32_t build_engine(const struct build_options *o, struct build_report *report,
     json_decref(b.config);
     json_decref(b.generation);
     mem_free(b.config_path);
+    registry_release(b.plugins);
     return rc;
 }

@@ -18,7 +18,7 @@ struct build_options {
     bool dummy;         /* random weights; only config.json is needed */
     int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens; /* 0: default */
     int64_t tp_size, pp_size;                                              /* 0: 1 */
-    const struct registry_view *plugins;
+    struct registry *registry;
     bool quiet;             /* no progress on stderr */
     int (*stop)(void *arg); /* polled; nonzero ends the build; may be NULL */
     void *arg;

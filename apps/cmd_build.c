@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/tools.h"
+#include "app.h"
+#include "base/err.h"
+#include "base/strbuf.h"
+
+static const struct opt options[] = {
+    {"model", OPT_TEXT, "DIR",
+     "Hugging Face checkpoint: config.json, *.safetensors, tokenizer files", 0, 0, NULL, true},
+    {"output", OPT_TEXT, "DIR", "engine directory to make; an engine that is there is replaced", 0,
+     0, NULL, true},
+    {"dtype", OPT_TEXT, "DTYPE",
+     "of the weights: auto (as config.json says), float32, float16, bfloat16", 0, 0, NULL, false},
+    {"max-batch-size", OPT_INT, "N", "most sequences in one step (64)", 1, 4096, NULL, false},
+    {"max-input-len", OPT_INT, "N", "most tokens of a prompt (the model's positions)", 1, 134217728,
+     NULL, false},
+    {"max-output-len", OPT_INT, "N", "most tokens of an output (the model's positions)", 1,
+     134217728, NULL, false},
+    {"max-num-tokens", OPT_INT, "N", "most token rows in one step (2048)", 1, 65536, NULL, false},
+    {"tp-size", OPT_INT, "N",
+     "tensor-parallel ranks to check the model for; engines run at any size", 1, 1024, NULL, false},
+    {"pp-size", OPT_INT, "N", "pipeline-parallel ranks to check the model for", 1, 1024, NULL,
+     false},
+    {"load-format", OPT_TEXT, "FORMAT",
+     "safetensors, or dummy: random weights from config.json alone, for benchmarks", 0, 0, NULL,
+     false},
+    {"quiet", OPT_FLAG, NULL, "no progress", 0, 0, NULL, false},
+    {"json", OPT_FLAG, NULL, "print the result as JSON", 0, 0, NULL, false},
+    {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
+
+static const char *const examples[] = {
+    "tenon build --model models/docs-7m --output engines/docs-7m",
+    "tenon build --model llama-7b --output engines/dummy --load-format dummy", NULL};
+
+static int32_t check_format(const char *format, bool *dummy, tn_err *err)
+{
+    *dummy = format && strcmp(format, "dummy") == 0;
+    if (!format || *dummy || strcmp(format, "safetensors") == 0 || strcmp(format, "auto") == 0)
+        return TN_OK;
+    return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--load-format",
+                  "is \"%s\"; safetensors and dummy are supported", format);
+}
+
+static void print_report(const char *output, const json_t *r)
+{
+    struct strbuf size = STRBUF_INIT;
+
+    strbuf_put_bytes(&size, (uint64_t)json_integer_value(json_object_get(r, "engine_bytes")));
+    printf("%s: %s, %s, %s, %lld weights, %.1f s\n", output,
+           json_string_value(json_object_get(r, "model_type")),
+           json_string_value(json_object_get(r, "dtype")), strbuf_str(&size),
+           (long long)json_integer_value(json_object_get(r, "weights")),
+           json_real_value(json_object_get(r, "seconds")));
+    strbuf_release(&size);
+}
+
+static int32_t body(const struct opts *o, tn_err *err)
+{
+    struct tool_build b = {.conf = {opts_config(o), o->settings, o->n_settings},
+                           .model = opts_text(o, "model"),
+                           .output = opts_text(o, "output"),
+                           .dtype = opts_text(o, "dtype"),
+                           .max_batch_size = opts_int(o, "max-batch-size", 0),
+                           .max_input_len = opts_int(o, "max-input-len", 0),
+                           .max_output_len = opts_int(o, "max-output-len", 0),
+                           .max_num_tokens = opts_int(o, "max-num-tokens", 0),
+                           .tp_size = opts_int(o, "tp-size", 0),
+                           .pp_size = opts_int(o, "pp-size", 0),
+                           .quiet = opts_flag(o, "quiet"),
+                           .stop = app_interrupted};
+    json_t *report = NULL;
+    int32_t rc = check_format(opts_text(o, "load-format"), &b.dummy, err);
+
+    if (rc == TN_OK)
+        rc = tool_build_engine(&b, &report, err);
+    if (rc != TN_OK)
+        return rc;
+    if (opts_flag(o, "json"))
+        return app_print_json(report, err);
+    print_report(b.output, report);
+    json_decref(report);
+    return TN_OK;
+}
+
+static int run(const struct command *c, int argc, char **argv)
+{
+    return app_main(c, argc, argv, body);
+}
+
+const struct command cmd_build = {.name = "build",
+                                  .summary = "Turn a Hugging Face checkpoint into an engine",
+                                  .details =
+                                      "Weights stream tensor by tensor, so memory stays within 256 "
+                                      "MiB and twice the largest tensor. "
+                                      "The engine fits any machine, device and number of ranks; "
+                                      "--tp-size and --pp-size are checked "
+                                      "and recorded. An interrupted build leaves nothing behind.",
+                                  .own = options,
+                                  .takes_conf = true,
+                                  .examples = examples,
+                                  .run = run};

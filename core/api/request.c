@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Requests: public parameters to the scheduler's specification, tickets to public events. */
+#include <inttypes.h>
+
+#include "api/runtime.h"
+#include "base/clock.h"
+#include "base/mem.h"
+
+struct tn_request {
+    struct ticket *ticket;
+};
+
+/* -- Submitting --------------------------------------------------------------------------------------------- */
+
+static int32_t check_lengths(const struct instance *in, const tn_request_params *p, tn_err *err)
+{
+    if (p->n_prompt > in->max_input_len) {
+        err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "prompt",
+               "has %" PRIu32 " tokens; at most %" PRIu32 " are allowed", p->n_prompt,
+               in->max_input_len);
+        err_remedy(err, "shorten the prompt, or build the engine with a larger --max-input-len");
+        return TN_E_LIMIT;
+    }
+    if (p->max_new_tokens > in->max_output_len) {
+        err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "max_new_tokens",
+               "is %" PRIu32 "; at most %" PRIu32 " are allowed", p->max_new_tokens,
+               in->max_output_len);
+        err_remedy(err, "ask for fewer, or build the engine with a larger --max-output-len");
+        return TN_E_LIMIT;
+    }
+    return TN_OK;
+}
+
+static uint64_t deadline(uint64_t now, uint64_t timeout_ms)
+{
+    return timeout_ms == 0                           ? 0
+           : timeout_ms > UINT64_MAX / 2 / NS_PER_MS ? UINT64_MAX / 2
+                                                     : now + timeout_ms * NS_PER_MS;
+}
+
+static struct request_spec to_spec(const struct instance *in, const tn_request_params *p)
+{
+    uint64_t now = clock_ns();
+    struct request_spec s = REQUEST_SPEC_INIT;
+
+    s.prompt = p->prompt;
+    s.n_prompt = p->n_prompt;
+    s.max_new_tokens = p->max_new_tokens;
+    s.min_new_tokens = p->min_new_tokens;
+    s.eos_ids = in->meta.eos;
+    s.n_eos_ids = in->meta.n_eos;
+    s.stop_ids = p->stop_ids;
+    s.n_stop_ids = p->n_stop_ids;
+    s.ignore_eos = p->ignore_eos != 0;
+    s.sampling = (struct request_sampling){.temperature = p->temperature,
+                                           .top_p = p->top_p,
+                                           .min_p = p->min_p,
+                                           .repetition_penalty = p->repetition_penalty,
+                                           .presence_penalty = p->presence_penalty,
+                                           .frequency_penalty = p->frequency_penalty,
+                                           .top_k = p->top_k,
+                                           .seed = p->seed};
+    s.bias_ids = p->bias_ids;
+    s.bias_values = p->bias_values;
+    s.n_bias = p->n_bias;
+    s.salt = p->salt;
+    s.salt_bytes = (size_t)p->salt_bytes;
+    s.queue_deadline_ns = deadline(now, p->queue_timeout_ms);
+    s.deadline_ns = deadline(now, p->timeout_ms);
+    return s;
+}
+
+int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **out, tn_err *err)
+{
+    struct request_spec spec;
+    tn_request *r;
+    int32_t rc;
+
+    err_reset(err);
+    if (!params || params->h.size < sizeof *params || !out)
+        return tn_err_set(err, TN_E_INVALID, "tn_submit needs params");
+    rc = check_lengths(rt->instance, params, err);
+    if (rc != TN_OK)
+        return rc;
+    r = mem_zalloc(sizeof *r);
+    if (!r)
+        return err_nomem(err, "a request");
+    spec = to_spec(rt->instance, params);
+    rc = loop_submit(rt->loop, &spec, params->on_logits, params->arg, &r->ticket, err);
+    if (rc != TN_OK) {
+        mem_free(r);
+        return rc;
+    }
+    *out = r;
+    return TN_OK;
+}
+
+/* -- Events -------------------------------------------------------------------------------------------------- */
+
+static uint32_t public_finish(uint32_t reason)
+{
+    switch (reason) {
+    case SCHED_END_EOS: return TN_FINISH_EOS;
+    case SCHED_END_STOP_ID: return TN_FINISH_STOP_ID;
+    case SCHED_END_STOPPED: return TN_FINISH_STOPPED;
+    case SCHED_END_LENGTH: return TN_FINISH_LENGTH;
+    case SCHED_END_CANCELED: return TN_FINISH_CANCELED;
+    case SCHED_END_DEADLINE: return TN_FINISH_TIMEOUT;
+    default: return TN_FINISH_ERROR;
+    }
+}
+
+static uint64_t since(uint64_t at, uint64_t start)
+{
+    return at > start ? at - start : 0;
+}
+
+static tn_usage public_usage(const struct ticket *t)
+{
+    const struct sched_usage *u = ticket_usage(t);
+    uint64_t start = ticket_submitted_ns(t);
+
+    return (tn_usage){.n_prompt = u->n_prompt,
+                      .n_cached = u->n_cached,
+                      .n_output = u->n_output,
+                      .n_preempted = u->n_preempted,
+                      .started_ns = since(u->started_ns, start),
+                      .first_token_ns = since(u->first_token_ns, start),
+                      .finished_ns = since(u->finished_ns, start)};
+}
+
+int32_t tn_next_event(tn_request *req, int64_t timeout_ms, tn_event *event, tn_err *err)
+{
+    uint64_t wait = timeout_ms < 0 ? UINT64_MAX : deadline(0, (uint64_t)timeout_ms);
+    struct ticket_event e;
+    tn_event full = TN_EVENT_INIT;
+    int32_t rc;
+
+    err_reset(err);
+    rc = ticket_next(req->ticket, wait, &e);
+    if (rc != TN_OK)
+        return tn_err_set(
+            err, rc, rc == TN_E_TIMEOUT ? "no event came in time" : "the request has finished");
+    full.kind = e.kind == TICKET_TOKEN ? TN_EVENT_TOKEN : TN_EVENT_FINISHED;
+    full.token = e.token;
+    full.index = e.index;
+    full.logprob = e.logprob;
+    full.time_ns = since(e.time_ns, ticket_submitted_ns(req->ticket));
+    full.message = "";
+    if (e.kind == TICKET_FINISHED) {
+        full.finish = public_finish(e.reason);
+        full.status = e.status;
+        full.message = ticket_message(req->ticket);
+        full.usage = public_usage(req->ticket);
+    }
+    full.h = event->h;
+    memcpy(event, &full, event->h.size < sizeof full ? event->h.size : sizeof full);
+    return TN_OK;
+}
+
+void tn_cancel(tn_request *req)
+{
+    ticket_cancel(req->ticket);
+}
+
+void tn_stop(tn_request *req)
+{
+    ticket_stop(req->ticket);
+}
+
+void tn_release(tn_request *req)
+{
+    if (!req)
+        return;
+    ticket_release(req->ticket);
+    mem_free(req);
+}

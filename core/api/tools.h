@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The doors behind the command line's tools: building, looking at plugins and engines. Results come as JSON (jansson),
+ * which the caller prints as it is or as a table, and frees with json_decref.
+ */
+#ifndef CORE_API_TOOLS_H
+#define CORE_API_TOOLS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tenon.h"
+
+/* A configuration as the command line names it. */
+struct tool_conf {
+    const char *path; /* NULL: defaults */
+    const tn_kv *settings;
+    uint32_t n_settings;
+};
+
+struct tool_build {
+    struct tool_conf conf;
+    const char *model, *output;
+    const char *dtype; /* NULL or "auto": as config.json says */
+    bool dummy;
+    int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens, tp_size, pp_size;
+    bool quiet;
+    int (*stop)(void *arg);
+    void *arg;
+};
+
+/* {"model_type", "dtype", "engine_bytes", "weights", "seconds"} */
+int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err);
+
+/* [{"name", "vendor", "version", "kinds": [...], "state", "reason", "path", "sha256", "class",
+ *   "variants": [...]}, ...]: every candidate, loaded or not. */
+int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err);
+
+/* {"device", "activation_dtype", "kv_dtype", "kv_layout", "ops": [{"op", "layers": [..], "chosen":
+ *   [{"variant", "max_rows"}], "losers": [{"variant", "reason"}]}]} */
+int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
+                            tn_err *err);
+
+/* {"meta": ..., "hyper": ..., "sections": [...], "weights": {...}, "build_id"} */
+int32_t tool_engine_inspect(const char *engine, bool tensors, json_t **out, tn_err *err);
+
+/* Reads and checks every byte. */
+int32_t tool_engine_verify(const char *engine, bool quiet, int (*stop)(void *), void *arg,
+                           uint64_t *bytes, tn_err *err);
+
+/* [{"what", "a", "b"}, ...]: empty if both would compute the same. */
+int32_t tool_engine_diff(const char *a, const char *b, json_t **out, tn_err *err);
+
+/* The plan as text, one op per line; free with mem_free. */
+int32_t tool_engine_plan(const char *engine, char **out, tn_err *err);
+
+/* Token ids of a tensor `input_ids` (int32 or int64, one dimension or [1, n]) in a safetensors file. Free with
+ * mem_free. */
+int32_t tool_read_ids(const char *path, int32_t **ids, uint32_t *n, tn_err *err);
+
+/* A file of little-endian uint16 token ids, or int32 if the name ends in ".i32". */
+int32_t tool_read_raw_ids(const char *path, int32_t **ids, uint64_t *n, tn_err *err);
+
+/* A file with one float32 tensor "logits" [rows, vocab]. */
+int32_t tool_write_logits(const char *path, const float *logits, uint64_t rows, uint64_t vocab,
+                          tn_err *err);
+
+#endif

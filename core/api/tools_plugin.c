@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tools.h: plugins and building, the tools that load plugins. */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "api/runtime.h"
+#include "api/tools.h"
+#include "base/mem.h"
+#include "build/build.h"
+#include "engine/names.h"
+
+/* What every tool with plugins opens. */
+struct session {
+    struct conf *conf;
+    struct ledger *ledger;
+    struct registry *registry;
+};
+
+static void session_close(struct session *s)
+{
+    registry_close(s->registry);
+    ledger_free(s->ledger);
+    conf_free(s->conf);
+}
+
+static int32_t session_open(const struct tool_conf *c, struct session *s, tn_err *err)
+{
+    int32_t rc;
+
+    *s = (struct session){0};
+    rc = runtime_load_conf(c->path, c->settings, c->n_settings, &s->conf, err);
+    if (rc == TN_OK)
+        rc = ledger_new(&s->ledger, err);
+    if (rc == TN_OK)
+        rc = instance_registry(s->conf, s->ledger, &s->registry, err);
+    if (rc != TN_OK)
+        session_close(s);
+    return rc;
+}
+
+/* -- build --------------------------------------------------------------------------------------------- */
+
+static int32_t parse_dtype(const char *name, uint32_t *dtype, tn_err *err)
+{
+    *dtype = 0;
+    if (!name || strcmp(name, "auto") == 0)
+        return TN_OK;
+    *dtype = dtype_number(name);
+    if (*dtype == TN_DT_F32 || *dtype == TN_DT_F16 || *dtype == TN_DT_BF16)
+        return TN_OK;
+    return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--dtype",
+                  "is \"%s\"; auto, float32, float16 and bfloat16 are supported", name);
+}
+
+int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
+{
+    struct build_options o = {.model = b->model,
+                              .output = b->output,
+                              .dummy = b->dummy,
+                              .max_batch_size = b->max_batch_size,
+                              .max_input_len = b->max_input_len,
+                              .max_output_len = b->max_output_len,
+                              .max_num_tokens = b->max_num_tokens,
+                              .tp_size = b->tp_size,
+                              .pp_size = b->pp_size,
+                              .quiet = b->quiet,
+                              .stop = b->stop,
+                              .arg = b->arg};
+    struct build_report r;
+    struct session s;
+    int32_t rc = parse_dtype(b->dtype, &o.dtype, err);
+
+    if (rc == TN_OK)
+        rc = session_open(&b->conf, &s, err);
+    if (rc != TN_OK)
+        return rc;
+    o.registry = s.registry;
+    rc = build_engine(&o, &r, err);
+    session_close(&s);
+    if (rc != TN_OK)
+        return rc;
+    *out = json_pack("{s:s, s:s, s:I, s:I, s:f}", "model_type", r.model_type, "dtype", r.dtype,
+                     "engine_bytes", (json_int_t)r.engine_bytes, "weights", (json_int_t)r.n_weights,
+                     "seconds", r.seconds);
+    return *out ? TN_OK : err_nomem(err, "a report");
+}
+
+/* -- plugin list --------------------------------------------------------------------------------------- */
+
+static json_t *kinds_json(uint32_t kinds)
+{
+    static const struct {
+        uint32_t bit;
+        const char *name;
+    } names[] = {{TN_KIND_MODEL, "model"},
+                 {TN_KIND_QUANT, "quant"},
+                 {TN_KIND_COMM, "comm"},
+                 {TN_KIND_KERNELS, "kernels"},
+                 {TN_KIND_DEVICE, "device"}};
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (kinds & names[i].bit)
+            json_array_append_new(list, json_string(names[i].name));
+    return list;
+}
+
+static json_t *variants_json(const struct registry_view *view, const char *plugin)
+{
+    const struct registry_iface *items;
+    uint32_t n = registry_ifaces(view, TN_IFACE_KERNELS, &items);
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < n; i++) {
+        const tn_kernel_set *set = items[i].vtbl;
+        if (strcmp(items[i].plugin_name, plugin) != 0)
+            continue;
+        for (uint32_t k = 0; k < set->n_variants; k++)
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:s, s:s, s:s?}", "name", set->variants[k]->name,
+                                            "op", set->variants[k]->op, "device", set->device,
+                                            "equals", set->variants[k]->equals));
+    }
+    return list;
+}
+
+static json_t *candidate_json(const struct registry_view *view, const struct registry_info *info)
+{
+    static const char *const states[] = {"loaded", "disabled", "refused"};
+    json_t *o =
+        json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:s}", "name", info->name, "vendor",
+                  info->vendor, "version", info->version, "kinds", kinds_json(info->kinds), "state",
+                  states[info->state], "path", info->path, "sha256", info->digest, "class",
+                  info->swap_class == TN_CLASS_SWAP ? "swap" : "pin", "reason",
+                  info->err->code == TN_OK ? "" : info->err->msg);
+
+    if (info->state == REGISTRY_LOADED && (info->kinds & TN_KIND_KERNELS))
+        json_object_set_new(o, "variants", variants_json(view, info->name));
+    return o;
+}
+
+int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err)
+{
+    const struct registry_view *view;
+    struct session s;
+    json_t *list = json_array();
+    int32_t rc = list ? session_open(c, &s, err) : err_nomem(err, "a list");
+
+    if (rc != TN_OK) {
+        json_decref(list);
+        return rc;
+    }
+    view = registry_acquire(s.registry);
+    for (uint32_t i = 0; i < registry_count(s.registry); i++) {
+        struct registry_info info;
+        registry_info(s.registry, i, &info);
+        json_array_append_new(list, candidate_json(view, &info));
+    }
+    registry_release(view);
+    session_close(&s);
+    *out = list;
+    return TN_OK;
+}
+
+/* -- plugin explain ------------------------------------------------------------------------------------ */
+
+static json_t *variant_name(const struct candidate *c)
+{
+    return json_sprintf("%s/%s", c->source->plugin, c->v->name);
+}
+
+static json_t *op_json(const struct selected *s)
+{
+    json_t *chosen = json_array(), *losers = json_array(), *members = json_array();
+
+    for (uint32_t i = 0; i < s->choice.n; i++)
+        json_array_append_new(chosen, json_pack("{s:o, s:i}", "variant",
+                                                variant_name(s->choice.ranges[i].candidate),
+                                                "max_rows", (int)s->choice.ranges[i].max_rows));
+    for (const struct verdict *v = s->losers; v; v = v->next)
+        json_array_append_new(losers, json_pack("{s:o, s:s}", "variant", variant_name(v->candidate),
+                                                "reason", v->reason));
+    for (uint32_t i = 0; i < s->op->op.n_members; i++)
+        json_array_append_new(members, json_string(s->op->op.members[i]->name));
+    return json_pack("{s:s, s:o, s:o, s:o}", "op", s->op->op.name, "replaces", members, "chosen",
+                     chosen, "losers", losers);
+}
+
+/* Layers mostly look alike: an op that repeats with the same verdicts is told once, with its layers. */
+static void append_op(json_t *ops, const struct selected *s)
+{
+    json_t *o = op_json(s), *layer = json_integer(s->op->op.layer);
+    size_t i;
+
+    for (i = 0; i < json_array_size(ops); i++) {
+        json_t *other = json_array_get(ops, i), *layers = json_object_get(other, "layers");
+        json_incref(layers);
+        json_object_del(other, "layers");
+        if (json_equal(o, other)) {
+            json_array_append_new(layers, layer);
+            json_object_set_new(other, "layers", layers);
+            json_decref(o);
+            return;
+        }
+        json_object_set_new(other, "layers", layers);
+    }
+    json_object_set_new(o, "layers", json_pack("[o]", layer));
+    json_array_append_new(ops, o);
+}
+
+static json_t *explanation(const struct instance *in)
+{
+    const struct selection *s = binding_selection(in->binding);
+    json_t *ops = json_array();
+
+    for (size_t i = 0; i < s->n_ops; i++)
+        append_op(ops, &s->ops[i]);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "device", in->place, "device_name",
+                     in->info.name, "activation_dtype", tn_dtype_name(in->act_dtype), "kv_dtype",
+                     tn_dtype_name(in->kv_dtype), "kv_layout",
+                     s->kv_layout ? s->kv_layout->name : "", "ops", ops);
+}
+
+int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
+                            tn_err *err)
+{
+    struct instance_options o = {.engine = engine, .dry = true};
+    struct instance *in = NULL;
+    struct session s;
+    int32_t rc = session_open(c, &s, err);
+
+    if (rc != TN_OK)
+        return rc;
+    o.conf = s.conf;
+    o.registry = s.registry;
+    o.ledger = s.ledger;
+    rc = instance_open(&o, &in, err);
+    if (rc == TN_OK) {
+        *out = explanation(in);
+        rc = *out ? TN_OK : err_nomem(err, "an explanation");
+    }
+    instance_close(in);
+    session_close(&s);
+    return rc;
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "loop/loop.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kv/cache.h"
+#include "loop/arrays.h"
+#include "loop/mailbox.h"
+#include "loop/ticket.h"
+#include "tenon/ops.h"
+
+struct loop {
+    struct instance *in;
+    struct kv_cache *kv;
+    struct sched *sched;
+    struct step_arrays arrays;
+    struct mailbox *mailbox;
+    pthread_t thread;
+    bool started;
+    tn_err failure; /* of the step being committed; the loop's thread */
+
+    pthread_mutex_t lock; /* guards stats */
+    struct loop_stats stats;
+};
+
+/* -- Events from the scheduler ------------------------------------------------------------------------- */
+
+/* The last event: after it the loop no longer touches the ticket. */
+static void finish_ticket(struct ticket *t, const struct ticket_event *e,
+                          const struct sched_usage *usage, const char *message)
+{
+    t->ended = true;
+    ticket_finish(t, e, usage, message);
+    ticket_unref(t);
+}
+
+static const char *failure_text(const struct loop *l, const struct sched_event *e)
+{
+    if (e->status == TN_OK)
+        return "";
+    if (e->status == TN_E_NAN)
+        return "the model's logits are not numbers for this request";
+    if (e->status == TN_E_CANCELED)
+        return "canceled";
+    if (e->status == TN_E_TIMEOUT)
+        return "the deadline of the request has passed";
+    return l->failure.msg[0] ? l->failure.msg : status_text(e->status);
+}
+
+static void on_event(void *arg, const struct sched_event *e)
+{
+    struct loop *l = arg;
+    struct ticket *t = (struct ticket *)(uintptr_t)e->user;
+    struct ticket_event out = {.time_ns = clock_ns()};
+
+    switch (e->kind) {
+    case SCHED_EVENT_TOKEN:
+        out.kind = TICKET_TOKEN;
+        out.token = e->token;
+        out.logprob = e->logprob;
+        out.index = e->index;
+        ticket_post(t, &out);
+        break;
+    case SCHED_EVENT_LOGITS:
+        t->on_logits(t->arg,
+                     binding_logits(l->in->binding) + (size_t)e->first_logits * l->in->vocab,
+                     e->position, e->n_logits, l->in->vocab);
+        break;
+    case SCHED_EVENT_FINISHED:
+        out.kind = TICKET_FINISHED;
+        out.reason = e->reason;
+        out.status = e->status;
+        finish_ticket(t, &out, e->usage, failure_text(l, e));
+        break;
+    }
+}
+
+/* -- The mailbox ---------------------------------------------------------------------------------------- */
+
+static void submit_ticket(struct loop *l, struct ticket *t, struct request *r)
+{
+    tn_err err = TN_ERR_INIT;
+
+    if (sched_submit(l->sched, r, clock_ns(), &t->id, &err) != TN_OK) {
+        struct ticket_event e = {.kind = TICKET_FINISHED,
+                                 .time_ns = clock_ns(),
+                                 .reason = SCHED_END_ERROR,
+                                 .status = err.code};
+        request_free(r);
+        finish_ticket(t, &e, NULL, err.msg);
+    }
+}
+
+/* Does what tickets want: submissions first, then cancels and stops. */
+static void serve_mailbox(struct loop *l)
+{
+    struct request *request;
+    enum ticket_wish wish;
+    struct ticket *t;
+
+    while ((t = mailbox_take(l->mailbox, &request, &wish)) != NULL) {
+        if (request) {
+            ticket_ref(t); /* the loop's, until the FINISHED event */
+            submit_ticket(l, t, request);
+        }
+        if (wish == WISH_CANCEL && !t->ended)
+            sched_cancel(l->sched, t->id, clock_ns());
+        if (wish == WISH_STOP && !t->ended)
+            sched_stop(l->sched, t->id, clock_ns());
+        ticket_unref(t); /* the mailbox's */
+    }
+}
+
+/* -- Steps --------------------------------------------------------------------------------------------- */
+
+static void run_step(struct loop *l, const struct sched_step *step)
+{
+    struct sched_result result = {.sampled = l->arrays.sampled, .logprob = l->arrays.logprob};
+    tn_err err = TN_ERR_INIT;
+
+    step_arrays_fill(&l->arrays, l->sched, step);
+    err_reset(&l->failure);
+    result.status = binding_run(l->in->binding, &l->arrays.batch, &l->failure);
+    if (result.status == TN_OK)
+        result.status = binding_wait(l->in->binding, &l->failure);
+    if (result.status != TN_OK)
+        log_error("step %" PRIu64 " failed: %s", step->number, l->failure.msg);
+    if (sched_commit(l->sched, step, &result, clock_ns(), &err) != TN_OK)
+        log_error("step %" PRIu64 ": %s", step->number, err.msg);
+}
+
+static void publish_stats(struct loop *l)
+{
+    struct sched_stats s;
+
+    sched_get_stats(l->sched, &s);
+    pthread_mutex_lock(&l->lock);
+    l->stats.sched = s;
+    l->stats.last_progress_ns = clock_ns();
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void *thread_main(void *arg)
+{
+    struct loop *l = arg;
+
+    while (!mailbox_closed(l->mailbox)) {
+        const struct sched_step *step = NULL;
+        tn_err err = TN_ERR_INIT;
+        serve_mailbox(l);
+        if (sched_schedule(l->sched, clock_ns(), &step, &err) != TN_OK) {
+            log_error("scheduler: %s", err.msg);
+            sched_abort(l->sched, TN_E_INTERNAL, clock_ns());
+        }
+        if (step)
+            run_step(l, step);
+        publish_stats(l);
+        if (!step)
+            mailbox_wait(l->mailbox, sched_next_deadline(l->sched));
+    }
+    serve_mailbox(l);
+    sched_abort(l->sched, TN_E_CANCELED, clock_ns());
+    return NULL;
+}
+
+/* -- Starting and stopping ------------------------------------------------------------------------------ */
+
+/* Length above which a sequence's cached keys depend on its prompt's length: dynamic rope scaling. */
+static uint32_t length_scaled_above(const struct plan *p)
+{
+    for (size_t i = 0; i < p->n_ops; i++) {
+        const tn_attr *a = plan_attr(&p->ops[i], "max_position");
+        if (strcmp(p->ops[i].name, TN_OP_ROPE) == 0 && a && a->i > 0)
+            return (uint32_t)a->i;
+    }
+    return UINT32_MAX;
+}
+
+static int32_t make_scheduler(struct loop *l, tn_err *err)
+{
+    const struct instance *in = l->in;
+    struct kv_config kc = {.n_blocks = in->n_pages,
+                           .block_tokens = in->block_tokens,
+                           .prefix_reuse = conf_bool(in->o.conf, CONF_KV_PREFIX_REUSE)};
+    struct sched_config sc = SCHED_CONFIG_INIT;
+    int32_t rc = kv_new(&kc, &l->kv, err);
+
+    if (rc != TN_OK)
+        return rc;
+    sc.policy = conf_choice(in->o.conf, CONF_SCHED_POLICY);
+    sc.max_batch_size = in->max_batch_size;
+    sc.max_num_tokens = in->max_num_tokens;
+    sc.max_seq_len = in->max_seq_len;
+    sc.max_logits = in->max_logits;
+    sc.max_queued = (uint32_t)conf_int(in->o.conf, CONF_SCHED_MAX_QUEUE);
+    sc.vocab = in->vocab;
+    sc.chunked_prefill = conf_bool(in->o.conf, CONF_SCHED_CHUNKED);
+    sc.length_scaled_above = length_scaled_above(in->engine->plan);
+    return sched_new(&sc, l->kv, on_event, l, &l->sched, err);
+}
+
+static int32_t start_thread(struct loop *l, tn_err *err)
+{
+    int e;
+
+    l->stats.last_progress_ns = clock_ns();
+    e = pthread_create(&l->thread, NULL, thread_main, l);
+    if (e != 0)
+        return err_errno(err, "start a thread for", "the step loop", e);
+    l->started = true;
+    return TN_OK;
+}
+
+int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
+{
+    struct loop *l = mem_zalloc(sizeof *l);
+    int32_t rc;
+
+    if (!l)
+        return err_nomem(err, "the step loop");
+    l->in = in;
+    pthread_mutex_init(&l->lock, NULL);
+    if (!(in->info.flags & TN_DEVICE_HOST_MEMORY))
+        rc = tn_err_set(err, TN_E_UNSUPPORTED,
+                        "the step loop runs devices that compute in host memory; %s does not",
+                        in->place);
+    else
+        rc = make_scheduler(l, err);
+    if (rc == TN_OK)
+        rc = mailbox_new(&l->mailbox, err);
+    if (rc == TN_OK)
+        rc = step_arrays_init(&l->arrays, l->sched, in->api, in->device, in->place, in->o.ledger,
+                              err);
+    if (rc == TN_OK)
+        rc = start_thread(l, err);
+    if (rc != TN_OK) {
+        loop_stop(l);
+        return rc;
+    }
+    *out = l;
+    return TN_OK;
+}
+
+void loop_stop(struct loop *l)
+{
+    if (!l)
+        return;
+    if (l->started) {
+        mailbox_close(l->mailbox);
+        pthread_join(l->thread, NULL);
+    }
+    step_arrays_release(&l->arrays);
+    sched_free(l->sched);
+    kv_free(l->kv);
+    mailbox_unref(l->mailbox);
+    pthread_mutex_destroy(&l->lock);
+    mem_free(l);
+}
+
+void loop_get_stats(struct loop *l, struct loop_stats *out)
+{
+    pthread_mutex_lock(&l->lock);
+    *out = l->stats;
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* -- Submitting, on the caller's thread ------------------------------------------------------------------ */
+
+/* The queue's own check comes later, on the loop's thread; this one answers at once when it is plainly full. */
+static int32_t check_queue(struct loop *l, tn_err *err)
+{
+    uint32_t max = sched_get_config(l->sched)->max_queued;
+    struct loop_stats s;
+
+    loop_get_stats(l, &s);
+    if (s.sched.n_waiting + mailbox_pending(l->mailbox) < max)
+        return TN_OK;
+    err_at(err, TN_E_BUSY, NULL, TN_NO_OFFSET, "scheduler.max_queue",
+           "%" PRIu32 " requests are waiting already", max);
+    err_remedy(err, "try again later");
+    return TN_E_BUSY;
+}
+
+int32_t loop_submit(struct loop *l, const struct request_spec *spec, loop_logits on_logits,
+                    void *arg, struct ticket **out, tn_err *err)
+{
+    const struct sched_config *limits = sched_get_config(l->sched);
+    struct request_spec s = *spec;
+    struct request *request = NULL;
+    struct ticket *t = NULL;
+    int32_t rc;
+
+    rc = check_queue(l, err);
+    if (rc == TN_OK)
+        rc = ticket_new(l->mailbox,
+                        s.max_new_tokens < limits->max_seq_len ? s.max_new_tokens
+                                                               : limits->max_seq_len,
+                        &t, err); /* more is refused below */
+    if (rc != TN_OK)
+        return rc;
+    t->on_logits = on_logits;
+    t->arg = arg;
+    s.user = (uint64_t)(uintptr_t)t;
+    s.want_logits = on_logits != NULL;
+    rc = request_new(l->sched, &s, &request, err);
+    if (rc == TN_OK && !mailbox_post(l->mailbox, t, request, WISH_NONE)) {
+        request_free(request);
+        rc = tn_err_set(err, TN_E_CLOSED, "the runtime is shutting down");
+    }
+    if (rc != TN_OK) {
+        ticket_unref(t);
+        return rc;
+    }
+    *out = t;
+    return TN_OK;
+}

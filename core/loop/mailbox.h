@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How other threads reach the step loop: a queue of tickets that want something. Tickets and loop share it, so a ticket
+ * may outlive its loop: posting to a closed mailbox does nothing. */
+#ifndef CORE_LOOP_MAILBOX_H
+#define CORE_LOOP_MAILBOX_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "loop/ticket.h"
+
+struct mailbox;
+
+int32_t mailbox_new(struct mailbox **out, tn_err *err);
+struct mailbox *mailbox_ref(struct mailbox *m);
+void mailbox_unref(struct mailbox *m); /* NULL is allowed */
+
+/* What a ticket wants. `request` (may be NULL) is handed over on success. False if the mailbox is closed. */
+bool mailbox_post(struct mailbox *m, struct ticket *t, struct request *request,
+                  enum ticket_wish wish);
+
+/* The oldest ticket and its wants; NULL if there is none. The caller takes over one reference to the ticket. */
+struct ticket *mailbox_take(struct mailbox *m, struct request **request, enum ticket_wish *wish);
+
+/* Waits until there is a ticket, mailbox_wake is called, or clock_ns() reaches `until_ns`. */
+void mailbox_wait(struct mailbox *m, uint64_t until_ns);
+
+/* No more posts; ends the current and all later waits. */
+void mailbox_close(struct mailbox *m);
+bool mailbox_closed(struct mailbox *m);
+
+/* Requests posted and not taken. */
+uint32_t mailbox_pending(struct mailbox *m);
+
+#endif
