@@ -83,6 +83,7 @@ typedef struct tn_launch {
     const tn_kv_layer *kv;      /**< host; the layer's cache if the op touches it, else NULL */
     void *workspace;            /**< at least what `workspace` asked for; contents undefined */
     tn_stream *stream;
+    tn_device *device; /**< the attached device that runs this */
     uint32_t tp_rank, tp_size;
 } tn_launch;
 
