@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* embedding and position: rows of a table, chosen by token or by position. Any thread. */
+#include "ref.h"
+
+static int32_t check_table(const tn_op *op, tn_err *err)
+{
+    int32_t rc = ref_check(op, 0, 1, 1, 1, err);
+
+    if (rc)
+        return rc;
+    return ref_require(op, ref_dims(op, 0, op->weights[0]->dims[0], op->out[0]->width),
+                       "the table must be [entries, width of the output]", err);
+}
+
+int32_t ref_embedding_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_table(op, err);
+}
+
+/* y[T,H] = scale * W[V,H][token[t]]; 0 for tokens whose row another rank holds. */
+int32_t ref_embedding_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_op *op = l->op;
+    struct ref_matrix w = ref_weight(l, 0), y = ref_out(l, 0);
+    float scale = (float)tn_op_real(op, "scale", 1.0);
+    int64_t first = tn_op_int(op, "vocab_first", 0);
+
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++) {
+        int64_t entry = l->batch->dev->tokens[t] - first;
+        int held = entry >= 0 && (uint64_t)entry < op->weights[0]->dims[0];
+        for (uint64_t i = 0; i < op->out[0]->width; i++)
+            ref_set(y, t, i, held ? scale * ref_get(w, (uint64_t)entry, i) : 0.0f);
+    }
+    return TN_OK;
+}
+
+int32_t ref_position_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_table(op, err);
+}
+
+/* y[T,H] = W[P,H][pos[t] + offset]. */
+int32_t ref_position_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_op *op = l->op;
+    struct ref_matrix w = ref_weight(l, 0), y = ref_out(l, 0);
+    int64_t offset = tn_op_int(op, "offset", 0);
+
+    (void)instance;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++) {
+        int64_t entry = l->batch->dev->positions[t] + offset;
+        if (entry < 0 || (uint64_t)entry >= op->weights[0]->dims[0])
+            return tn_err_set(err, TN_E_RANGE, "position: entry %lld of a table of %llu",
+                              (long long)entry, (unsigned long long)op->weights[0]->dims[0]);
+        for (uint64_t i = 0; i < op->out[0]->width; i++)
+            ref_set(y, t, i, ref_get(w, (uint64_t)entry, i));
+    }
+    return TN_OK;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear and linear.int8: matrix products with the weights [out, in]. Any thread. */
+#include "ref.h"
+
+static int32_t check_product(const tn_op *op, tn_err *err)
+{
+    return ref_require(op, ref_dims(op, 0, op->out[0]->width, op->in[0]->width),
+                       "the matrix must be [width of the output, width of the input]", err);
+}
+
+int32_t ref_linear_check(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = ref_check(op, 1, 1, 1, 2, err);
+
+    (void)instance;
+    if (!rc)
+        rc = check_product(op, err);
+    if (!rc && op->n_weights == 2)
+        rc = ref_require(op, ref_dims(op, 1, op->out[0]->width, 0),
+                         "the bias must be as wide as the output", err);
+    return rc;
+}
+
+/* y[T,N] = x[T,K] * W[N,K]^T + b[N]. */
+int32_t ref_linear_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_op *op = l->op;
+    struct ref_matrix x = ref_in(l, 0), w = ref_weight(l, 0), y = ref_out(l, 0);
+    int has_bias = op->n_weights > 1;
+    struct ref_matrix b = has_bias ? ref_weight(l, 1) : w;
+
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++) {
+        for (uint64_t n = 0; n < op->out[0]->width; n++) {
+            float sum = 0.0f;
+            for (uint64_t k = 0; k < op->in[0]->width; k++)
+                sum += ref_get(x, t, k) * ref_get(w, n, k);
+            ref_set(y, t, n, has_bias ? sum + ref_get(b, n, 0) : sum);
+        }
+    }
+    return TN_OK;
+}
+
+int32_t ref_linear_int8_check(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc;
+
+    (void)instance;
+    if (op->n_in != 1 || op->n_out != 1 || op->n_weights < 2 || op->n_weights > 3)
+        return ref_require(op, 0, "wrong number of inputs, outputs or weights", err);
+    rc = ref_require(op, ref_is_float(op->in[0]->dtype) && ref_is_float(op->out[0]->dtype),
+                     "input and output must be of a float dtype", err);
+    if (!rc)
+        rc = check_product(op, err);
+    if (!rc)
+        rc = ref_require(op,
+                         op->weights[0]->dtype == TN_DT_I8 && op->weights[1]->dtype == TN_DT_F32 &&
+                             ref_dims(op, 1, op->out[0]->width, 0),
+                         "needs an int8 matrix and one float32 scale per output", err);
+    if (!rc && op->n_weights == 3)
+        rc = ref_require(
+            op, ref_is_float(op->weights[2]->dtype) && ref_dims(op, 2, op->out[0]->width, 0),
+            "the bias must be as wide as the output", err);
+    return rc;
+}
+
+float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q)
+{
+    float largest = 0.0f;
+
+    for (uint64_t k = 0; k < n; k++)
+        largest = fmaxf(largest, fabsf(ref_get(x, row, k)));
+    float step = largest / 127.0f;
+    for (uint64_t k = 0; k < n; k++)
+        q[k] = step > 0.0f ? (int8_t)rintf(ref_get(x, row, k) / step) : 0; /* ties to even */
+    return step;
+}
+
+/* y[T,N] = a[T] * s[N] * (q(x)[T,K] * W[N,K]^T) + b[N]; the product is exact in int32. */
+int32_t ref_linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_op *op = l->op;
+    struct ref_matrix x = ref_in(l, 0), s = ref_weight(l, 1), y = ref_out(l, 0);
+    const tn_weight *w = op->weights[0];
+    int has_bias = op->n_weights > 2;
+    struct ref_matrix b = has_bias ? ref_weight(l, 2) : s;
+    uint64_t width = op->in[0]->width;
+    int8_t *q = l->workspace; /* [K] */
+
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++) {
+        float a = ref_quantize_row(x, t, width, q);
+        for (uint64_t n = 0; n < op->out[0]->width; n++) {
+            const int8_t *wn = (const int8_t *)l->weights[0] + n * w->stride0;
+            int32_t sum = 0;
+            for (uint64_t k = 0; k < width; k++)
+                sum += q[k] * wn[k];
+            float scaled = a * ref_get(s, n, 0) * (float)sum;
+            ref_set(y, t, n, has_bias ? scaled + ref_get(b, n, 0) : scaled);
+        }
+    }
+    return TN_OK;
+}
