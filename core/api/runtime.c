@@ -151,6 +151,7 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
                             .n_eos = in->meta.n_eos,
                             .eos = in->meta.eos,
                             .weight_bytes = binding_weight_bytes(in->binding),
+                            .streamed_bytes = binding_streamed_bytes(in->binding),
                             .kv_pages = in->n_pages,
                             .kv_page_tokens = in->block_tokens,
                             .kv_page_bytes = binding_page_bytes(in->binding)};

@@ -278,6 +278,11 @@ uint64_t binding_weight_bytes(const struct binding *b)
     return b->weight_bytes;
 }
 
+uint64_t binding_streamed_bytes(const struct binding *b)
+{
+    return b->streamed_bytes;
+}
+
 /* -- Running ------------------------------------------------------------------------------------------ */
 
 static const struct candidate *variant_for(const struct choice *ch, uint32_t rows)

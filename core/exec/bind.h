@@ -53,7 +53,11 @@ const float *binding_logits(const struct binding *b);
 /* What was chosen, for explanations. */
 const struct selection *binding_selection(const struct binding *b);
 
-/* Bytes of weights as the kernels read them, and how many of them one decode step reads. */
+/* Bytes of weights as the kernels read them. */
 uint64_t binding_weight_bytes(const struct binding *b);
+
+/* How many of them every step reads whole: all but embedding tables, of which a row is gathered per token. This is
+ * what the floor of a decode step is computed from. */
+uint64_t binding_streamed_bytes(const struct binding *b);
 
 #endif

@@ -33,7 +33,7 @@ struct binding {
     struct device_block *blocks; /* all device memory */
     struct ledger_owner *own_weights, *own_buffers, *own_workspace, *own_kv;
     const void **canonical; /* per plan weight: device address of canonical elements, or NULL */
-    uint64_t weight_bytes;
+    uint64_t weight_bytes, streamed_bytes;
     void **value_ptr; /* per plan value: device address of its buffer, or NULL */
     void *workspace;
     tn_kv_layer *kv; /* n_kv of them */

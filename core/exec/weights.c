@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "engine/dummy.h"
 #include "exec/bound.h"
+#include "tenon/ops.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -145,6 +146,12 @@ static int32_t place_canonical(struct binding *b, uint32_t id, tn_err *err)
     return rc;
 }
 
+/* Reads a row of its table per token, not the whole of it. */
+static bool gathers(const tn_op *op)
+{
+    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || strcmp(op->name, TN_OP_POSITION) == 0;
+}
+
 static int32_t load_canonical(struct binding *b, struct bound_step *s, tn_err *err)
 {
     const struct graph_op *op = s->sel->op;
@@ -153,6 +160,8 @@ static int32_t load_canonical(struct binding *b, struct bound_step *s, tn_err *e
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
         rc = place_canonical(b, op->weight_ids[i], err);
         s->weights[i] = b->canonical[op->weight_ids[i]];
+        if (!gathers(&op->op))
+            b->streamed_bytes += slice_bytes(op->op.weights[i]);
     }
     return rc;
 }
@@ -234,6 +243,7 @@ static int32_t load_packed(struct binding *b, struct bound_step *s, tn_err *err)
     s->launch.packed = dst;
     s->launch.weights = NULL;
     b->weight_bytes += bytes;
+    b->streamed_bytes += bytes;
     return rc;
 }
 

@@ -90,7 +90,8 @@ typedef struct tn_runtime_info {
     int32_t bos; /**< -1: none */
     uint32_t n_eos;
     const int32_t *eos;
-    uint64_t weight_bytes; /**< as kernels read them */
+    uint64_t weight_bytes;   /**< as kernels read them */
+    uint64_t streamed_bytes; /**< of these, what every step reads whole */
     uint32_t kv_pages, kv_page_tokens;
     uint64_t kv_page_bytes;
 } tn_runtime_info;
