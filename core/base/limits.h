@@ -52,5 +52,10 @@
 #define LIMIT_SALT_BYTES 256
 #define LIMIT_BATCH 4096      /* sequences of one step */
 #define LIMIT_STEP_ROWS 65536 /* token rows of one step */
+#define LIMIT_LOGPROBS 20     /* alternatives per token; what the OpenAI API allows */
+
+/* KV cache. */
+#define LIMIT_KV_BLOCKS (1u << 24) /* 256 Mi tokens at 16 each; the index takes about 130 B each */
+#define LIMIT_BLOCK_TOKENS 1024u   /* tokens per page */
 
 #endif
