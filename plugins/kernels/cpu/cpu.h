@@ -9,6 +9,7 @@
 #define CPU_CPU_H
 
 #include "tenon/device.h"
+#include "tenon/float.h"
 #include "tenon/host.h"
 #include "tenon/kernels.h"
 

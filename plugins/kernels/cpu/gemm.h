@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Matrix products y[T,N] = x[T,K] * W[N,K]^T, and what may follow them at once.
+ *
+ * Idea. One lane of a vector register holds one output column, so no sum ever crosses lanes, and each output
+ * element is one chain of multiply-adds in the order of k, whatever T is, however rows are grouped, and
+ * whichever worker does it: equal rows give equal bits. Two levels of tiles:
+ *
+ *   panel  2 vectors of columns (32 with AVX-512) times all of K. Weights are packed so that a panel is one
+ *          stream of memory: [panel][k / depth][column][depth]. `depth` consecutive k of a column lie together
+ *          where an instruction multiplies that many at once (bfloat16: 2, int8: 4).
+ *   tile   up to 14 rows (AVX-512) of a panel: 28 accumulators that stay in registers for all of K. The
+ *          panel is read once per tile, from the L2 cache after the first; a step reads 2 vectors of weights and
+ *          broadcasts one 4-byte group of x per row: [tile][k / depth][row].
+ *
+ * One row (decode) is a tile of one row: the same code and order, bound by memory.
+ * Goto and van de Geijn 2008 for the scheme; no blocking over K is needed while panels fit the L2 cache.
+ */
+#ifndef CPU_GEMM_H
+#define CPU_GEMM_H
+
+#include "cpu.h"
+
+#define GEMM_MAX_PARTS 3
+#define GEMM_MAX_TILE_ROWS 16
+
+/* What becomes of a sum before it is stored. */
+enum gemm_finish {
+    GEMM_STORE = 0, /* y = sum + bias */
+    GEMM_ADD = 1,   /* y = addend + (sum + bias) */
+    GEMM_SILU =
+        2, /* y = silu(gate) * up; panels hold a vector of gate, then the same columns of up */
+    GEMM_GELU = 3, /* likewise with gelu */
+    GEMM_GELU_TANH = 4,
+    GEMM_LOGITS = 5 /* y = softcap(factor * (sum + bias)) */
+};
+
+/* Columns that go to one output. */
+struct gemm_part {
+    float *y; /* [T, width] */
+    uint64_t width;
+    uint32_t first_panel;
+};
+
+struct gemm_kernel;
+
+/* One product, ready to run. */
+struct gemm {
+    const struct gemm_kernel *kernel;
+    uint32_t n_rows; /* T */
+    uint64_t k;
+
+    const float *x;       /* rows of K floats ... */
+    const int32_t *x_row; /* ... that row t is in x; NULL: row t */
+    uint32_t *a;          /* x as the kernel reads it: [tile][step][row] groups of 4 bytes */
+    float *a_step;        /* [T] int8: quantization step of each row */
+
+    const unsigned char *panels;
+    const float *bias;     /* per packed column; 0 where there is none */
+    const float *scale;    /* int8: per packed column */
+    const int32_t *offset; /* int8: added to the sum per packed column, see unsigned_rows */
+
+    uint32_t n_panels, n_parts;
+    struct gemm_part parts[GEMM_MAX_PARTS];
+    enum gemm_finish finish;
+    const float *addend;   /* GEMM_ADD: [T, width] */
+    float factor, softcap; /* GEMM_LOGITS */
+};
+
+/* One way to multiply: an instruction set and a dtype of weights. */
+struct gemm_kernel {
+    uint32_t weight_dtype;
+    uint32_t lanes;     /* columns per vector; a panel has 2 * lanes */
+    uint32_t tile_rows; /* most rows of a tile */
+    uint32_t depth;     /* consecutive k per group */
+    /* int8: x is packed as bytes q + 128, as an instruction wants that multiplies unsigned by signed; the
+     * excess, 128 * the column's sum of weights, is taken off the sum. */
+    uint32_t unsigned_rows;
+    double gflops; /* of one core, a prior for cost_ns */
+    /* Fills g->a (and a_step) for tiles [first, last). */
+    void (*pack_rows)(const struct gemm *g, uint32_t first, uint32_t last);
+    /* Computes panel `panel` for tiles [first, last). */
+    void (*run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last);
+};
+
+/* Steps over K: groups of `depth`, the last one padded with zeros. */
+static inline uint64_t gemm_steps(const struct gemm_kernel *kernel, uint64_t k)
+{
+    return (k + kernel->depth - 1) / kernel->depth;
+}
+
+static inline uint32_t gemm_tiles(const struct gemm *g)
+{
+    return (g->n_rows + g->kernel->tile_rows - 1) / g->kernel->tile_rows;
+}
+
+/* First row of tile `tile`: rows are spread evenly, so that no tile is left with a few. */
+static inline uint32_t gemm_tile_row(const struct gemm *g, uint32_t tile)
+{
+    uint32_t tiles = gemm_tiles(g), rows = g->n_rows / tiles, rest = g->n_rows % tiles;
+
+    return tile * rows + (tile < rest ? tile : rest);
+}
+
+/* Bytes of one panel. */
+static inline uint64_t gemm_panel_bytes(const struct gemm_kernel *kernel, uint64_t k)
+{
+    return gemm_steps(kernel, k) * kernel->depth * 2 * kernel->lanes *
+           (tn_dtype_bits(kernel->weight_dtype) / 8);
+}
+
+extern const struct gemm_kernel gemm_f32_avx2, gemm_f16_avx2, gemm_bf16_avx2, gemm_i8_avx2;
+extern const struct gemm_kernel gemm_i8_avxvnni;
+extern const struct gemm_kernel gemm_f32_avx512, gemm_f16_avx512, gemm_bf16_avx512;
+extern const struct gemm_kernel gemm_bf16_avx512bf16, gemm_i8_avx512vnni;
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The inner loops of one struct gemm_kernel (gemm.h). Included once per kernel by an isa_*.c file, after
+ * simd_*.h and finish_tmpl.h, with these defined:
+ *
+ *   GEMM_ID        name of the kernel: f32_avx512
+ *   GEMM_DTYPE     dtype of the weights
+ *   GEMM_UNSIGNED  1 if rows are packed as bytes + 128 (int8 only)
+ *   GEMM_GFLOPS    prior speed of a core
+ *   GEMM_DEPTH     consecutive k per group (1, 2, 4)
+ *   GEMM_BYTES     bytes per weight
+ *   GEMM_ACC       type of an accumulator vector: vf, or vi for int8
+ *   GEMM_W         type of a vector of weights as loaded
+ *   GEMM_LOAD_W(p) loads LANES groups of weights
+ *   GEMM_STEP(acc, w, a) multiply-add of a vector of weights with the broadcast 4-byte group `a`
+ *   GEMM_GROUPS(dst, x, n, step) packs n values of x as 4-byte groups; `step` is int8's quantization step
+ *   GEMM_ROW_STEP(x, n) that step; 0 for other dtypes
+ */
+
+#define GEMM_JOIN_(a, b) a##b
+#define GEMM_JOIN(a, b) GEMM_JOIN_(a, b)
+#define GEMM_FN(name) GEMM_JOIN(name##_, GEMM_ID)
+
+#define GEMM_VECTOR_BYTES (LANES * GEMM_DEPTH * GEMM_BYTES)
+
+/* Weights are asked for this far ahead of their use: one page of 4 KiB is where hardware prefetch stops. */
+#define GEMM_AHEAD 2048
+
+/* Values packed at a time on the way from x to groups. */
+#define GEMM_CHUNK 512
+
+/* Packs one row of x into groups that lie `rows` apart. */
+static void GEMM_FN(pack_row)(const float *x, uint64_t k, float step, uint32_t *a, uint32_t rows)
+{
+    uint32_t group[GEMM_CHUNK / GEMM_DEPTH];
+
+    (void)step;
+    for (uint64_t done = 0; done < k; done += GEMM_CHUNK) {
+        uint64_t n = k - done < GEMM_CHUNK ? k - done : GEMM_CHUNK;
+        uint64_t groups = (n + GEMM_DEPTH - 1) / GEMM_DEPTH;
+        GEMM_GROUPS(group, x + done, n, step);
+        for (uint64_t i = 0; i < groups; i++)
+            a[i * rows] = group[i];
+        a += groups * rows;
+    }
+}
+
+static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t last)
+{
+    uint64_t steps = gemm_steps(g->kernel, g->k);
+
+    for (uint32_t tile = first; tile < last; tile++) {
+        uint32_t begin = gemm_tile_row(g, tile), end = gemm_tile_row(g, tile + 1);
+        for (uint32_t r = begin; r < end; r++) {
+            const float *x = g->x + (g->x_row ? (uint64_t)g->x_row[r] : r) * g->k;
+            float step = GEMM_ROW_STEP(x, g->k);
+            if (g->a_step)
+                g->a_step[r] = step;
+            GEMM_FN(pack_row)(x, g->k, step, g->a + begin * steps + (r - begin), end - begin);
+        }
+    }
+}
+
+/* The sums of `rows` rows (a constant where this is inlined) and one panel: sum[rows][2][LANES]. */
+static CPU_INLINE void GEMM_FN(tile)(const int rows, const unsigned char *w, const uint32_t *a,
+                                     uint64_t steps, void *sum)
+{
+    GEMM_ACC acc[GEMM_MAX_TILE_ROWS][2];
+
+    CPU_UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r][0] = acc[r][1] = (GEMM_ACC){0};
+    for (uint64_t s = 0; s < steps; s++) {
+        GEMM_W w0 = GEMM_LOAD_W(w), w1 = GEMM_LOAD_W(w + GEMM_VECTOR_BYTES);
+        CPU_PREFETCH(w + GEMM_AHEAD);
+        if (2 * GEMM_VECTOR_BYTES > 64)
+            CPU_PREFETCH(w + GEMM_AHEAD + 64);
+        w += 2 * GEMM_VECTOR_BYTES;
+        CPU_UNROLL
+        for (int r = 0; r < rows; r++) {
+            acc[r][0] = GEMM_STEP(acc[r][0], w0, a[r]);
+            acc[r][1] = GEMM_STEP(acc[r][1], w1, a[r]);
+        }
+        a += rows;
+    }
+    CPU_UNROLL
+    for (int r = 0; r < rows; r++) {
+        ((GEMM_ACC *)sum)[2 * r] = acc[r][0];
+        ((GEMM_ACC *)sum)[2 * r + 1] = acc[r][1];
+    }
+}
+
+/* Calls `tile` with a constant number of rows. */
+static void GEMM_FN(tile_of)(uint32_t rows, const unsigned char *w, const uint32_t *a,
+                             uint64_t steps, void *sum)
+{
+    switch (rows) {
+    case 1: GEMM_FN(tile)(1, w, a, steps, sum); break;
+    case 2: GEMM_FN(tile)(2, w, a, steps, sum); break;
+    case 3: GEMM_FN(tile)(3, w, a, steps, sum); break;
+    case 4: GEMM_FN(tile)(4, w, a, steps, sum); break;
+    case 5: GEMM_FN(tile)(5, w, a, steps, sum); break;
+    case 6: GEMM_FN(tile)(6, w, a, steps, sum); break;
+#if TILE_ROWS == 14
+    case 7: GEMM_FN(tile)(7, w, a, steps, sum); break;
+    case 8: GEMM_FN(tile)(8, w, a, steps, sum); break;
+    case 9: GEMM_FN(tile)(9, w, a, steps, sum); break;
+    case 10: GEMM_FN(tile)(10, w, a, steps, sum); break;
+    case 11: GEMM_FN(tile)(11, w, a, steps, sum); break;
+    case 12: GEMM_FN(tile)(12, w, a, steps, sum); break;
+    case 13: GEMM_FN(tile)(13, w, a, steps, sum); break;
+    case 14: GEMM_FN(tile)(14, w, a, steps, sum); break;
+#endif
+    default: break;
+    }
+}
+
+static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last)
+{
+    uint64_t steps = gemm_steps(g->kernel, g->k);
+    const unsigned char *w = g->panels + panel * gemm_panel_bytes(g->kernel, g->k);
+    union tile_sums sums;
+
+    for (uint32_t tile = first; tile < last; tile++) {
+        uint32_t begin = gemm_tile_row(g, tile), rows = gemm_tile_row(g, tile + 1) - begin;
+        GEMM_FN(tile_of)(rows, w, g->a + begin * steps, steps, &sums);
+        finish_tile(g, panel, begin, rows, &sums);
+    }
+}
+
+const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
+    .weight_dtype = GEMM_DTYPE,
+    .lanes = LANES,
+    .tile_rows = TILE_ROWS,
+    .depth = GEMM_DEPTH,
+    .unsigned_rows = GEMM_UNSIGNED,
+    .gflops = GEMM_GFLOPS,
+    .pack_rows = GEMM_FN(pack_rows),
+    .run = GEMM_FN(run),
+};
+
+#undef GEMM_ID
+#undef GEMM_DTYPE
+#undef GEMM_GFLOPS
+#undef GEMM_UNSIGNED
+#undef GEMM_DEPTH
+#undef GEMM_BYTES
+#undef GEMM_ACC
+#undef GEMM_W
+#undef GEMM_LOAD_W
+#undef GEMM_STEP
+#undef GEMM_GROUPS
+#undef GEMM_ROW_STEP
+#undef GEMM_JOIN_
+#undef GEMM_JOIN
+#undef GEMM_FN
+#undef GEMM_VECTOR_BYTES
+#undef GEMM_AHEAD
+#undef GEMM_CHUNK
