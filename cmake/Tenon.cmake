@@ -45,6 +45,8 @@ function(tenon_room name)
     ${PROJECT_SOURCE_DIR}/sdk/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/core/include)
 endfunction()
 
+add_custom_target(plugins) # all plugins, for tests that load them
+
 # tenon_plugin(NAME SOURCE...): a loadable plugin. It sees sdk/include only, links libm only, and lands in
 # lib/tenon/plugins with modes that the loader accepts whatever the umask was.
 function(tenon_plugin name)
@@ -58,7 +60,7 @@ function(tenon_plugin name)
     COMMAND chmod go-w $<TARGET_FILE:plugin_${name}> ${TENON_PLUGIN_DIR} VERBATIM)
   install(TARGETS plugin_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/tenon/plugins
     PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
-  set_property(GLOBAL APPEND PROPERTY TENON_PLUGINS plugin_${name})
+  add_dependencies(plugins plugin_${name})
 endfunction()
 
 # tenon_test(NAME SOURCES file... LIBS lib... [TIMEOUT s] [ENV var=value...]): one Check program, one CTest test.

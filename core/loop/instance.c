@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/names.h"
+#include "plugin/cpu.h"
 
 /* -- Plugins ------------------------------------------------------------------------------------------- */
 
@@ -227,7 +228,7 @@ static int32_t bind_engine(struct instance *in, tn_err *err)
     if (rc != TN_OK)
         return rc;
     o.select.pins = in->pins;
-    registry_cpu_features(o.select.cpu);
+    cpu_features(o.select.cpu);
     return binding_new(&o, &in->binding, err);
 }
 
