@@ -197,7 +197,10 @@ static void append_op(json_t *ops, const struct selected *s)
         json_incref(layers);
         json_object_del(other, "layers");
         if (json_equal(o, other)) {
-            json_array_append_new(layers, layer);
+            if (json_equal(json_array_get(layers, json_array_size(layers) - 1), layer))
+                json_decref(layer); /* twice in one layer */
+            else
+                json_array_append_new(layers, layer);
             json_object_set_new(other, "layers", layers);
             json_decref(o);
             return;

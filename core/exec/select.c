@@ -279,6 +279,7 @@ struct fusion {
     struct selected sel;
     const struct candidate *candidate;
     double gain;
+    bool taken, lost;
 };
 
 struct fusions {
@@ -374,16 +375,72 @@ static bool may_take(const struct selecting *z, const struct fusion *x)
            memcmp(again.members, x->match.members, sizeof again.members) == 0;
 }
 
-static void take_fusions(struct selecting *z, const struct fusions *f, struct selected *basic)
+/* Moves the verdicts on fused variants from the op where the fusion begins to the fused op. */
+static void inherit_losers(struct selected *basic, struct selected *sel)
 {
-    for (size_t i = 0; i < f->n; i++) {
-        const struct fusion *x = &f->list[i];
-        if (!may_take(z, x))
+    struct verdict **from = &basic->losers, **tail = &sel->losers;
+
+    while (*tail)
+        tail = &(*tail)->next;
+    while (*from) {
+        struct verdict *v = *from;
+        if (!v->candidate->pattern) {
+            from = &v->next;
             continue;
+        }
+        *from = v->next;
+        v->next = NULL;
+        *tail = v;
+        tail = &v->next;
+    }
+}
+
+static bool shares_member(const struct fusion *a, const struct fusion *b)
+{
+    for (uint32_t i = 0; i < a->candidate->pattern->n_steps; i++)
+        for (uint32_t k = 0; k < b->candidate->pattern->n_steps; k++)
+            if (a->match.members[i] == b->match.members[k])
+                return true;
+    return false;
+}
+
+/* Fusions that wanted the same ops lose against `x`; each is told of once. */
+static int32_t note_rivals(struct selecting *z, struct fusions *f, size_t x, struct selected *sel)
+{
+    char reason[REASON];
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < f->n && rc == TN_OK; i++) {
+        if (i == x || f->list[i].lost || f->list[i].taken ||
+            !shares_member(&f->list[i], &f->list[x]))
+            continue;
+        f->list[i].lost = true;
+        if (f->list[i].candidate == f->list[x].candidate)
+            continue; /* the same fusion with its members in another order */
+        snprintf(reason, sizeof reason, "saves %.0f ns per row, %s/%s saves %.0f ns",
+                 f->list[i].gain, f->list[x].candidate->source->plugin,
+                 f->list[x].candidate->v->name, f->list[x].gain);
+        rc = note_loser(z, sel, f->list[i].candidate, reason);
+    }
+    return rc;
+}
+
+static int32_t take_fusions(struct selecting *z, struct fusions *f, struct selected *basic)
+{
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < f->n && rc == TN_OK; i++) {
+        struct fusion *x = &f->list[i];
+        if (x->lost || !may_take(z, x))
+            continue;
+        x->taken = true;
         for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++)
             z->g->ops[x->match.members[k]]->fused_into = x->match.fused;
+        inherit_losers(&basic[x->match.members[0]], &x->sel);
+        rc = note_rivals(z, f, i, &x->sel);
         basic[x->match.at] = x->sel; /* the fused op runs in place of its last member */
     }
+    return rc;
 }
 
 /* -- All ops ------------------------------------------------------------------------------------------------ */
@@ -416,8 +473,9 @@ static int32_t select_round(struct selecting *z, const tn_kv_layout *layout)
     rc = select_basic(z, basic);
     if (rc == TN_OK && z->o->fusion)
         rc = find_fusions(z, basic, &f);
+    if (rc == TN_OK)
+        rc = take_fusions(z, &f, basic);
     if (rc == TN_OK) {
-        take_fusions(z, &f, basic);
         z->s->kv_layout = layout;
         z->s->ops = basic;
         z->s->n_ops = 0;
