@@ -239,7 +239,7 @@ void *kit_alloc(struct kit *k, size_t bytes)
     void *p = NULL;
 
     k->owned = realloc(k->owned, (k->n_owned + 1) * sizeof *k->owned);
-    ck_assert(k->owned != NULL && posix_memalign(&p, 64, bytes ? bytes : 1) == 0);
+    expect(k->owned != NULL && posix_memalign(&p, 64, bytes ? bytes : 1) == 0, "out of memory");
     memset(p, 0, bytes);
     k->owned[k->n_owned++] = p;
     return p;
@@ -249,7 +249,7 @@ tn_value *kit_value(struct kit *k, uint32_t kind, uint32_t dtype, uint64_t width
 {
     tn_value *v = kit_alloc(k, sizeof *v);
 
-    ck_assert_uint_lt(k->n_values, MAX_VALUES);
+    expect(k->n_values < MAX_VALUES, "too many values in one kit");
     *v = (tn_value){
         TN_HDR(tn_value), kind, kind == TN_VALUE_KV ? 0 : dtype, kind == TN_VALUE_KV ? 0 : width, 0,
         k->n_values++};
@@ -566,8 +566,8 @@ static void *guarded(struct kit *k, uint64_t bytes)
 static void check_guard(const void *p, uint64_t bytes, const tn_variant *v, const char *what)
 {
     for (uint64_t i = 0; i < GUARD; i++)
-        ck_assert_msg(((const unsigned char *)p)[bytes + i] == POISON,
-                      "%s: wrote %llu bytes past its %s", v->name, (unsigned long long)i + 1, what);
+        expect(((const unsigned char *)p)[bytes + i] == POISON, "%s: wrote %llu bytes past its %s",
+               v->name, (unsigned long long)i + 1, what);
 }
 
 /* Packed weights of `op`, or NULL. */
@@ -640,10 +640,10 @@ void expect_close(const tn_variant *v, const tn_op *op, const tn_batch *b, const
         for (uint64_t i = 0; i < value_rows(out, b) * out->width; i++) {
             double x = (double)value_at(out, got->data[out->id], i);
             double y = (double)value_at(out, want->data[out->id], i);
-            ck_assert_msg(
-                (isnan(x) && isnan(y)) || x == y || fabs(x - y) <= absolute + relative * fabs(y),
-                "%s: output %u, row %llu, column %llu is %.9g, not %.9g", v->name, o,
-                (unsigned long long)(i / out->width), (unsigned long long)(i % out->width), x, y);
+            expect((isnan(x) && isnan(y)) || x == y || fabs(x - y) <= absolute + relative * fabs(y),
+                   "%s: output %u, row %llu, column %llu is %.9g, not %.9g", v->name, o,
+                   (unsigned long long)(i / out->width), (unsigned long long)(i % out->width), x,
+                   y);
         }
     }
 }

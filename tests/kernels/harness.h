@@ -22,6 +22,13 @@
 #define HARNESS_SLOW 0
 #endif
 
+/* Like ck_assert_msg, for inner loops: Check writes a line to a file for each assertion that holds. */
+#define expect(cond, ...)                                                                          \
+    do {                                                                                           \
+        if (!(cond))                                                                               \
+            ck_abort_msg(__VA_ARGS__);                                                             \
+    } while (0)
+
 /* -- Plugins ------------------------------------------------------------------------------------- */
 
 struct plug {
