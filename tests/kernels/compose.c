@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ops from widths, and fused ops from the text of tn_variant::equals. One thread. */
+#include "compose.h"
+
+#include <math.h>
+
+static bool is(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+static uint32_t act(const struct shape *s)
+{
+    return s->act ? s->act : TN_DT_F32;
+}
+
+static uint32_t vector(const struct shape *s)
+{
+    return s->vector ? s->vector : TN_DT_F32;
+}
+
+static void add_out(struct kit *k, tn_op *op, uint32_t kind, uint32_t dtype, uint64_t width)
+{
+    op_out(op, kit_value(k, kind, dtype, width));
+}
+
+/* -- One basic op: weights, attributes and outputs, given its inputs ----------------------------------- */
+
+static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint64_t n,
+                          uint32_t kind)
+{
+    uint64_t width = op->in[0]->width;
+    bool int8 = is(op->name, TN_OP_LINEAR_INT8);
+    float limit = int8 ? 127.99f : 1.7f / sqrtf((float)width); /* outputs about 1 */
+
+    op_weight(op, kit_weight(k, s->matrix, n, width, limit, s->gap));
+    if (int8) {
+        op_weight(op, kit_weight(k, TN_DT_F32, n, 0, 0.02f / sqrtf((float)width), 0));
+        *(int8_t *)op->weights[0]->data = -128; /* random entries stop at -127 */
+    }
+    if (s->bias)
+        op_weight(op, kit_weight(k, vector(s), n, 0, 1.0f, 0));
+    if (is(op->name, TN_OP_LOGITS)) {
+        op_real(op, "scale", s->scale != 0.0 ? s->scale : 1.0);
+        op_real(op, "softcap", s->softcap);
+    }
+    add_out(k, op, kind, kind == TN_VALUE_LOGITS ? TN_DT_F32 : act(s), n);
+}
+
+static void finish_table(struct kit *k, tn_op *op, const struct shape *s)
+{
+    op_weight(op, kit_weight(k, s->matrix, (uint64_t)s->table, s->linear_width[0], 1.0f, s->gap));
+    if (is(op->name, TN_OP_POSITION)) {
+        op_int(op, "offset", (int64_t)s->offset);
+    } else {
+        op_real(op, "scale", s->scale != 0.0 ? s->scale : 1.0);
+        op_int(op, "vocab_first", s->first);
+    }
+    add_out(k, op, TN_VALUE_ROWS, act(s), s->linear_width[0]);
+}
+
+static void finish_norm(struct kit *k, tn_op *op, const struct shape *s)
+{
+    uint64_t width = op->in[0]->width;
+    bool rms = is(op->name, TN_OP_RMS_NORM);
+
+    op_weight(op, kit_weight(k, vector(s), rms && s->group ? s->group : width, 0, 2.0f, 0));
+    if (!rms && s->bias)
+        op_weight(op, kit_weight(k, vector(s), width, 0, 1.0f, 0));
+    op_real(op, "eps", 1e-5);
+    if (rms)
+        op_real(op, "offset", s->offset);
+    add_out(k, op, TN_VALUE_ROWS, act(s), width);
+}
+
+static void finish_rope(struct kit *k, tn_op *op, const struct shape *s)
+{
+    uint64_t width = op->in[0]->width;
+    uint32_t rotary = s->rotary ? s->rotary : s->head_dim;
+    tn_weight *f = kit_weight(k, TN_DT_F32, rotary / 2, 0, 1.0f, 0);
+
+    for (uint32_t j = 0; j < rotary / 2; j++)
+        ((float *)f->data)[j] = powf(10000.0f, -2.0f * (float)j / (float)rotary);
+    op_weight(op, f);
+    op_int(op, "n_heads", (int64_t)(width / s->head_dim));
+    op_int(op, "head_dim", s->head_dim);
+    op_int(op, "rotary_dim", rotary);
+    op_text(op, "style", s->pairs ? "pairs" : "half");
+    op_real(op, "mscale", s->scale != 0.0 ? s->scale : 1.0);
+    if (s->max_position) {
+        op_real(op, "base", 10000.0);
+        op_real(op, "factor", 2.0);
+        op_int(op, "max_position", s->max_position);
+    }
+    add_out(k, op, TN_VALUE_ROWS, act(s), width);
+}
+
+static void finish_attention(struct kit *k, tn_op *op, const struct shape *s)
+{
+    op_int(op, "n_kv_heads", s->kv_heads);
+    op_int(op, "head_dim", s->head_dim);
+    if (is(op->name, TN_OP_KV_APPEND)) {
+        add_out(k, op, TN_VALUE_KV, 0, 0);
+        return;
+    }
+    op_int(op, "n_heads", s->heads);
+    op_real(op, "scale", s->scale != 0.0 ? s->scale : 1.0 / sqrt(s->head_dim));
+    op_int(op, "window", s->window);
+    op_real(op, "softcap", s->softcap);
+    add_out(k, op, TN_VALUE_ROWS, act(s), op->in[0]->width);
+}
+
+static void finish_moe(struct kit *k, tn_op *op, const struct shape *s)
+{
+    uint64_t width = op->in[0]->width, inner = s->linear_width[0];
+    float limit = 1.7f / sqrtf((float)width);
+
+    if (is(op->name, TN_OP_MOE_ROUTE)) {
+        op_int(op, "top_k", s->top_k);
+        if (s->norm)
+            op_text(op, "norm", s->norm);
+        add_out(k, op, TN_VALUE_ROWS, TN_DT_I32, s->top_k);
+        add_out(k, op, TN_VALUE_ROWS, TN_DT_F32, s->top_k);
+        return;
+    }
+    op_weight(op, kit_stack(k, s->matrix, s->experts, inner, width, limit));
+    op_weight(op, kit_stack(k, s->matrix, s->experts, inner, width, limit));
+    op_weight(op, kit_stack(k, s->matrix, s->experts, width, inner, limit));
+    op_text(op, "act", s->act_name ? s->act_name : "silu");
+    op_int(op, "expert_first", s->first);
+    add_out(k, op, TN_VALUE_ROWS, act(s), width);
+}
+
+/* `linears` counts the matrices of a composition so far. */
+static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *linears)
+{
+    const char *name = op->name;
+
+    if (is(name, TN_OP_LINEAR) || is(name, TN_OP_LINEAR_INT8))
+        finish_linear(k, op, s, s->linear_width[(*linears)++], TN_VALUE_ROWS);
+    else if (is(name, TN_OP_LOGITS))
+        finish_linear(k, op, s, s->linear_width[0], TN_VALUE_LOGITS);
+    else if (is(name, TN_OP_EMBEDDING) || is(name, TN_OP_POSITION))
+        finish_table(k, op, s);
+    else if (is(name, TN_OP_RMS_NORM) || is(name, TN_OP_LAYER_NORM))
+        finish_norm(k, op, s);
+    else if (is(name, TN_OP_ROPE))
+        finish_rope(k, op, s);
+    else if (is(name, TN_OP_KV_APPEND) || is(name, TN_OP_ATTENTION))
+        finish_attention(k, op, s);
+    else if (is(name, TN_OP_MOE_ROUTE) || is(name, TN_OP_MOE_MLP))
+        finish_moe(k, op, s);
+    else if (is(name, TN_OP_SAMPLE))
+        add_out(k, op, TN_VALUE_LOGITS, TN_DT_I32, 1);
+    else
+        add_out(k, op, op->in[0]->kind, act(s), op->in[0]->width);
+    if (is(name, TN_OP_SCALE))
+        op_real(op, "factor", s->scale != 0.0 ? s->scale : 0.37);
+    if (is(name, TN_OP_SOFTCAP))
+        op_real(op, "cap", s->softcap > 0.0 ? s->softcap : 1.5);
+}
+
+static uint32_t inputs_of(const char *name)
+{
+    if (is(name, TN_OP_EMBEDDING) || is(name, TN_OP_POSITION))
+        return 0;
+    if (is(name, TN_OP_MOE_MLP))
+        return 3;
+    return is(name, TN_OP_ADD) || is(name, TN_OP_MUL) || is(name, TN_OP_KV_APPEND) ||
+                   is(name, TN_OP_ATTENTION)
+               ? 2
+               : 1;
+}
+
+tn_op *compose_basic(struct kit *k, const char *name, const struct shape *s)
+{
+    tn_op *op = kit_op(k, name);
+    uint32_t linears = 0;
+
+    for (uint32_t i = 0; i < inputs_of(name); i++) {
+        uint32_t kind = is(name, TN_OP_SAMPLE)                ? TN_VALUE_LOGITS
+                        : is(name, TN_OP_ATTENTION) && i == 1 ? TN_VALUE_KV
+                                                              : TN_VALUE_ROWS;
+        uint32_t dtype = is(name, TN_OP_SAMPLE)              ? TN_DT_F32
+                         : is(name, TN_OP_MOE_MLP) && i == 1 ? TN_DT_I32
+                         : is(name, TN_OP_MOE_MLP) && i == 2 ? TN_DT_F32
+                                                             : act(s);
+        op_in(op, kit_value(k, kind, dtype, s->in_width[i]));
+    }
+    finish(k, op, s, &linears);
+    return op;
+}
+
+/* -- Compositions --------------------------------------------------------------------------------------- */
+
+/* Names that a composition has given to values so far. */
+struct names {
+    char name[32][32];
+    const tn_value *value[32];
+    uint32_t n;
+};
+
+/* Moves past spaces and reads a word of letters, digits, '_' and '.'. */
+static const char *word(const char *at, char *out, size_t size)
+{
+    size_t n = 0;
+
+    at += strspn(at, " ,;:=()->");
+    n = strcspn(at, " ,;:=()");
+    ck_assert_msg(n > 0 && n < size, "no name at: %s", at);
+    memcpy(out, at, n);
+    out[n] = '\0';
+    return at + n;
+}
+
+/* Reads "a, b)" or "a, b =": words up to one of `end`. Returns how many; moves *at past the end. */
+static uint32_t words(const char **at, const char *end, char out[8][32])
+{
+    uint32_t n = 0;
+
+    while (!strchr(end, *(*at += strspn(*at, " ,("))))
+        *at = word(*at, out[n++], 32);
+    ++*at;
+    return n;
+}
+
+static const tn_value *lookup(const struct names *names, const char *name)
+{
+    for (uint32_t i = 0; i < names->n; i++)
+        if (is(names->name[i], name))
+            return names->value[i];
+    ck_abort_msg("the composition uses %s before it is made", name);
+    return NULL;
+}
+
+static void define(struct names *names, const char *name, const tn_value *value)
+{
+    ck_assert_uint_lt(names->n, 32);
+    snprintf(names->name[names->n], 32, "%s", name);
+    names->value[names->n++] = value;
+}
+
+static void op_member(tn_op *op, const tn_op *m)
+{
+    ((const tn_op **)op->members)[op->n_members++] = m;
+    for (uint32_t i = 0; i < m->n_weights; i++)
+        op_weight(op, m->weights[i]);
+}
+
+/* One statement "i, p = moe_route(x)". */
+static const char *statement(struct kit *k, const char *at, const struct shape *s,
+                             struct names *names, tn_op *fused, uint32_t *linears)
+{
+    char outs[8][32], ins[8][32], *name = kit_alloc(k, 32);
+    uint32_t n_out, n_in;
+    tn_op *m;
+
+    n_out = words(&at, "=", outs);
+    at = word(at, name, 32);
+    at += strspn(at, " ");
+    ck_assert_int_eq(*at, '(');
+    n_in = words(&at, ")", ins);
+    m = kit_op(k, name);
+    for (uint32_t i = 0; i < n_in; i++)
+        op_in(m, lookup(names, ins[i]));
+    finish(k, m, s, linears);
+    ck_assert_msg(m->n_out == n_out, "%s has %u outputs", name, m->n_out);
+    for (uint32_t i = 0; i < n_out; i++)
+        define(names, outs[i], m->out[i]);
+    op_member(fused, m);
+    return at + strspn(at, " ;");
+}
+
+tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s)
+{
+    struct names names = {.n = 0};
+    char ins[8][32], outs[8][32];
+    uint32_t n_in, n_out, linears = 0;
+    const char *at = v->equals;
+    tn_op *op;
+
+    if (!at)
+        return compose_basic(k, v->op, s);
+    op = kit_op(k, v->op);
+    n_in = words(&at, ")", ins);
+    for (uint32_t i = 0; i < n_in; i++) {
+        define(&names, ins[i], kit_value(k, TN_VALUE_ROWS, act(s), s->in_width[i]));
+        op_in(op, names.value[i]);
+    }
+    at += strspn(at, " ->");
+    n_out = words(&at, ")", outs);
+    at += strspn(at, " :");
+    while (*at)
+        at = statement(k, at, s, &names, op, &linears);
+    for (uint32_t i = 0; i < n_out; i++)
+        op_out(op, lookup(&names, outs[i]));
+    return op;
+}

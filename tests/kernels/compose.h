@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Building any op of ops.h, or any composition of them that a variant declares, from a few widths. */
+#ifndef TESTS_KERNELS_COMPOSE_H
+#define TESTS_KERNELS_COMPOSE_H
+
+#include "harness.h"
+
+/* What an op needs to know; what it has no use for is ignored. Zeros mean the op's defaults. */
+struct shape {
+    uint64_t in_width[4];     /* of the inputs */
+    uint64_t linear_width[4]; /* outputs of the first, second, ... matrix; embedding: row length */
+    uint64_t group;           /* rms_norm: elements normalised together; 0: all */
+    uint32_t act;             /* dtype of rows; 0: float32 */
+    uint32_t matrix;          /* dtype of matrices */
+    uint32_t vector;          /* dtype of norms and biases; 0: float32 */
+    bool bias;
+    uint64_t gap; /* bytes between rows of matrices */
+    uint32_t heads, kv_heads, head_dim, rotary;
+    bool pairs;
+    int64_t max_position; /* rope: dynamic scaling */
+    int64_t window;
+    double softcap, scale, offset;
+    int64_t table, first; /* entries of a table; vocab_first */
+    uint32_t experts, top_k;
+    const char *norm, *act_name;
+};
+
+/* Basic op `name` with fresh inputs. */
+tn_op *compose_basic(struct kit *k, const char *name, const struct shape *s);
+/* The fused op of `v`, wired as v->equals says; for a basic op, the same as compose_basic. */
+tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s);
+
+#endif
