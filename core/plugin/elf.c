@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/limits.h"
 
 #if defined(__x86_64__)
 #define HOST_MACHINE EM_X86_64
@@ -29,7 +30,7 @@
 #endif
 
 #define PAGE UINT64_C(4096)
-#define MAX_SPAN (UINT64_C(1) << 40) /* of addresses; also keeps their sums from overflowing */
+#define MAX_SPAN (4 * LIMIT_PLUGIN_BYTES) /* of addresses; also keeps their sums from overflowing */
 
 /* offset UINT64_MAX: no particular place. */
 TN_PRINTF(4, 5)
@@ -254,7 +255,8 @@ static int32_t check_special(const struct elf *e, tn_err *err)
     if (rc != TN_OK || !relro)
         return rc;
     load = load_of(e, relro->p_vaddr, 1);
-    if (!load || !(load->p_flags & PF_W) || load->p_vaddr != relro->p_vaddr)
+    if (!load || !(load->p_flags & PF_W) || load->p_vaddr != relro->p_vaddr ||
+        relro->p_memsz > align_up(load->p_memsz, PAGE))
         return broken(e, relro->p_offset, err, "its RELRO segment does not begin the data");
     return TN_OK;
 }

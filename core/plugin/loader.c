@@ -217,6 +217,7 @@ int32_t plugin_load(struct plugin *p, const struct loader *l)
     tn_err err = TN_ERR_INIT;
     char *data = NULL;
     size_t size = 0;
+    bool refused = false; /* by its own init, whose reasons are its own */
     int32_t rc;
 
     rc = discover_read(p->path, &data, &size, &p->dev, &p->ino, &err);
@@ -229,8 +230,10 @@ int32_t plugin_load(struct plugin *p, const struct loader *l)
     rc = host_new(p->note.name, l->host.cpu, l->ledger, &p->host, &err);
     if (rc == TN_OK)
         rc = map_and_query(p, l, data, size, &err);
-    if (rc == TN_OK)
+    if (rc == TN_OK) {
         rc = start(p, l, &err);
+        refused = rc != TN_OK;
+    }
     if (rc == TN_OK)
         p->state = PLUGIN_LOADED;
     else
@@ -239,7 +242,7 @@ done:
     mem_free(data);
     if (rc != TN_OK)
         plugin_refuse(p, &err);
-    return rc;
+    return refused ? TN_E_REFUSED : rc;
 }
 
 void plugin_end(struct plugin *p)

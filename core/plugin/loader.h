@@ -59,7 +59,8 @@ struct loader {
     const void *veto_arg;
 };
 
-/* Loads p->path. On failure p->state and p->err tell; everything but the facts about the file is undone. */
+/* Loads p->path. On failure p->state and p->err tell; everything but the facts about the file is undone. TN_E_NOMEM means
+ * that the host ran out of memory, not the plugin's init. */
 int32_t plugin_load(struct plugin *p, const struct loader *l);
 
 /* Marks a plugin as refused or disabled with this reason. */

@@ -214,25 +214,22 @@ static int32_t load_all(struct registry *reg, struct candidates *found, tn_err *
         return err_nomem(err, "the plugin registry");
     for (size_t i = 0; i < found->count; i++) {
         struct plugin *p = &reg->plugins[reg->n_plugins++];
-        static const tn_err none = TN_ERR_INIT;
-        p->err = none;
+        int32_t rc = found->items[i].err.code;
+        p->err = (tn_err)TN_ERR_INIT;
         p->path = found->items[i].path;
         found->items[i].path = NULL;
-        if (found->items[i].err.code != TN_OK)
+        if (rc != TN_OK)
             plugin_refuse(p, &found->items[i].err);
-        else if (plugin_load(p, &reg->loader) == TN_OK)
-            p->generation = ++reg->generation;
-        if (p->state == PLUGIN_LOADED)
-            log_info("plugin %s %s loaded from %s", p->note.name, p->note.version, p->path);
-        else if (p->err.code == TN_E_NOMEM)
-            break;
         else
+            rc = plugin_load(p, &reg->loader);
+        if (rc == TN_E_NOMEM)
+            return err_nomem(err, "loading plugins");
+        if (rc != TN_OK) {
             log_refusal(p);
-    }
-    if (reg->n_plugins > 0 && reg->plugins[reg->n_plugins - 1].err.code == TN_E_NOMEM) {
-        if (err)
-            *err = reg->plugins[reg->n_plugins - 1].err;
-        return TN_E_NOMEM;
+            continue;
+        }
+        p->generation = ++reg->generation;
+        log_info("plugin %s %s loaded from %s", p->note.name, p->note.version, p->path);
     }
     return TN_OK;
 }
