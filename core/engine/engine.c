@@ -207,16 +207,11 @@ static int32_t read_plan(struct engine *e, tn_err *err)
     return rc;
 }
 
-static int32_t read_all(struct engine *e, tn_err *err)
+/* Parses what e->map shows. */
+static int32_t read_map(struct engine *e, tn_err *err)
 {
     int32_t rc;
 
-    rc = file_map_open(e->path, &e->map, err);
-    if (rc != TN_OK) {
-        if (rc == TN_E_NOTFOUND)
-            err_remedy(err, "give the directory that `tenon build --output` made");
-        return rc;
-    }
     rc = engine_header_decode(e->map.data, e->map.size, e->path, &e->header, err);
     if (rc == TN_OK)
         rc = read_plan(e, err);
@@ -227,6 +222,15 @@ static int32_t read_all(struct engine *e, tn_err *err)
     if (rc == TN_OK && !json_is_object(e->meta))
         rc = err_at(err, TN_E_FORMAT, e->path, TN_NO_OFFSET, "meta", "is not an object");
     return rc;
+}
+
+static int32_t read_file(struct engine *e, tn_err *err)
+{
+    int32_t rc = file_map_open(e->path, &e->map, err);
+
+    if (rc == TN_E_NOTFOUND)
+        err_remedy(err, "give the directory that `tenon build --output` made");
+    return rc == TN_OK ? read_map(e, err) : rc;
 }
 
 int32_t engine_open(const char *dir, struct engine **out, tn_err *err)
@@ -245,7 +249,26 @@ int32_t engine_open(const char *dir, struct engine **out, tn_err *err)
         e->dir = mem_strdup(dir);
         e->path = path_join(dir, ENGINE_FILE);
     }
-    rc = e->dir && e->path ? read_all(e, err) : err_nomem(err, "an engine");
+    rc = e->dir && e->path ? read_file(e, err) : err_nomem(err, "an engine");
+    if (rc != TN_OK) {
+        engine_close(e);
+        return rc;
+    }
+    *out = e;
+    return TN_OK;
+}
+
+int32_t engine_open_bytes(const void *data, uint64_t size, const char *name, struct engine **out,
+                          tn_err *err)
+{
+    struct engine *e = mem_zalloc(sizeof *e);
+    int32_t rc;
+
+    if (!e)
+        return err_nomem(err, "an engine");
+    e->map = (struct file_map){data, size, -1};
+    e->path = mem_strdup(name);
+    rc = e->path ? read_map(e, err) : err_nomem(err, "an engine");
     if (rc != TN_OK) {
         engine_close(e);
         return rc;

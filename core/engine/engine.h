@@ -27,7 +27,7 @@ struct engine_tensor {
 };
 
 struct engine {
-    char *dir;
+    char *dir;  /* NULL: opened from memory */
     char *path; /* of model.engine */
     struct file_map map;
     struct engine_header header;
@@ -38,6 +38,12 @@ struct engine {
 
 /* `dir` is an engine directory, or the path of a model.engine itself. */
 int32_t engine_open(const char *dir, struct engine **out, tn_err *err);
+
+/* The same for the bytes of a model.engine in memory, which must outlive the engine and be aligned like a mapped file if
+ * its weights are used. `name` stands for the file in messages. For tests and fuzzers. */
+int32_t engine_open_bytes(const void *data, uint64_t size, const char *name, struct engine **out,
+                          tn_err *err);
+
 void engine_close(struct engine *e); /* NULL is allowed */
 
 /* The canonical elements of weight `i`, mapped; NULL if it is a dummy. */

@@ -70,15 +70,20 @@ static int32_t refuse(tn_err *err, int32_t code, const char *file, uint64_t offs
     return err_at(err, code, file, offset, field, "is 0x%" PRIx64 ": %s", value, why);
 }
 
+/* What is left of the magic when CR LF became LF, bit 7 was cleared, or the first byte was dropped. */
+static bool mangled_magic(const uint8_t *d, uint64_t size)
+{
+    return size >= 16 && (memcmp(d, "TENON", 5) == 0 || memcmp(d + 1, "TENON", 5) == 0);
+}
+
 static int32_t check_prefix(const uint8_t *d, uint64_t size, const char *file, tn_err *err)
 {
-    if (size < 16 || memcmp(d, ENGINE_MAGIC, 8) != 0) {
-        if (size >= 6 && memcmp(d + (d[0] == 0x89), "TENON", 5) == 0)
-            return err_at(
-                err, TN_E_FORMAT, file, 0, "magic",
-                "is damaged as text-mode transfers damage files; copy it again as binary");
-        return err_at(err, TN_E_FORMAT, file, 0, "magic", "is not that of a Tenon engine");
-    }
+    if (mangled_magic(d, size) && memcmp(d, ENGINE_MAGIC, 8) != 0)
+        return err_at(err, TN_E_FORMAT, file, 0, "magic",
+                      "is damaged as text-mode transfers damage files; copy it again as binary");
+    if (size < 16 || memcmp(d, ENGINE_MAGIC, 8) != 0)
+        return err_at(err, TN_E_FORMAT, file, 0, "magic",
+                      "the first of %" PRIu64 " bytes are not those of a Tenon engine", size);
     if (get32(d + 12) != ENGINE_BYTE_ORDER)
         return refuse(err, TN_E_FORMAT, file, 12, "byte order", get32(d + 12),
                       "written on a machine of the other byte order, or damaged");

@@ -14,13 +14,30 @@
 
 /* -- Writing -------------------------------------------------------------------------------------- */
 
-/* jansson reports failure of memory only, as NULL; building with "!" checks collects it in one place. */
+/* jansson fails for want of memory only, and takes NULL for a value that could not be made. A list or object that an
+ * entry is missing from is given up here, so that NULL reaches plan_to_json and nothing is lost on the way. */
+static json_t *append(json_t *list, json_t *v)
+{
+    if (json_array_append_new(list, v) == 0)
+        return list;
+    json_decref(list);
+    return NULL;
+}
+
+static json_t *set(json_t *object, const char *key, json_t *v)
+{
+    if (json_object_set_new(object, key, v) == 0)
+        return object;
+    json_decref(object);
+    return NULL;
+}
+
 static json_t *weight_json(const struct plan_weight *w)
 {
     json_t *dims = json_array();
 
-    for (uint32_t i = 0; dims && i < w->n_dims; i++)
-        json_array_append_new(dims, json_integer((json_int_t)w->dims[i]));
+    for (uint32_t i = 0; i < w->n_dims; i++)
+        dims = append(dims, json_integer((json_int_t)w->dims[i]));
     return json_pack("{s:s, s:s, s:s, s:o, s:s, s:i}", "name", w->name, "role", role_name(w->role),
                      "dtype", tn_dtype_name(w->dtype), "dims", dims, "shard", shard_name(w->shard),
                      "units", (int)w->shard_units);
@@ -28,25 +45,29 @@ static json_t *weight_json(const struct plan_weight *w)
 
 static json_t *ids_json(const uint32_t *ids, uint32_t n)
 {
-    json_t *a = json_array();
+    json_t *list = json_array();
 
-    for (uint32_t i = 0; a && i < n; i++)
-        json_array_append_new(a, json_integer(ids[i]));
-    return a;
+    for (uint32_t i = 0; i < n; i++)
+        list = append(list, json_integer(ids[i]));
+    return list;
+}
+
+static json_t *number_or_text(uint32_t kind, int64_t i, double f, const char *s)
+{
+    return kind == TN_ATTR_I64   ? json_integer(i)
+           : kind == TN_ATTR_F64 ? json_real(f)
+                                 : json_string(s);
 }
 
 static json_t *attrs_json(const struct plan_op *op)
 {
     json_t *o = json_object();
 
-    for (uint32_t i = 0; o && i < op->n_attrs; i++) {
+    for (uint32_t i = 0; i < op->n_attrs; i++) {
         const tn_attr *a = &op->attrs[i];
         char key[160];
         snprintf(key, sizeof key, "%s%s", a->name, a->flags & TN_ATTR_SHARDED ? "*" : "");
-        json_object_set_new(o, key,
-                            a->kind == TN_ATTR_I64   ? json_integer(a->i)
-                            : a->kind == TN_ATTR_F64 ? json_real(a->f)
-                                                     : json_string(a->s));
+        o = set(o, key, number_or_text(a->kind, a->i, a->f, a->s));
     }
     return o;
 }
@@ -55,11 +76,11 @@ static json_t *op_json(const struct plan *p, const struct plan_op *op)
 {
     json_t *out = json_array();
 
-    for (uint32_t i = 0; out && i < op->n_out; i++) {
+    for (uint32_t i = 0; i < op->n_out; i++) {
         const struct plan_value *v = &p->values[op->out[i]];
         const char *dtype = v->kind == TN_VALUE_KV ? "" : tn_dtype_name(v->dtype);
-        json_array_append_new(out, json_pack("[s, s, I, i]", value_kind_name(v->kind), dtype,
-                                             (json_int_t)v->width, (int)v->shard_units));
+        out = append(out, json_pack("[s, s, I, i]", value_kind_name(v->kind), dtype,
+                                    (json_int_t)v->width, (int)v->shard_units));
     }
     return json_pack("{s:s, s:i, s:o, s:o, s:o, s:o}", "op", op->name, "layer", (int)op->layer,
                      "in", ids_json(op->in, op->n_in), "w", ids_json(op->weights, op->n_weights),
@@ -70,12 +91,9 @@ static json_t *hyper_json(const struct plan *p)
 {
     json_t *o = json_object();
 
-    for (size_t i = 0; o && i < p->n_hyper; i++) {
+    for (size_t i = 0; i < p->n_hyper; i++) {
         const struct plan_hyper *h = &p->hyper[i];
-        json_object_set_new(o, h->name,
-                            h->kind == TN_ATTR_I64   ? json_integer(h->i)
-                            : h->kind == TN_ATTR_F64 ? json_real(h->f)
-                                                     : json_string(h->s));
+        o = set(o, h->name, number_or_text(h->kind, h->i, h->f, h->s));
     }
     return o;
 }
@@ -83,18 +101,15 @@ static json_t *hyper_json(const struct plan *p)
 int32_t plan_to_json(const struct plan *p, json_t **out, tn_err *err)
 {
     json_t *weights = json_array(), *ops = json_array(), *root;
-    bool ok = weights && ops;
 
-    for (size_t i = 0; ok && i < p->n_weights; i++)
-        ok = json_array_append_new(weights, weight_json(&p->weights[i])) == 0;
-    for (size_t i = 0; ok && i < p->n_ops; i++)
-        ok = json_array_append_new(ops, op_json(p, &p->ops[i])) == 0;
+    for (size_t i = 0; i < p->n_weights && weights; i++)
+        weights = append(weights, weight_json(&p->weights[i]));
+    for (size_t i = 0; i < p->n_ops && ops; i++)
+        ops = append(ops, op_json(p, &p->ops[i]));
     root = json_pack("{s:i, s:o, s:o, s:o}", "format", FORMAT, "hyper", hyper_json(p), "weights",
                      weights, "ops", ops);
-    if (!ok || !root) {
-        json_decref(root);
+    if (!root)
         return err_nomem(err, "a plan as JSON");
-    }
     *out = root;
     return TN_OK;
 }

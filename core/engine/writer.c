@@ -124,26 +124,25 @@ int32_t engine_writer_dummy(struct engine_writer *w, uint64_t seed, tn_err *err)
 
 /* -- The JSON sections ----------------------------------------------------------------------------- */
 
+/* Any NULL on the way (jansson has no memory) makes the result NULL. */
 static json_t *tensor_json(const struct plan_weight *w, const struct engine_tensor *t)
 {
-    json_t *dims = json_array(), *o;
+    json_t *dims = json_array();
     char hex[2 * XXH128_BYTES + 1];
 
-    for (uint32_t i = 0; dims && i < w->n_dims; i++)
-        json_array_append_new(dims, json_integer((json_int_t)w->dims[i]));
-    o = json_pack("{s:s, s:s, s:o}", "name", w->name, "dtype", tn_dtype_name(w->dtype), "dims",
-                  dims);
-    if (!o)
-        return NULL;
-    if (t->dummy) {
-        json_object_set_new(o, "dummy", json_integer((json_int_t)t->seed));
-        return o;
+    for (uint32_t i = 0; i < w->n_dims; i++) {
+        if (json_array_append_new(dims, json_integer((json_int_t)w->dims[i])) != 0) {
+            json_decref(dims);
+            return NULL;
+        }
     }
+    if (t->dummy)
+        return json_pack("{s:s, s:s, s:o, s:I}", "name", w->name, "dtype", tn_dtype_name(w->dtype),
+                         "dims", dims, "dummy", (json_int_t)t->seed);
     hex_encode(t->digest, sizeof t->digest, hex);
-    json_object_set_new(o, "offset", json_integer((json_int_t)t->offset));
-    json_object_set_new(o, "bytes", json_integer((json_int_t)t->bytes));
-    json_object_set_new(o, "xxh128", json_string(hex));
-    return o;
+    return json_pack("{s:s, s:s, s:o, s:I, s:I, s:s}", "name", w->name, "dtype",
+                     tn_dtype_name(w->dtype), "dims", dims, "offset", (json_int_t)t->offset,
+                     "bytes", (json_int_t)t->bytes, "xxh128", hex);
 }
 
 /* The header lists sections in the order of the file; each begins where the one before ends, rounded up. */
@@ -160,19 +159,24 @@ static void add_section(struct engine_writer *w, uint32_t kind, uint64_t size,
     h->file_size = s->offset + size;
 }
 
+/* The text goes into a block of the right size: json_dumps (jansson 2.14) can drop a key, and not tell, when its
+ * buffer cannot grow. */
 static int32_t write_json(struct engine_writer *w, uint32_t kind, const json_t *v, tn_err *err)
 {
-    char *text = v ? json_dumps(v, JSON_COMPACT) : NULL;
+    size_t n = v ? json_dumpb(v, NULL, 0, JSON_COMPACT) : 0;
+    char *text = n ? mem_alloc(n) : NULL;
     uint8_t digest[XXH128_BYTES];
     int32_t rc;
 
-    if (!text)
+    if (!text || json_dumpb(v, text, n, JSON_COMPACT) != n) {
+        mem_free(text);
         return err_nomem(err, "an engine's metadata");
-    xxh128_of(text, strlen(text), digest);
-    add_section(w, kind, strlen(text), digest);
-    rc = file_write_at(w->fd, w->path, w->header.sections[w->header.n_sections - 1].offset, text,
-                       strlen(text), err);
-    free(text); /* jansson's, hence plain free */
+    }
+    xxh128_of(text, n, digest);
+    add_section(w, kind, n, digest);
+    rc = file_write_at(w->fd, w->path, w->header.sections[w->header.n_sections - 1].offset, text, n,
+                       err);
+    mem_free(text);
     return rc;
 }
 

@@ -76,7 +76,7 @@ static void view_close(const struct binding *b, uint32_t id, struct host_view *v
 
     if (v->own) {
         mem_free(v->own);
-    } else if (mapped) {
+    } else if (mapped && b->o.engine->map.fd >= 0) {
         uintptr_t begin = (uintptr_t)mapped & ~(page - 1);
         uintptr_t end = (uintptr_t)mapped + plan_weight_bytes(&b->graph->plan->weights[id]);
         madvise((void *)begin, end - begin, MADV_DONTNEED);
