@@ -21,7 +21,8 @@ struct loop {
     struct mailbox *mailbox;
     pthread_t thread;
     bool started;
-    tn_err failure; /* of the step being committed; the loop's thread */
+    tn_err failure;       /* of the step being committed; the loop's thread, like the next */
+    struct ticket *ended; /* tickets whose last event is due */
 
     pthread_mutex_t lock; /* guards stats */
     struct loop_stats stats;
@@ -29,13 +30,27 @@ struct loop {
 
 /* -- Events from the scheduler ------------------------------------------------------------------------- */
 
-/* The last event: after it the loop no longer touches the ticket. */
-static void finish_ticket(struct ticket *t, const struct ticket_event *e,
-                          const struct sched_usage *usage, const char *message)
+/* Keeps the last event back until the counters are published, so that whoever has seen a request end does not
+ * find it running in the statistics. */
+static void end_ticket(struct loop *l, struct ticket *t, const struct ticket_event *e,
+                       const struct sched_usage *usage, const char *message)
 {
     t->ended = true;
-    ticket_finish(t, e, usage, message);
-    ticket_unref(t);
+    t->last = *e;
+    ticket_close(t, usage, message);
+    t->next_ended = l->ended;
+    l->ended = t;
+}
+
+/* Hands out the last events; after that the loop no longer touches these tickets. */
+static void deliver_ended(struct loop *l)
+{
+    while (l->ended) {
+        struct ticket *t = l->ended;
+        l->ended = t->next_ended;
+        ticket_finish(t, &t->last);
+        ticket_unref(t);
+    }
 }
 
 static const char *failure_text(const struct loop *l, const struct sched_event *e)
@@ -74,7 +89,7 @@ static void on_event(void *arg, const struct sched_event *e)
         out.kind = TICKET_FINISHED;
         out.reason = e->reason;
         out.status = e->status;
-        finish_ticket(t, &out, e->usage, failure_text(l, e));
+        end_ticket(l, t, &out, e->usage, failure_text(l, e));
         break;
     }
 }
@@ -91,7 +106,7 @@ static void submit_ticket(struct loop *l, struct ticket *t, struct request *r)
                                  .reason = SCHED_END_ERROR,
                                  .status = err.code};
         request_free(r);
-        finish_ticket(t, &e, NULL, err.msg);
+        end_ticket(l, t, &e, NULL, err.msg);
     }
 }
 
@@ -159,11 +174,14 @@ static void *thread_main(void *arg)
         if (step)
             run_step(l, step);
         publish_stats(l);
+        deliver_ended(l);
         if (!step)
             mailbox_wait(l->mailbox, sched_next_deadline(l->sched));
     }
     serve_mailbox(l);
     sched_abort(l->sched, TN_E_CANCELED, clock_ns());
+    publish_stats(l);
+    deliver_ended(l);
     return NULL;
 }
 

@@ -72,13 +72,18 @@ void ticket_post(struct ticket *t, const struct ticket_event *e)
     pthread_mutex_unlock(&t->lock);
 }
 
-void ticket_finish(struct ticket *t, const struct ticket_event *e, const struct sched_usage *usage,
-                   const char *message)
+void ticket_close(struct ticket *t, const struct sched_usage *usage, const char *message)
 {
     pthread_mutex_lock(&t->lock);
     if (usage)
         t->usage = *usage;
     snprintf(t->message, sizeof t->message, "%s", message);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void ticket_finish(struct ticket *t, const struct ticket_event *e)
+{
+    pthread_mutex_lock(&t->lock);
     append(t, e);
     t->finished = true;
     pthread_mutex_unlock(&t->lock);

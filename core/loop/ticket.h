@@ -31,6 +31,8 @@ struct ticket {
     /* The loop's thread only. */
     uint64_t id; /* in the scheduler; 0: not there yet */
     bool ended;
+    struct ticket *next_ended;
+    struct ticket_event last;
     /* Set once. */
     struct mailbox *mailbox;
     loop_logits on_logits;
@@ -46,8 +48,10 @@ void ticket_unref(struct ticket *t);
 /* Appends an event and wakes the reader. The loop's thread. */
 void ticket_post(struct ticket *t, const struct ticket_event *e);
 
-/* The same for the last event, with the final account. `usage` may be NULL. */
-void ticket_finish(struct ticket *t, const struct ticket_event *e, const struct sched_usage *usage,
-                   const char *message);
+/* The final account, before the last event is posted. `usage` may be NULL. */
+void ticket_close(struct ticket *t, const struct sched_usage *usage, const char *message);
+
+/* Appends the last event. */
+void ticket_finish(struct ticket *t, const struct ticket_event *e);
 
 #endif
