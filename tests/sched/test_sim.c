@@ -15,11 +15,7 @@
 #include "fake.h"
 #include "sched/state.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define DEFAULT_REQUESTS 20000
-#else
 #define DEFAULT_REQUESTS 100000
-#endif
 
 #define WORLD_REQUESTS 200
 #define MAX_PROMPT 72
@@ -238,7 +234,7 @@ static void draw_config(struct world *w)
                                       .hash_mask = chance(w, 20) ? UINT64_C(1) << 63 : 0};
     *c = (struct sched_config)SCHED_CONFIG_INIT;
     c->policy = below(w, 2);
-    c->max_batch_size = 1 + below(w, 10);
+    c->max_batch_size = 1 + below(w, chance(w, 80) ? 10 : 40);
     room = c->max_batch_size > bt ? c->max_batch_size : bt;
     c->max_num_tokens = room + below(w, 40);
     c->max_seq_len = longest;
@@ -443,6 +439,8 @@ static struct shadow *draw_victim(struct world *w)
 {
     const struct request *r = w->s->running.first;
 
+    if (w->s->n_preempted && chance(w, 20))
+        return &w->shadows[w->s->waiting.first->user];
     if (r && chance(w, 40)) {
         for (uint32_t i = below(w, w->s->running.count); i > 0; i--)
             r = r->next;
@@ -519,6 +517,9 @@ static void check_step(struct world *w, const struct sched_step *step, const str
         MUST(i == 0 || q->user > step->seqs[i - 1].user); /* first come, first served */
         MUST(q->first_row == n_rows && q->first_logits == n_logits);
         check_seq(w, step, q);
+        /* Whoever does not get all its rows is the youngest: nobody overtakes. */
+        MUST(i + 1 == step->n_seqs || q->samples ||
+             q->context == w->shadows[q->user].spec.n_prompt + w->shadows[q->user].n_out);
         n_rows += q->n_rows;
         n_logits += q->n_logits;
     }
