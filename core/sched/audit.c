@@ -14,8 +14,10 @@ static int32_t broken(tn_err *err, const struct request *r, const char *what)
 /* Positions, and the pages that it may still write: nobody else holds them. */
 static int32_t audit_sequence(const struct sched *s, const struct request *r, tn_err *err)
 {
-    if (r->computed > r->scheduled || r->computed > r->n_tokens ||
-        r->scheduled > r->n_tokens + r->pending || r->pending > r->in_flight)
+    bool live = r->state != REQUEST_ENDED; /* else tokens were discarded */
+
+    if (r->computed > r->scheduled || r->computed > r->n_tokens || r->pending > r->in_flight ||
+        (live && r->scheduled > r->n_tokens + r->pending))
         return broken(err, r, "positions are out of order");
     if (r->n_tokens > r->n_prompt + r->max_new || r->scheduled > r->n_prompt + r->max_new)
         return broken(err, r, "longer than asked for");

@@ -101,12 +101,13 @@ static void fill_logits(const struct sched_seq *q, const struct batch_buffers *b
     }
     for (uint32_t i = 0; i < q->n_logits;
          i++) /* the logits are wanted, not a token: the cheapest */
-        b->sample[q->first_logits + i] = (tn_sample_row){.top_p = 1,
-                                                         .repetition_penalty = 1,
-                                                         .first_bias = at->bias,
-                                                         .position = q->context - q->n_rows + i + 1,
-                                                         .first_history = at->history,
-                                                         .prompt_len = q->prompt_len};
+        b->sample[q->first_logits + i] =
+            (tn_sample_row){.top_p = 1,
+                            .repetition_penalty = 1,
+                            .first_bias = at->bias,
+                            .position = q->context - q->n_logits + i + 1,
+                            .first_history = at->history,
+                            .prompt_len = q->prompt_len};
 }
 
 uint32_t batch_fill(const struct sched *s, const struct sched_step *step, uint32_t min_stride,

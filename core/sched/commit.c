@@ -16,7 +16,7 @@ static void emit_rows(struct sched *s, const struct sched_seq *q)
                                 .logprob = NAN,
                                 .first_logits = q->first_logits,
                                 .n_logits = q->n_logits,
-                                .position = q->context - q->n_rows};
+                                .position = q->context - q->n_logits};
 
     s->sink(s->sink_arg, &event);
 }
@@ -58,8 +58,6 @@ static void take_token(struct sched *s, const struct sched_seq *q,
 {
     int32_t token = result->sampled[q->first_logits];
 
-    assert(r->pending > 0);
-    r->pending--;
     if (token == TN_SAMPLE_NAN) {
         sched_end(s, r, SCHED_END_ERROR, TN_E_NAN);
         return;
@@ -83,7 +81,9 @@ static void apply(struct sched *s, const struct sched_seq *q, int32_t status,
 {
     struct request *r = q->request;
 
+    assert(r->in_flight > 0 && r->pending >= q->samples);
     r->in_flight--;
+    r->pending -= q->samples;
     if (r->state == REQUEST_ENDED) {
         s->stats.discarded_tokens += q->samples;
         if (r->in_flight == 0) {
@@ -100,7 +100,8 @@ static void apply(struct sched *s, const struct sched_seq *q, int32_t status,
     kv_hash(s->kv, &r->root, r->tokens, r->computed, r->hashes, &r->n_hashed);
     kv_index(s->kv, &r->kv, r->hashes, r->tokens, r->computed);
     if (r->want_logits) {
-        emit_rows(s, q);
+        if (q->n_logits)
+            emit_rows(s, q);
         if (r->computed == r->n_tokens)
             sched_end(s, r, SCHED_END_LENGTH, TN_OK);
     } else if (q->samples) {

@@ -170,7 +170,7 @@ struct sched_seq {
     uint32_t context; /* tokens of context, these rows included: positions context - n_rows ... */
     uint32_t prompt_len; /* of the original prompt, also after a preemption */
     uint32_t first_logits,
-        n_logits;          /* rows of logits: none, the last row's, or (want_logits) all */
+        n_logits;          /* rows of logits, its last ones: 0, 1, or (want_logits) more */
     bool samples;          /* its last row's token becomes part of the sequence */
     uint32_t n_logprobs;   /* from the specification */
     const int32_t *tokens; /* [n_rows] ids; the last is not known yet if token_row is set */

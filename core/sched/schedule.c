@@ -42,6 +42,14 @@ static uint32_t rows_wanted(const struct sched *s, const struct request *r)
     return r->n_tokens + r->pending - r->scheduled;
 }
 
+/* Of the next n rows, those whose logits are due; before a preemption the first ones were delivered. */
+static uint32_t logits_due(const struct request *r, uint32_t n)
+{
+    uint32_t done = r->lost > r->scheduled ? r->lost - r->scheduled : 0;
+
+    return n > done ? n - done : 0;
+}
+
 static uint64_t history_wanted(const struct request *r)
 {
     return r->penalized ? r->n_tokens : 0;
@@ -54,10 +62,10 @@ static uint32_t rows_given(const struct sched *s, const struct builder *b, const
     uint32_t n = wanted < b->rows ? wanted : b->rows;
     uint32_t end;
 
-    if (r->want_logits)
-        n = n < b->logits ? n : b->logits;
-    else if (n == wanted &&
-             (b->logits == 0 || request_n_bias(r) > b->bias || history_wanted(r) > b->history))
+    if (r->want_logits && logits_due(r, n) > b->logits)
+        n -= logits_due(r, n) - b->logits;
+    if (!r->want_logits && n == wanted &&
+        (b->logits == 0 || request_n_bias(r) > b->bias || history_wanted(r) > b->history))
         return 0;
     if (n == wanted || n == 0)
         return n;
@@ -135,7 +143,7 @@ static void append(struct sched *s, struct builder *b, struct request *r, uint32
                             .context = end,
                             .prompt_len = r->n_prompt,
                             .first_logits = step->n_logits,
-                            .n_logits = r->want_logits ? n : samples,
+                            .n_logits = r->want_logits ? logits_due(r, n) : samples,
                             .samples = samples,
                             .n_logprobs = r->n_logprobs,
                             .tokens = r->tokens + r->scheduled,
@@ -195,7 +203,7 @@ static void start(struct sched *s, struct request *r, const struct kv_match *fou
     s->n_preempted -= r->state == REQUEST_PREEMPTED;
     r->state = REQUEST_PREFILL;
     r->slot = s->free_slots[--s->n_free_slots];
-    kv_adopt(s->kv, &r->kv, found, r->want_logits ? 0 : r->n_tokens);
+    kv_adopt(s->kv, &r->kv, found, r->want_logits ? r->lost : r->n_tokens);
     r->computed = r->scheduled = found->n_blocks * s->block_tokens;
     r->reserved = needed - found->n_blocks;
     s->reserved += r->reserved;
@@ -215,7 +223,7 @@ static bool admit(struct sched *s, struct builder *b)
     struct request *r = s->waiting.first;
     int64_t spare = blocks_spare(s);
     struct kv_match found = {0, 0};
-    uint32_t needed = blocks_needed(s, r), wanted;
+    uint32_t needed = blocks_needed(s, r), wanted, reusable;
     int32_t *table;
 
     if (s->running.count == s->config.max_batch_size || s->n_free_slots == 0 || b->rows == 0 ||
@@ -224,9 +232,9 @@ static bool admit(struct sched *s, struct builder *b)
     table = s->tables + (size_t)s->free_slots[s->n_free_slots - 1] * s->max_blocks;
     kv_seq_init(&r->kv, &r->root, table, s->max_blocks);
     kv_hash(s->kv, &r->root, r->tokens, r->n_tokens, r->hashes, &r->n_hashed);
-    if (!r->want_logits) /* the last token is computed in any case: its logits are needed */
-        found = kv_find(s->kv, &r->root, r->hashes, r->tokens, (r->n_tokens - 1) / s->block_tokens,
-                        table);
+    /* The last token is computed in any case, for its logits; so is every row whose logits are due. */
+    reusable = r->want_logits ? r->lost : r->n_tokens - 1;
+    found = kv_find(s->kv, &r->root, r->hashes, r->tokens, reusable / s->block_tokens, table);
     r->scheduled = found.n_blocks * s->block_tokens;
     wanted = r->n_tokens - r->scheduled;
     s->blocked_id = 0;

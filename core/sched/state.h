@@ -43,7 +43,7 @@ struct request {
     uint32_t in_flight; /* steps that contain it */
     uint32_t last_row;  /* logits row of its pending token in step last_step */
     uint64_t last_step;
-    uint32_t lost; /* positions computed before the last preemption */
+    uint32_t lost; /* positions computed before the last preemption; their logits were delivered */
 
     uint32_t slot;     /* its row of block tables, or NO_SLOT */
     uint32_t reserved; /* blocks promised to it and not taken yet */
