@@ -33,6 +33,9 @@
 #define LIMIT_PLAN_OPS 100000
 #define LIMIT_PLAN_VALUES 400000
 #define LIMIT_PLAN_WEIGHTS 1000000
+#define LIMIT_PLAN_HYPER 256     /* looked up by walking the list */
+#define LIMIT_PLAN_ATTRS 64      /* of one op; likewise */
+#define LIMIT_PLAN_ATTR_NAME 126 /* one more byte marks a sharded attribute in the stored form */
 #define LIMIT_LAYERS 1024
 #define LIMIT_WIDTH (UINT64_C(1) << 24) /* elements per row of a value */
 #define LIMIT_VOCAB (UINT64_C(1) << 24)

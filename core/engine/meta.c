@@ -18,8 +18,11 @@ static int32_t needed_int(const json_t *meta, const char *file, const char *path
 static int32_t read_eos(const json_t *meta, const char *file, int64_t vocab,
                         struct engine_meta *out, tn_err *err)
 {
-    size_t n = json_array_size(json_at(meta, "tokens.eos"));
+    const json_t *eos = json_at(meta, "tokens.eos");
+    size_t n = json_array_size(eos);
 
+    if (eos && !json_is_array(eos))
+        return err_at(err, TN_E_TYPE, file, TN_NO_OFFSET, "tokens.eos", "is not a list");
     if (n > META_MAX_EOS)
         return err_at(err, TN_E_LIMIT, file, TN_NO_OFFSET, "tokens.eos",
                       "lists %zu ids; %d are allowed", n, META_MAX_EOS);

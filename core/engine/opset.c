@@ -4,10 +4,11 @@
 #include "engine/opset.h"
 
 #include <inttypes.h>
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/limits.h"
+#include "engine/names.h"
 #include "tenon/ops.h"
 
 struct attr_rule {
@@ -15,6 +16,7 @@ struct attr_rule {
     uint32_t kind;
     bool required;
     double min, max;
+    bool heads; /* counts units that tensor parallelism may divide */
 };
 
 struct shapes {
@@ -59,6 +61,40 @@ static int32_t expect(const struct shapes *s, const char *what, uint64_t have, u
                   have, want);
 }
 
+static int32_t expect_text(const struct shapes *s, const char *what, const char *have,
+                           const char *want)
+{
+    if (strcmp(have, want) == 0)
+        return TN_OK;
+    return err_at(s->err, TN_E_FORMAT, NULL, TN_NO_OFFSET, s->op->name,
+                  "layer %" PRId32 ": %s is %s, but must be %s", s->op->layer, what, have, want);
+}
+
+/* Kernels size their reads and writes by kind and dtype, so both must be what the op is defined for. */
+static int32_t expect_value(const struct shapes *s, const char *what, const struct plan_value *v,
+                            uint32_t kind, uint32_t dtype)
+{
+    char text[64];
+    int32_t rc;
+
+    snprintf(text, sizeof text, "the kind of %s", what);
+    rc = expect_text(s, text, value_kind_name(v->kind), value_kind_name(kind));
+    snprintf(text, sizeof text, "the dtype of %s", what);
+    return rc == TN_OK ? expect_text(s, text, tn_dtype_name(v->dtype), tn_dtype_name(dtype)) : rc;
+}
+
+/* All inputs and outputs are rows of activations. */
+static int32_t expect_rows(const struct shapes *s)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < s->op->n_in && rc == TN_OK; i++)
+        rc = expect_value(s, "an input", in_value(s, i), TN_VALUE_ROWS, TN_DT_ACT);
+    for (uint32_t i = 0; i < s->op->n_out && rc == TN_OK; i++)
+        rc = expect_value(s, "an output", &s->out[i], TN_VALUE_ROWS, TN_DT_ACT);
+    return rc;
+}
+
 static int32_t expect_dims(const struct shapes *s, uint32_t i, uint32_t n, uint64_t d0, uint64_t d1)
 {
     const struct plan_weight *w = weight(s, i);
@@ -68,83 +104,111 @@ static int32_t expect_dims(const struct shapes *s, uint32_t i, uint32_t n, uint6
         rc = expect(s, "dimension 0 of a weight", w->dims[0], d0);
     if (rc == TN_OK && n > 1)
         rc = expect(s, "dimension 1 of a weight", w->dims[1], d1);
-    if (rc != TN_OK && s->err)
-        err_prefix(s->err, "%s", w->name);
     return rc;
 }
 
-static int32_t expect_kinds(const struct shapes *s, uint32_t in_kind, uint32_t out_kind)
+static int32_t name_weight(const struct shapes *s, uint32_t i, int32_t rc)
 {
-    int32_t rc = TN_OK;
-
-    for (uint32_t i = 0; i < s->op->n_in && rc == TN_OK; i++)
-        rc = expect(s, "the kind of an input", in_value(s, i)->kind, in_kind);
-    for (uint32_t i = 0; i < s->op->n_out && rc == TN_OK; i++)
-        rc = expect(s, "the kind of an output", s->out[i].kind, out_kind);
+    if (rc != TN_OK)
+        err_prefix(s->err, "%s", weight(s, i)->name);
     return rc;
+}
+
+/* A float32 vector: norms, biases, scales and tables are stored so, whatever the dtype of the engine. */
+static int32_t expect_vector(const struct shapes *s, uint32_t i, uint64_t n)
+{
+    int32_t rc = expect_dims(s, i, 1, n, 0);
+
+    if (rc == TN_OK)
+        rc = expect_text(s, "the dtype of a vector", tn_dtype_name(weight(s, i)->dtype),
+                         tn_dtype_name(TN_DT_F32));
+    return name_weight(s, i, rc);
+}
+
+/* A matrix (or a stack of them), of a role whose dtype is compared with what a kernel takes. */
+static int32_t expect_matrix(const struct shapes *s, uint32_t i, uint32_t n, uint64_t d0,
+                             uint64_t d1)
+{
+    uint32_t role = weight(s, i)->role;
+    int32_t rc = expect_dims(s, i, n, d0, d1);
+
+    if (rc == TN_OK && role != TN_ROLE_EMBEDDING && role != TN_ROLE_HEAD)
+        rc = expect_text(s, "the role of a matrix", role_name(role), role_name(TN_ROLE_MATRIX));
+    return name_weight(s, i, rc);
 }
 
 /* -- Shape rules --------------------------------------------------------------------------------- */
 
 static int32_t shape_embedding(const struct shapes *s)
 {
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_ROWS);
+    int32_t rc = expect_rows(s);
 
-    if (rc == TN_OK)
-        rc = expect_dims(s, 0, 2, weight(s, 0)->dims[0], s->out[0].width);
-    return rc;
+    return rc == TN_OK ? expect_matrix(s, 0, 2, weight(s, 0)->dims[0], s->out[0].width) : rc;
 }
 
-static int32_t shape_same(const struct shapes *s)
+static int32_t equal_widths(const struct shapes *s)
 {
-    int32_t rc = expect(s, "the kind of the output", s->out[0].kind, in_value(s, 0)->kind);
+    int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < s->op->n_in && rc == TN_OK; i++)
         rc = expect(s, "the width of an input", in_value(s, i)->width, s->out[0].width);
     return rc;
 }
 
+/* Element by element: rows of activations, or logits. */
+static int32_t shape_same(const struct shapes *s)
+{
+    bool logits = s->out[0].kind == TN_VALUE_LOGITS;
+    int32_t rc = logits ? TN_OK : expect_rows(s);
+
+    if (logits)
+        rc = expect_value(s, "the output", &s->out[0], TN_VALUE_LOGITS, TN_DT_F32);
+    for (uint32_t i = 0; i < s->op->n_in && logits && rc == TN_OK; i++)
+        rc = expect_value(s, "an input", in_value(s, i), TN_VALUE_LOGITS, TN_DT_F32);
+    return rc == TN_OK ? equal_widths(s) : rc;
+}
+
 static int32_t shape_rms_norm(const struct shapes *s)
 {
-    int32_t rc = shape_same(s);
     uint64_t group = weight(s, 0)->dims[0];
+    int32_t rc = expect_rows(s);
 
     if (rc == TN_OK)
-        rc = expect(s, "the rank of the weight", weight(s, 0)->n_dims, 1);
+        rc = equal_widths(s);
     if (rc == TN_OK)
-        rc = expect(s, "the width modulo the group", s->out[0].width % group, 0);
-    return rc;
+        rc = expect_vector(s, 0, group);
+    return rc == TN_OK ? expect(s, "the width modulo the group", s->out[0].width % group, 0) : rc;
 }
 
 static int32_t shape_layer_norm(const struct shapes *s)
 {
-    int32_t rc = shape_same(s);
+    int32_t rc = expect_rows(s);
 
+    if (rc == TN_OK)
+        rc = equal_widths(s);
     for (uint32_t i = 0; i < s->op->n_weights && rc == TN_OK; i++)
-        rc = expect_dims(s, i, 1, s->out[0].width, 0);
+        rc = expect_vector(s, i, s->out[0].width);
     return rc;
 }
 
 static int32_t shape_linear(const struct shapes *s)
 {
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_ROWS);
+    int32_t rc = expect_rows(s);
 
     if (rc == TN_OK)
-        rc = expect_dims(s, 0, 2, s->out[0].width, in_value(s, 0)->width);
-    if (rc == TN_OK && s->op->n_weights > 1)
-        rc = expect_dims(s, 1, 1, s->out[0].width, 0);
+        rc = expect_matrix(s, 0, 2, s->out[0].width, in_value(s, 0)->width);
+    for (uint32_t i = 1; i < s->op->n_weights && rc == TN_OK; i++)
+        rc = expect_vector(s, i, s->out[0].width);
     return rc;
 }
 
 static int32_t shape_linear_int8(const struct shapes *s)
 {
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_ROWS);
+    int32_t rc = shape_linear(s);
 
-    if (rc == TN_OK)
-        rc = expect_dims(s, 0, 2, s->out[0].width, in_value(s, 0)->width);
-    for (uint32_t i = 1; i < s->op->n_weights && rc == TN_OK; i++)
-        rc = expect_dims(s, i, 1, s->out[0].width, 0);
-    return rc;
+    return rc == TN_OK ? expect_text(s, "the dtype of the matrix",
+                                     tn_dtype_name(weight(s, 0)->dtype), tn_dtype_name(TN_DT_I8))
+                       : rc;
 }
 
 static int32_t shape_rope(const struct shapes *s)
@@ -152,29 +216,47 @@ static int32_t shape_rope(const struct shapes *s)
     uint64_t heads = (uint64_t)int_attr(s, "n_heads", 0);
     uint64_t dim = (uint64_t)int_attr(s, "head_dim", 0);
     uint64_t rotary = (uint64_t)int_attr(s, "rotary_dim", 0);
-    int32_t rc = shape_same(s);
+    int32_t rc = expect_rows(s);
 
+    if (rc == TN_OK)
+        rc = equal_widths(s);
     if (rc == TN_OK)
         rc = expect(s, "the width", s->out[0].width, heads * dim);
     if (rc == TN_OK)
         rc = expect(s, "rotary_dim modulo 2", rotary % 2, 0);
     if (rc == TN_OK && rotary > dim)
         rc = expect(s, "rotary_dim", rotary, dim);
-    if (rc == TN_OK)
-        rc = expect_dims(s, 0, 1, rotary / 2, 0);
-    if (rc == TN_OK)
-        rc = expect(s, "the dtype of the frequencies", weight(s, 0)->dtype, TN_DT_F32);
-    return rc;
+    return rc == TN_OK ? expect_vector(s, 0, rotary / 2) : rc;
 }
 
 static int32_t shape_kv_append(const struct shapes *s)
 {
     uint64_t width = (uint64_t)int_attr(s, "n_kv_heads", 0) * (uint64_t)int_attr(s, "head_dim", 0);
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_KV);
+    int32_t rc = expect_text(s, "the kind of the output", value_kind_name(s->out[0].kind),
+                             value_kind_name(TN_VALUE_KV));
 
-    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++)
-        rc = expect(s, "the width of an input", in_value(s, i)->width, width);
+    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++) {
+        rc = expect_value(s, "an input", in_value(s, i), TN_VALUE_ROWS, TN_DT_ACT);
+        if (rc == TN_OK)
+            rc = expect(s, "the width of an input", in_value(s, i)->width, width);
+    }
     return rc;
+}
+
+/* The cache that attention reads is the one that its kv_append writes: heads and their width must agree. */
+static int32_t shape_cache(const struct shapes *s, uint64_t kv_heads, uint64_t dim)
+{
+    const struct plan_value *kv = in_value(s, 1);
+    const struct plan_op *append = &s->p->ops[kv->producer];
+    int32_t rc = expect_text(s, "the kind of the second input", value_kind_name(kv->kind),
+                             value_kind_name(TN_VALUE_KV));
+
+    if (rc == TN_OK)
+        rc = expect_text(s, "the op that wrote the cache", append->name, TN_OP_KV_APPEND);
+    if (rc == TN_OK)
+        rc = expect(s, "n_kv_heads", kv_heads, (uint64_t)plan_attr(append, "n_kv_heads")->i);
+    return rc == TN_OK ? expect(s, "head_dim", dim, (uint64_t)plan_attr(append, "head_dim")->i)
+                       : rc;
 }
 
 static int32_t shape_attention(const struct shapes *s)
@@ -182,37 +264,28 @@ static int32_t shape_attention(const struct shapes *s)
     uint64_t heads = (uint64_t)int_attr(s, "n_heads", 0);
     uint64_t kv_heads = (uint64_t)int_attr(s, "n_kv_heads", 0);
     uint64_t dim = (uint64_t)int_attr(s, "head_dim", 0);
-    const struct plan_value *kv = in_value(s, 1);
-    const struct plan_op *append = &s->p->ops[kv->producer];
-    int32_t rc = expect(s, "the kind of the first input", in_value(s, 0)->kind, TN_VALUE_ROWS);
+    int32_t rc;
 
-    if (rc == TN_OK)
-        rc = expect(s, "the kind of the second input", kv->kind, TN_VALUE_KV);
-    if (rc == TN_OK)
-        rc = expect(s, "n_heads modulo n_kv_heads", heads % kv_heads, 0);
-    if (rc == TN_OK)
-        rc = expect(s, "the width of the query", in_value(s, 0)->width, heads * dim);
-    if (rc == TN_OK)
-        rc = expect(s, "the width of the output", s->out[0].width, heads * dim);
-    if (rc == TN_OK && strcmp(append->name, TN_OP_KV_APPEND) == 0) {
-        rc = expect(s, "n_kv_heads", kv_heads, (uint64_t)plan_attr(append, "n_kv_heads")->i);
-        if (rc == TN_OK)
-            rc = expect(s, "head_dim", dim, (uint64_t)plan_attr(append, "head_dim")->i);
-    }
-    return rc;
+    if ((rc = expect_value(s, "the first input", in_value(s, 0), TN_VALUE_ROWS, TN_DT_ACT)) ||
+        (rc = expect_value(s, "the output", &s->out[0], TN_VALUE_ROWS, TN_DT_ACT)) ||
+        (rc = shape_cache(s, kv_heads, dim)) ||
+        (rc = expect(s, "n_heads modulo n_kv_heads", heads % kv_heads, 0)) ||
+        (rc = expect(s, "the width of the query", in_value(s, 0)->width, heads * dim)))
+        return rc;
+    return expect(s, "the width of the output", s->out[0].width, heads * dim);
 }
 
 static int32_t shape_moe_route(const struct shapes *s)
 {
     uint64_t k = (uint64_t)int_attr(s, "top_k", 0);
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_ROWS);
+    int32_t rc;
 
+    if ((rc = expect_value(s, "the input", in_value(s, 0), TN_VALUE_ROWS, TN_DT_ACT)) ||
+        (rc = expect_value(s, "the first output", &s->out[0], TN_VALUE_ROWS, TN_DT_I32)) ||
+        (rc = expect_value(s, "the second output", &s->out[1], TN_VALUE_ROWS, TN_DT_F32)))
+        return rc;
     for (uint32_t i = 0; i < 2 && rc == TN_OK; i++)
         rc = expect(s, "the width of an output", s->out[i].width, k);
-    if (rc == TN_OK)
-        rc = expect(s, "the dtype of the expert numbers", s->out[0].dtype, TN_DT_I32);
-    if (rc == TN_OK)
-        rc = expect(s, "the dtype of the expert weights", s->out[1].dtype, TN_DT_F32);
     if (rc == TN_OK && k > in_value(s, 0)->width)
         rc = expect(s, "top_k", k, in_value(s, 0)->width);
     return rc;
@@ -223,10 +296,18 @@ static int32_t shape_moe_mlp(const struct shapes *s)
     uint64_t width = in_value(s, 0)->width;
     const struct plan_weight *gate = weight(s, 0);
     uint64_t experts = gate->dims[0], inner = gate->n_dims == 3 ? gate->dims[1] : 0;
-    int32_t rc = expect(s, "the width of the output", s->out[0].width, width);
+    int32_t rc;
 
+    if ((rc = expect_value(s, "the first input", in_value(s, 0), TN_VALUE_ROWS, TN_DT_ACT)) ||
+        (rc = expect_value(s, "the second input", in_value(s, 1), TN_VALUE_ROWS, TN_DT_I32)) ||
+        (rc = expect_value(s, "the third input", in_value(s, 2), TN_VALUE_ROWS, TN_DT_F32)) ||
+        (rc = expect_value(s, "the output", &s->out[0], TN_VALUE_ROWS, TN_DT_ACT)) ||
+        (rc = expect(s, "the width of the third input", in_value(s, 2)->width,
+                     in_value(s, 1)->width)))
+        return rc;
+    rc = expect(s, "the width of the output", s->out[0].width, width);
     for (uint32_t i = 0; i < 3 && rc == TN_OK; i++) {
-        rc = expect_dims(s, i, 3, experts, i < 2 ? inner : width);
+        rc = expect_matrix(s, i, 3, experts, i < 2 ? inner : width);
         if (rc == TN_OK)
             rc = expect(s, "dimension 2 of a weight", weight(s, i)->dims[2], i < 2 ? width : inner);
     }
@@ -235,45 +316,46 @@ static int32_t shape_moe_mlp(const struct shapes *s)
 
 static int32_t shape_logits(const struct shapes *s)
 {
-    int32_t rc = expect_kinds(s, TN_VALUE_ROWS, TN_VALUE_LOGITS);
+    int32_t rc = expect_value(s, "the input", in_value(s, 0), TN_VALUE_ROWS, TN_DT_ACT);
 
     if (rc == TN_OK)
-        rc = expect(s, "the dtype of the output", s->out[0].dtype, TN_DT_F32);
+        rc = expect_value(s, "the output", &s->out[0], TN_VALUE_LOGITS, TN_DT_F32);
     if (rc == TN_OK)
-        rc = expect_dims(s, 0, 2, s->out[0].width, in_value(s, 0)->width);
+        rc = expect_matrix(s, 0, 2, s->out[0].width, in_value(s, 0)->width);
     if (rc == TN_OK && s->op->n_weights > 1)
-        rc = expect_dims(s, 1, 1, s->out[0].width, 0);
-    if (rc == TN_OK)
-        rc = expect(s, "the width of the logits", s->out[0].width,
-                    (uint64_t)plan_hyper_int(s->p, TN_HP_VOCAB, (int64_t)s->out[0].width));
+        rc = expect_vector(s, 1, s->out[0].width);
     return rc;
 }
 
 static int32_t shape_sample(const struct shapes *s)
 {
-    int32_t rc = expect_kinds(s, TN_VALUE_LOGITS, TN_VALUE_LOGITS);
+    int32_t rc = expect_value(s, "the input", in_value(s, 0), TN_VALUE_LOGITS, TN_DT_F32);
 
     if (rc == TN_OK)
-        rc = expect(s, "the width of the output", s->out[0].width, 1);
-    return rc;
+        rc = expect_value(s, "the output", &s->out[0], TN_VALUE_LOGITS, TN_DT_I32);
+    return rc == TN_OK ? expect(s, "the width of the output", s->out[0].width, 1) : rc;
 }
 
 /* -- The table ----------------------------------------------------------------------------------- */
 
 #define INT(name, required, min, max)                                                              \
     {                                                                                              \
-        name, TN_ATTR_I64, required, (double)(min), (double)(max)                                  \
+        name, TN_ATTR_I64, required, (double)(min), (double)(max), false                           \
     }
 #define REAL(name, required, min, max)                                                             \
     {                                                                                              \
-        name, TN_ATTR_F64, required, (min), (max)                                                  \
+        name, TN_ATTR_F64, required, (min), (max), false                                           \
     }
 #define TEXT(name, required)                                                                       \
     {                                                                                              \
-        name, TN_ATTR_STR, required, 0, 0                                                          \
+        name, TN_ATTR_STR, required, 0, 0, false                                                   \
     }
-#define HEADS INT("n_heads", true, 1, 65536)
-#define KV_HEADS INT("n_kv_heads", true, 1, 65536)
+#define COUNT(name)                                                                                \
+    {                                                                                              \
+        name, TN_ATTR_I64, true, 1, 65536, true                                                    \
+    }
+#define HEADS COUNT("n_heads")
+#define KV_HEADS COUNT("n_kv_heads")
 #define HEAD_DIM INT("head_dim", true, 1, 8192)
 #define EPS REAL("eps", true, 0.0, 1.0)
 
@@ -378,6 +460,9 @@ static int32_t check_attr(const struct plan_op *op, const tn_attr *a, const stru
     if (a->kind != r->kind)
         return err_at(err, TN_E_TYPE, NULL, TN_NO_OFFSET, op->name,
                       "attribute \"%s\" has the wrong type", a->name);
+    if ((a->flags & TN_ATTR_SHARDED) && !r->heads)
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "attribute \"%s\" is no count of heads that ranks could share", a->name);
     if (r->kind != TN_ATTR_STR && !(v >= r->min && v <= r->max))
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
                       "attribute \"%s\" is %g, but must be from %g to %g", a->name, v, r->min,

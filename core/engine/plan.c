@@ -60,6 +60,9 @@ static int32_t add_hyper(struct plan *p, const struct plan_hyper *h, tn_err *err
     rc = check_name("hyper-parameter", h->name, err);
     if (rc != TN_OK)
         return rc;
+    if (p->n_hyper >= LIMIT_PLAN_HYPER)
+        return err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, h->name, "more than %d hyper-parameters",
+                      LIMIT_PLAN_HYPER);
     if (plan_hyper(p, h->name))
         return err_at(err, TN_E_EXISTS, NULL, TN_NO_OFFSET, h->name, "is set twice");
     copy.name = arena_strdup(&p->arena, h->name);
@@ -85,6 +88,8 @@ int32_t plan_set_real(struct plan *p, const char *name, double value, tn_err *er
 
 int32_t plan_set_str(struct plan *p, const char *name, const char *value, tn_err *err)
 {
+    if (!utf8_valid(value, strlen(value)))
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, name, "is not UTF-8");
     return add_hyper(p, &(struct plan_hyper){name, TN_ATTR_STR, 0, 0.0, value}, err);
 }
 
@@ -125,6 +130,30 @@ uint64_t plan_weight_bytes(const struct plan_weight *w)
     return bytes;
 }
 
+int plan_shard_axis(const struct plan_weight *w)
+{
+    switch (w->shard) {
+    case TN_SHARD_AXIS0: return 0;
+    case TN_SHARD_AXIS1: return 1;
+    case TN_SHARD_AXIS2: return 2;
+    default: return -1;
+    }
+}
+
+static int32_t check_shard(const struct plan_weight *w, tn_err *err)
+{
+    int axis = plan_shard_axis(w);
+
+    if (w->shard > TN_SHARD_AXIS2 || axis >= (int)w->n_dims)
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
+                      "has the impossible shard rule %" PRIu32, w->shard);
+    if (axis >= 0 && w->shard_units && w->dims[axis] % w->shard_units != 0)
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
+                      "its %" PRIu64 " entries are no multiple of its %" PRIu32 " shard units",
+                      w->dims[axis], w->shard_units);
+    return TN_OK;
+}
+
 static int32_t check_weight(const struct plan_weight *w, tn_err *err)
 {
     uint64_t bytes;
@@ -148,11 +177,7 @@ static int32_t check_weight(const struct plan_weight *w, tn_err *err)
                           "dimension %" PRIu32 " is 0", i);
     if (!weight_bytes(w, &bytes) || bytes > INT64_MAX)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name, "its size overflows 64 bits");
-    if (w->shard > TN_SHARD_AXIS2 || (w->shard == TN_SHARD_AXIS1 && w->n_dims < 2) ||
-        (w->shard == TN_SHARD_AXIS2 && w->n_dims < 3))
-        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
-                      "has the impossible shard rule %" PRIu32, w->shard);
-    return TN_OK;
+    return check_shard(w, err);
 }
 
 int32_t plan_add_weight(struct plan *p, const struct plan_weight *w, uint32_t *id, tn_err *err)
@@ -184,6 +209,9 @@ static int32_t check_value(const struct plan_op *op, const struct plan_value *v,
     if (v->kind < TN_VALUE_ROWS || v->kind > TN_VALUE_KV)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
                       "an output has the unknown kind %" PRIu32, v->kind);
+    if (v->kind == TN_VALUE_KV && (v->width || v->dtype || v->shard_units))
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
+                      "a cache output has no width, dtype or shard units");
     if (v->kind == TN_VALUE_KV)
         return TN_OK;
     if (v->dtype != TN_DT_ACT && tn_dtype_bits(v->dtype) == 0)
@@ -193,6 +221,40 @@ static int32_t check_value(const struct plan_op *op, const struct plan_value *v,
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
                       "an output is %" PRIu64 " wide; 1 to %" PRIu64 " are allowed", v->width,
                       LIMIT_WIDTH);
+    if (v->shard_units && v->width % v->shard_units != 0)
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
+                      "an output %" PRIu64 " wide cannot have %" PRIu32 " shard units", v->width,
+                      v->shard_units);
+    return TN_OK;
+}
+
+/* What the stored form can hold, so that a plan which was built can also be written and read back. */
+static int32_t check_attr(const struct plan_op *op, uint32_t i, tn_err *err)
+{
+    const tn_attr *a = &op->attrs[i];
+    size_t n = strlen(a->name);
+    int32_t rc = check_name("attribute", a->name, err);
+
+    if (rc != TN_OK)
+        return rc;
+    if (n > LIMIT_PLAN_ATTR_NAME || a->name[n - 1] == '*')
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "the name of an attribute ends in \"*\" or is over %d bytes long",
+                      LIMIT_PLAN_ATTR_NAME);
+    if (a->kind < TN_ATTR_I64 || a->kind > TN_ATTR_STR || (a->kind == TN_ATTR_STR && !a->s) ||
+        (a->kind == TN_ATTR_F64 && !isfinite(a->f)))
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, op->name,
+                      "attribute \"%s\" is no integer, finite number or text", a->name);
+    if (a->kind == TN_ATTR_STR && !utf8_valid(a->s, strlen(a->s)))
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "attribute \"%s\" is not UTF-8", a->name);
+    if ((a->flags & ~TN_ATTR_SHARDED) || (a->flags && a->kind != TN_ATTR_I64))
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "attribute \"%s\" has flags that it cannot have", a->name);
+    for (uint32_t k = 0; k < i; k++)
+        if (strcmp(op->attrs[k].name, a->name) == 0)
+            return err_at(err, TN_E_EXISTS, NULL, TN_NO_OFFSET, op->name,
+                          "attribute \"%s\" stands twice", a->name);
     return TN_OK;
 }
 
@@ -205,7 +267,7 @@ static int32_t check_op(const struct plan *p, const struct plan_op *op,
     if (rc != TN_OK)
         return rc;
     if (op->n_in > TN_OP_MAX_VALUES || op->n_weights > TN_OP_MAX_VALUES ||
-        op->n_out > TN_OP_MAX_VALUES || op->n_out == 0 || op->n_attrs > 64)
+        op->n_out > TN_OP_MAX_VALUES || op->n_out == 0 || op->n_attrs > LIMIT_PLAN_ATTRS)
         return err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, op->name,
                       "has %" PRIu32 " inputs, %" PRIu32 " weights, %" PRIu32
                       " outputs and %" PRIu32 " attributes",
@@ -226,6 +288,9 @@ static int32_t check_op(const struct plan *p, const struct plan_op *op,
                           "uses weight %" PRIu32 ", which does not exist", op->weights[i]);
     for (uint32_t i = 0; i < op->n_out; i++)
         if ((rc = check_value(op, &out[i], err)) != TN_OK)
+            return rc;
+    for (uint32_t i = 0; i < op->n_attrs; i++)
+        if ((rc = check_attr(op, i, err)) != TN_OK)
             return rc;
     return opset_check(p, op, out, err);
 }
@@ -362,6 +427,43 @@ static int32_t check_kv(const struct plan *p, tn_err *err)
     return TN_OK;
 }
 
+static int32_t table_error(const struct plan *p, const struct plan_op *op, const char *what,
+                           uint64_t have, int64_t want, tn_err *err)
+{
+    return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET,
+                  op->n_weights ? p->weights[op->weights[0]].name : op->name,
+                  "%s has %s %" PRIu64 ", but the model's hyper-parameters make it %" PRId64,
+                  op->name, what, have, want);
+}
+
+/* Tables that token ids and positions index, and the rows that tokens are sampled from, must cover the whole range: a
+ * kernel does not look again. */
+static int32_t check_tables(const struct plan *p, tn_err *err)
+{
+    int64_t vocab = plan_hyper_int(p, TN_HP_VOCAB, 0);
+    int64_t positions = plan_hyper_int(p, TN_HP_MAX_POSITIONS, 0);
+
+    for (size_t i = 0; i < p->n_ops; i++) {
+        const struct plan_op *op = &p->ops[i];
+        const struct plan_weight *w = op->n_weights ? &p->weights[op->weights[0]] : NULL;
+        const tn_attr *offset = plan_attr(op, "offset");
+        uint64_t logits = op->n_out ? p->values[op->out[0]].width : 0;
+        if (strcmp(op->name, TN_OP_EMBEDDING) == 0 && w->dims[0] != (uint64_t)vocab)
+            return table_error(p, op, "entries", w->dims[0], vocab, err);
+        if (strcmp(op->name, TN_OP_POSITION) == 0 &&
+            w->dims[0] < (uint64_t)(positions + (offset ? offset->i : 0)))
+            return table_error(p, op, "entries", w->dims[0], positions + (offset ? offset->i : 0),
+                               err);
+        if (strcmp(op->name, TN_OP_SAMPLE) == 0)
+            logits = p->values[op->in[0]].width;
+        else if (strcmp(op->name, TN_OP_LOGITS) != 0)
+            continue;
+        if (logits != (uint64_t)vocab)
+            return table_error(p, op, "a width of", logits, vocab, err);
+    }
+    return TN_OK;
+}
+
 int32_t plan_check(const struct plan *p, tn_err *err)
 {
     int32_t rc = check_hyper(p, err);
@@ -372,20 +474,34 @@ int32_t plan_check(const struct plan *p, tn_err *err)
         rc = check_uses(p, err);
     if (rc == TN_OK)
         rc = check_kv(p, err);
+    if (rc == TN_OK)
+        rc = check_tables(p, err);
     return rc;
 }
 
-/* The window of the attention that reads the cache value written by `append`. */
+static bool reads(const struct plan_op *op, uint32_t value)
+{
+    for (uint32_t i = 0; i < op->n_in; i++)
+        if (op->in[i] == value)
+            return true;
+    return false;
+}
+
+/* The longest window among the ops that read the cache value written by `append`; 0 if one of them needs everything. */
 static uint32_t window_of(const struct plan *p, const struct plan_op *append)
 {
+    uint32_t longest = 0;
+
     for (size_t i = 0; i < p->n_ops; i++) {
         const struct plan_op *op = &p->ops[i];
-        if (strcmp(op->name, TN_OP_ATTENTION) == 0 && op->in[1] == append->out[0]) {
-            const tn_attr *a = plan_attr(op, "window");
-            return a ? (uint32_t)a->i : 0;
-        }
+        const tn_attr *a = plan_attr(op, "window");
+        if (!reads(op, append->out[0]))
+            continue;
+        if (strcmp(op->name, TN_OP_ATTENTION) != 0 || !a || a->i == 0)
+            return 0;
+        longest = (uint32_t)a->i > longest ? (uint32_t)a->i : longest;
     }
-    return 0;
+    return longest;
 }
 
 uint32_t plan_kv_layers(const struct plan *p, struct plan_kv *kv, uint32_t max)

@@ -88,12 +88,15 @@ int64_t plan_hyper_int(const struct plan *p, const char *name, int64_t absent);
 /* The attribute of an op, or NULL. */
 const tn_attr *plan_attr(const struct plan_op *op, const char *name);
 
+/* The axis along which ranks share the weight; -1 if none. */
+int plan_shard_axis(const struct plan_weight *w);
+
 /* Bytes of the weight's canonical elements. Checked when the weight was added, so it cannot overflow. */
 uint64_t plan_weight_bytes(const struct plan_weight *w);
 
 /*
- * Whole-plan checks, after the last op: the required hyper-parameters, layers in order, one cache append per
- * layer before it is read, every weight used, exactly one `logits` op, last. TN_E_FORMAT with the place.
+ * Whole-plan checks, after the last op: the required hyper-parameters, layers in order, at most one cache append per
+ * layer, every weight used, exactly one `logits` op, tables that cover the vocabulary and the positions. TN_E_FORMAT with the place.
  */
 int32_t plan_check(const struct plan *p, tn_err *err);
 
@@ -102,7 +105,7 @@ struct plan_kv {
     uint32_t layer;
     uint32_t n_kv_heads;
     uint32_t head_dim;
-    uint32_t window; /* of the attention that reads it; 0: everything */
+    uint32_t window; /* longest of the attentions that read it; 0: everything */
 };
 
 /* Fills kv (room for `max`) in order of layers; returns how many there are. */

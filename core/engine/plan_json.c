@@ -3,7 +3,6 @@
 #include "engine/plan_json.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 
 #include "base/json.h"
@@ -65,7 +64,7 @@ static json_t *attrs_json(const struct plan_op *op)
 
     for (uint32_t i = 0; i < op->n_attrs; i++) {
         const tn_attr *a = &op->attrs[i];
-        char key[160];
+        char key[LIMIT_PLAN_ATTR_NAME + 2];
         snprintf(key, sizeof key, "%s%s", a->name, a->flags & TN_ATTR_SHARDED ? "*" : "");
         o = set(o, key, number_or_text(a->kind, a->i, a->f, a->s));
     }
@@ -131,14 +130,18 @@ static int32_t bad(struct reading *r, const char *field, const char *why)
     return err_at(r->err, TN_E_FORMAT, r->file, TN_NO_OFFSET, path, "%s", why);
 }
 
+/* The text of a string; NULL if it is none, or holds a NUL that would hide what follows. */
+static const char *plain_text(const json_t *v)
+{
+    const char *s = json_string_value(v);
+
+    return s && strlen(s) == json_string_length(v) ? s : NULL;
+}
+
 static int32_t get_str(struct reading *r, const json_t *o, const char *key, const char **out)
 {
-    const json_t *v = json_object_get(o, key);
-
-    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
-        return bad(r, key, "is missing or not a plain string");
-    *out = json_string_value(v);
-    return TN_OK;
+    *out = plain_text(json_object_get(o, key));
+    return *out ? TN_OK : bad(r, key, "is missing or not a plain string");
 }
 
 static int32_t get_int(struct reading *r, const json_t *v, const char *key, int64_t min,
@@ -207,16 +210,16 @@ static int32_t read_ids(struct reading *r, const json_t *o, const char *key, uin
     return TN_OK;
 }
 
-/* Fills attrs[] (room for 64) from {"name": value}; names are copied to `names` when a "*" must go. */
-static int32_t read_attrs(struct reading *r, const json_t *o, tn_attr *attrs, char (*names)[128],
-                          uint32_t *n)
+/* Fills attrs[] (room for LIMIT_PLAN_ATTRS) from {"name": value}; names are copied to `names` when a "*" must go. */
+static int32_t read_attrs(struct reading *r, const json_t *o, tn_attr *attrs,
+                          char (*names)[LIMIT_PLAN_ATTR_NAME + 2], uint32_t *n)
 {
     const json_t *obj = json_object_get(o, "attrs");
     const char *key;
     json_t *v;
 
     *n = 0;
-    if (!json_is_object(obj) || json_object_size(obj) > 64)
+    if (!json_is_object(obj) || json_object_size(obj) > LIMIT_PLAN_ATTRS)
         return bad(r, "attrs", "is not an object of at most 64 members");
     json_object_foreach((json_t *)(uintptr_t)obj, key, v)
     {
@@ -231,12 +234,12 @@ static int32_t read_attrs(struct reading *r, const json_t *o, tn_attr *attrs, ch
             names[*n][len - 1] = '\0';
         }
         a->name = names[*n];
-        a->kind = json_is_integer(v)  ? TN_ATTR_I64
-                  : json_is_real(v)   ? TN_ATTR_F64
-                  : json_is_string(v) ? TN_ATTR_STR
-                                      : 0;
-        if (a->kind == 0 || (a->kind == TN_ATTR_F64 && !isfinite(json_real_value(v))))
-            return bad(r, "attrs", "holds a value that is no finite number or string");
+        a->kind = json_is_integer(v) ? TN_ATTR_I64
+                  : json_is_real(v)  ? TN_ATTR_F64
+                  : plain_text(v)    ? TN_ATTR_STR
+                                     : 0;
+        if (a->kind == 0)
+            return bad(r, "attrs", "holds a value that is no number or plain string");
         a->i = json_integer_value(v);
         a->f = json_real_value(v);
         a->s = json_string_value(v);
@@ -256,8 +259,8 @@ static int32_t read_outs(struct reading *r, const json_t *o, struct plan_value *
     *n = (uint32_t)json_array_size(a);
     for (uint32_t i = 0; i < *n; i++) {
         const json_t *v = json_array_get(a, i);
-        const char *kind = json_string_value(json_array_get(v, 0));
-        const char *dtype = json_string_value(json_array_get(v, 1));
+        const char *kind = plain_text(json_array_get(v, 0));
+        const char *dtype = plain_text(json_array_get(v, 1));
         if (json_array_size(v) != 4 || !kind || !dtype)
             return bad(r, "out", "is not [kind, dtype, width, units]");
         rc = get_int(r, json_array_get(v, 2), "out", 0, (int64_t)LIMIT_WIDTH, &width);
@@ -276,8 +279,8 @@ static int32_t read_outs(struct reading *r, const json_t *o, struct plan_value *
 
 static int32_t read_op(struct reading *r, const json_t *o)
 {
-    char names[64][128];
-    tn_attr attrs[64];
+    char names[LIMIT_PLAN_ATTRS][LIMIT_PLAN_ATTR_NAME + 2];
+    tn_attr attrs[LIMIT_PLAN_ATTRS];
     struct plan_value out[TN_OP_MAX_VALUES];
     struct plan_op op = {.attrs = attrs};
     int64_t layer = -1;
@@ -310,10 +313,10 @@ static int32_t read_hyper(struct reading *r, const json_t *root)
             rc = plan_set_int(r->p, key, json_integer_value(v), r->err);
         else if (json_is_real(v))
             rc = plan_set_real(r->p, key, json_real_value(v), r->err);
-        else if (json_is_string(v))
+        else if (plain_text(v))
             rc = plan_set_str(r->p, key, json_string_value(v), r->err);
         else
-            rc = bad(r, "hyper", "holds a value that is no number or string");
+            rc = bad(r, "hyper", "holds a value that is no number or plain string");
         if (rc != TN_OK)
             return rc;
     }
