@@ -29,7 +29,7 @@ declare -A about=(
   [python]="virtual environment for the differential tests"
   [build]="release build, warnings are errors"
   [test]="all tests, release build"
-  [docs]="generated pages are up to date"
+  [docs]="generated pages are up to date, the others agree with the code"
   [install]="an installed copy works on its own"
   [sanitize]="build with address and undefined-behaviour sanitizers"
   [sanitize_test]="all tests under the sanitizers"
@@ -71,17 +71,16 @@ stage_build() { configure_and_build release; }
 
 stage_test() { ctest --preset release -j "$jobs" --no-tests=error; }
 
-stage_docs() { scripts/docs.sh --check; }
+stage_docs() { "$python" scripts/docs.py --check; }
 
 stage_sanitize() { configure_and_build sanitize; }
 
-# Two sanitized tests at once would take each other's time and miss their limits on small machines.
-stage_sanitize_test() { ctest --preset sanitize -j "$(((jobs + 1) / 2))" --no-tests=error --timeout 600; }
+stage_sanitize_test() { ctest --preset sanitize -j "$jobs" --no-tests=error; }
 
 # An installation is complete if it can build an engine and run it, find its plugins, and let a stranger's program
 # compile against it, all without this tree.
 stage_install() {
-  local prefix=$logs/prefix work=$logs/install
+  local root=$PWD prefix=$logs/prefix work=$logs/install pkgs
   rm -rf "$prefix" "$work" && mkdir -p "$work" && cmake --install build --prefix "$prefix" >"$work/files" || return 1
   (
     set -e
@@ -91,10 +90,10 @@ stage_install() {
     export PKG_CONFIG_PATH=$pkgs
     tenon --version
     tenon plugin list
-    tenon build --quiet --model "$OLDPWD/models/docs-7m" --output engine
+    tenon build --quiet --model "$root/models/docs-7m" --output engine
     tenon run --engine engine --prompt "The PostgreSQL server" --max-tokens 8
     # shellcheck disable=SC2046 # flags are words
-    gcc -std=c17 -Wall -Wextra -Werror "$OLDPWD/examples/generate.c" -o generate \
+    gcc -std=c17 -Wall -Wextra -Werror "$root/examples/generate.c" -o generate \
       $(pkg-config --cflags tenon tenon-text) $(pkg-config --libs tenon tenon-text) -Wl,-rpath,"$(dirname "$pkgs")"
     ./generate engine "The PostgreSQL server" 8
     for h in "$prefix"/include/tenon/*.h; do
@@ -191,7 +190,7 @@ run_stage() {
     "$SKIPPED") result[$s]=skipped ;;
     *) result[$s]=failed ;;
   esac
-  if [ ${result[$s]} = failed ]; then
+  if [ "${result[$s]}" = failed ]; then
     tail -n 80 "$logs/$s.log" | sed 's/^/   | /'
   else
     tail -n 1 "$logs/$s.log" | sed 's/^/   /'
