@@ -8,49 +8,6 @@
 #include "exec/bound.h"
 #include "tenon/ops.h"
 
-/* -- Device memory ------------------------------------------------------------------------------------ */
-
-int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
-                    tn_err *err)
-{
-    struct device_block *block = arena_alloc(&b->arena, sizeof *block);
-    int32_t rc;
-
-    if (!block)
-        return err_nomem(err, "device memory");
-    rc = b->o.api->mem_alloc(b->o.device, bytes ? bytes : 1, &block->ptr, err);
-    if (rc != TN_OK)
-        return rc;
-    block->owner = owner;
-    block->bytes = bytes;
-    block->next = b->blocks;
-    b->blocks = block;
-    ledger_take(owner, bytes);
-    *out = block->ptr;
-    return TN_OK;
-}
-
-static void free_blocks(struct binding *b)
-{
-    for (struct device_block *block = b->blocks; block; block = block->next) {
-        b->o.api->mem_free(b->o.device, block->ptr);
-        ledger_give(block->owner, block->bytes);
-    }
-    b->blocks = NULL;
-}
-
-static int32_t open_owners(struct binding *b, tn_err *err)
-{
-    struct ledger *l = b->o.ledger;
-    int32_t rc;
-
-    if ((rc = ledger_owner(l, "weights", b->o.place, &b->own_weights, err)) != TN_OK ||
-        (rc = ledger_owner(l, "activations", b->o.place, &b->own_buffers, err)) != TN_OK ||
-        (rc = ledger_owner(l, "workspace", b->o.place, &b->own_workspace, err)) != TN_OK)
-        return rc;
-    return ledger_owner(l, "kv cache", b->o.place, &b->own_kv, err);
-}
-
 /* -- Steps -------------------------------------------------------------------------------------------- */
 
 static void fill_pointers(struct binding *b, struct bound_step *s)
@@ -227,7 +184,7 @@ static int32_t bind(struct binding *b, tn_err *err)
     if ((o->select.device->flags & TN_DEVICE_STREAMS) &&
         (rc = o->api->stream_new(o->device, &b->stream, err)) != TN_OK)
         return rc;
-    if ((rc = open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
+    if ((rc = bound_open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
         (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
         return rc;
     return bound_load_weights(b, err);
@@ -256,7 +213,7 @@ void binding_free(struct binding *b)
         return;
     if (b->stream)
         b->o.api->stream_free(b->o.device, b->stream);
-    free_blocks(b);
+    bound_free_all(b);
     selection_release(&b->selection);
     graph_free(b->graph);
     arena_release(&b->arena);

@@ -42,7 +42,9 @@ struct binding {
     tn_stream *stream;
 };
 
-/* Device memory that lives as long as the binding. */
+/* memory.c: device memory that lives as long as the binding, and its owners in the ledger. */
+int32_t bound_open_owners(struct binding *b, tn_err *err);
+void bound_free_all(struct binding *b);
 int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
                     tn_err *err);
 

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The device memory of a binding: one list, every block booked to its owner, all freed together. */
+#include "exec/bound.h"
+
+int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
+                    tn_err *err)
+{
+    struct device_block *block = arena_alloc(&b->arena, sizeof *block);
+    int32_t rc;
+
+    if (!block)
+        return err_nomem(err, "device memory");
+    rc = b->o.api->mem_alloc(b->o.device, bytes ? bytes : 1, &block->ptr, err);
+    if (rc != TN_OK)
+        return rc;
+    block->owner = owner;
+    block->bytes = bytes;
+    block->next = b->blocks;
+    b->blocks = block;
+    ledger_take(owner, bytes);
+    *out = block->ptr;
+    return TN_OK;
+}
+
+void bound_free_all(struct binding *b)
+{
+    for (struct device_block *block = b->blocks; block; block = block->next) {
+        b->o.api->mem_free(b->o.device, block->ptr);
+        ledger_give(block->owner, block->bytes);
+    }
+    b->blocks = NULL;
+}
+
+int32_t bound_open_owners(struct binding *b, tn_err *err)
+{
+    struct ledger *l = b->o.ledger;
+    int32_t rc;
+
+    if ((rc = ledger_owner(l, "weights", b->o.place, &b->own_weights, err)) != TN_OK ||
+        (rc = ledger_owner(l, "activations", b->o.place, &b->own_buffers, err)) != TN_OK ||
+        (rc = ledger_owner(l, "workspace", b->o.place, &b->own_workspace, err)) != TN_OK)
+        return rc;
+    return ledger_owner(l, "kv cache", b->o.place, &b->own_kv, err);
+}
