@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A doubly linked list of requests, threaded through them: those waiting, those running. Every operation is
- * O(1) but queue_insert, which walks past what is older. */
+/* A doubly linked list of requests, threaded through them: those waiting, those running. Every
+ * operation is O(1) but queue_insert, which walks past what is older. */
 #ifndef CORE_SCHED_QUEUE_H
 #define CORE_SCHED_QUEUE_H
 

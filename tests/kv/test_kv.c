@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/kv: pages are not lost, not shared with a writer, and never found under a wrong prefix. */
+/* Tests of core/kv: pages are not lost, not shared with a writer, and never found under a wrong
+ * prefix. */
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/mem.h"
@@ -96,7 +97,7 @@ static uint32_t found(struct kv_cache *k, int32_t base, uint32_t n_tokens)
     return q.n_found;
 }
 
-/* -- The pool --------------------------------------------------------------------------------------- */
+/* -- The pool ---------------------------------------------------------------------------------- */
 
 START_TEST(no_block_is_handed_out_twice)
 {
@@ -186,7 +187,7 @@ START_TEST(audit_sees_each_kind_of_damage_to_the_pool)
 }
 END_TEST
 
-/* -- Prefixes --------------------------------------------------------------------------------------- */
+/* -- Prefixes ---------------------------------------------------------------------------------- */
 
 START_TEST(a_cached_prefix_is_found_and_the_last_token_left_to_compute)
 {
@@ -336,7 +337,8 @@ START_TEST(a_continuation_of_an_evicted_prefix_is_not_found)
     struct kv_cache *k = cache_of(8, 0);
     struct seq a, b, c;
 
-    /* Two compute the same prompt at once; the blocks of `a` are indexed, those of `b` hang on them. */
+    /* Two compute the same prompt at once; the blocks of `a` are indexed, those of `b` hang on
+     * them. */
     seq_fill(&a, 0);
     seq_fill(&b, 0);
     ck_assert(seq_begin(k, &a, "", BT));
@@ -430,9 +432,10 @@ START_TEST(audit_sees_a_holder_too_many)
 }
 END_TEST
 
-/* -- At large --------------------------------------------------------------------------------------- */
+/* -- At large ---------------------------------------------------------------------------------- */
 
-/* What a page holds: the tokens of its block and of all before it, as only a right device would know. */
+/* What a page holds: the tokens of its block and of all before it, as only a right device would
+ * know. */
 struct page {
     uint32_t tenant, n;
     int32_t text[SEQ_BLOCKS * BT];

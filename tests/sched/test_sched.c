@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/sched: how requests come and go. One damage each; the simulation (test_sim.c) does the rest. */
+/* Tests of core/sched: how requests come and go. One damage each; the simulation (test_sim.c) does
+ * the rest. */
 #include "base/err.h"
 #include "base/limits.h"
 #include "rig.h"
 #include "tenon/batch.h"
 
-/* -- Refusals --------------------------------------------------------------------------------------- */
+/* -- Refusals ---------------------------------------------------------------------------------- */
 
 static void ck_refused(struct rig *g, struct request_spec spec, int32_t code, const char *field)
 {
@@ -202,7 +203,7 @@ START_TEST(no_step_allocates)
 }
 END_TEST
 
-/* -- Ends --------------------------------------------------------------------------------------------- */
+/* -- Ends -------------------------------------------------------------------------------------- */
 
 START_TEST(each_way_to_end_is_told_apart)
 {
@@ -329,7 +330,7 @@ START_TEST(steps_are_committed_in_order_and_once)
 }
 END_TEST
 
-/* -- Cancel ------------------------------------------------------------------------------------------ */
+/* -- Cancel ------------------------------------------------------------------------------------ */
 
 START_TEST(cancel_returns_the_blocks_in_every_state)
 {
@@ -494,7 +495,7 @@ START_TEST(freeing_a_busy_scheduler_leaks_nothing)
 }
 END_TEST
 
-/* -- Deadlines --------------------------------------------------------------------------------------- */
+/* -- Deadlines --------------------------------------------------------------------------------- */
 
 START_TEST(deadlines_end_requests_in_the_queue_and_while_running)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A seeded simulation of the scheduler, the cache and a device in virtual time. Each world draws a configuration
- * and requests from one 64-bit seed, disturbs them (cancels, deadlines, device failures, aborts), checks every
- * invariant after every step, and compares every token with an oracle that computes each request alone.
+ * A seeded simulation of the scheduler, the cache and a device in virtual time. Each world draws a
+ * configuration and requests from one 64-bit seed, disturbs them (cancels, deadlines, device
+ * failures, aborts), checks every invariant after every step, and compares every token with an
+ * oracle that computes each request alone.
  *
  *   test_sim                   worlds from TENON_SIM_SEED (default 1) until TENON_SIM_REQUESTS are done
  *   test_sim SEED [REQUESTS]   likewise, without Check
@@ -112,7 +113,7 @@ static bool disturbed(struct world *w, uint32_t per_mille)
     return below(w, 1000) < per_mille && !chance(w, w->calm);
 }
 
-/* -- Events ----------------------------------------------------------------------------------------- */
+/* -- Events ------------------------------------------------------------------------------------ */
 
 static uint64_t class_of_shadow(const struct world *w, const struct shadow *q)
 {
@@ -218,7 +219,7 @@ static void on_event(void *arg, const struct sched_event *e)
     }
 }
 
-/* -- The world -------------------------------------------------------------------------------------- */
+/* -- The world --------------------------------------------------------------------------------- */
 
 static void draw_config(struct world *w)
 {
@@ -297,7 +298,7 @@ static void world_close(struct world *w)
     current = NULL;
 }
 
-/* -- Requests ---------------------------------------------------------------------------------------- */
+/* -- Requests ---------------------------------------------------------------------------------- */
 
 static void draw_prompt(struct world *w, struct shadow *q)
 {
@@ -474,7 +475,7 @@ static void cancel(struct world *w)
     w->acting = 0;
 }
 
-/* -- Steps ------------------------------------------------------------------------------------------- */
+/* -- Steps ------------------------------------------------------------------------------------- */
 
 static void check_seq(struct world *w, const struct sched_step *step, const struct sched_seq *q)
 {
@@ -483,7 +484,8 @@ static void check_seq(struct world *w, const struct sched_step *step, const stru
     uint32_t known = sh->spec.n_prompt + sh->n_out;
 
     MUST(sh->live && q->id == sh->id && q->n_rows > 0 && q->prompt_len == sh->spec.n_prompt);
-    /* Rows follow each other; only a preemption or the first time goes elsewhere: to a block's border. */
+    /* Rows follow each other; only a preemption or the first time goes elsewhere: to a block's
+     * border. */
     MUST(first == sh->next_row || first % bt == 0);
     sh->next_row = q->context;
     MUST(q->n_blocks == (q->context + bt - 1) / bt);
@@ -572,8 +574,8 @@ static bool schedule(struct world *w)
     return true;
 }
 
-/* The livelock detector: the oldest request may miss a few steps, while the blocks it waits for drain or its
- * token is in flight, but never many. */
+/* The livelock detector: the oldest request may miss a few steps, while the blocks it waits for
+ * drain or its token is in flight, but never many. */
 static void watch_oldest(struct world *w, const struct sched_step *step)
 {
     uint32_t bound = (w->config.max_batch_size + 2) * (w->config.max_in_flight + 1);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/sched: what a step holds, whom a policy admits, what the batch says. One damage each. */
+/* Tests of core/sched: what a step holds, whom a policy admits, what the batch says. One damage
+ * each. */
 #include "rig.h"
 #include "sched/batch.h"
 
-/* -- Order and chunks -------------------------------------------------------------------------------- */
+/* -- Order and chunks -------------------------------------------------------------------------- */
 
 START_TEST(a_chunk_ends_with_a_block_and_no_younger_prompt_overtakes)
 {
@@ -60,7 +61,7 @@ START_TEST(without_chunks_a_prompt_waits_for_room)
 }
 END_TEST
 
-/* -- Policies ----------------------------------------------------------------------------------------- */
+/* -- Policies ---------------------------------------------------------------------------------- */
 
 START_TEST(no_evict_admits_only_what_can_run_to_its_end)
 {
@@ -167,7 +168,7 @@ START_TEST(a_preempted_request_keeps_its_prompt_length)
 }
 END_TEST
 
-/* -- Prefixes ----------------------------------------------------------------------------------------- */
+/* -- Prefixes ---------------------------------------------------------------------------------- */
 
 START_TEST(a_conversation_finds_its_prompt_and_its_answer)
 {
@@ -226,7 +227,7 @@ START_TEST(other_salts_and_scaled_lengths_do_not_share)
 }
 END_TEST
 
-/* -- Steps ahead --------------------------------------------------------------------------------------- */
+/* -- Steps ahead ------------------------------------------------------------------------------- */
 
 START_TEST(an_unknown_token_is_named_by_its_row_and_discarded_after_the_end)
 {
@@ -290,7 +291,7 @@ START_TEST(penalties_wait_for_the_token_they_read)
 }
 END_TEST
 
-/* -- Logits -------------------------------------------------------------------------------------------- */
+/* -- Logits ------------------------------------------------------------------------------------ */
 
 START_TEST(prompt_logits_come_whole_in_bounded_chunks)
 {
@@ -325,7 +326,7 @@ START_TEST(prompt_logits_come_whole_in_bounded_chunks)
 }
 END_TEST
 
-/* -- The batch ------------------------------------------------------------------------------------------ */
+/* -- The batch --------------------------------------------------------------------------------- */
 
 static int32_t tokens[64], positions[64], row_seq[64], first_row[8], context[8], prompt_len[8];
 static int32_t table[256], logits_row[64], bias_ids[256], history[256], token_row[64];
