@@ -283,7 +283,9 @@ void sched_preempt(struct sched *s, struct request *r)
     r->computed = r->scheduled = 0;
     r->state = REQUEST_PREEMPTED;
     r->usage.n_preempted++;
-    queue_insert(&s->waiting, r);
+    /* The newest of the running is older than all that wait, so the front is its place. */
+    assert(!s->waiting.first || s->waiting.first->arrival > r->arrival);
+    queue_prepend(&s->waiting, r);
     s->n_preempted++;
     s->stats.preemptions++;
 }

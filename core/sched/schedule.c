@@ -232,9 +232,10 @@ static bool admit(struct sched *s, struct builder *b)
     uint32_t needed = blocks_needed(s, r), wanted, reusable;
     int32_t *table;
 
-    if (s->running.count == s->config.max_batch_size || s->n_free_slots == 0 || b->rows == 0 ||
+    if (s->running.count == s->config.max_batch_size || b->rows == 0 ||
         (r->id == s->blocked_id && spare <= s->blocked_slack && b->rows <= s->blocked_rows))
         return false;
+    assert(s->n_free_slots > 0); /* see sched_new */
     table = s->tables + (size_t)s->free_slots[s->n_free_slots - 1] * s->max_blocks;
     kv_seq_init(&r->kv, &r->root, table, s->max_blocks);
     kv_hash(s->kv, &r->root, r->tokens, r->n_tokens, r->hashes, &r->n_hashed);

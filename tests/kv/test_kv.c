@@ -414,6 +414,41 @@ START_TEST(dropping_the_cache_frees_all_of_it)
 }
 END_TEST
 
+START_TEST(audit_sees_each_kind_of_damage_to_the_index)
+{
+    static const int32_t text[BT] = {1, 2, 3, 4};
+    struct prefix_parent root = {.serial = 9, .mark = 1}, none = {0, 0};
+    struct prefix x;
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_ok(prefix_init(&x, 4, BT, &err), &err);
+    ck_assert(prefix_add(&x, 2, 5, root, text));
+    ck_assert_int_eq(prefix_find(&x, 5, none, text), -1);
+    ck_assert_int_eq(prefix_find(&x, 5, root, text), 2);
+    ck_assert_ok(prefix_audit(&x, &err), &err);
+    x.nodes[2].hash = 6; /* in another one's chain */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].hash = 5;
+    x.nodes[2].next = 2; /* a loop */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].next = -1;
+    x.nodes[2].parent = none;
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].parent = root;
+    x.n_nodes = 2;
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.n_nodes = 1;
+    x.buckets[5] = -1; /* not to be found */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.buckets[5] = 2;
+    ck_assert_ok(prefix_audit(&x, &err), &err);
+    prefix_remove(&x, 2);
+    prefix_remove(&x, 2);
+    ck_assert_uint_eq(x.n_nodes, 0);
+    prefix_release(&x);
+}
+END_TEST
+
 START_TEST(audit_sees_a_holder_too_many)
 {
     struct kv_cache *k = cache_of(4, 0);
@@ -600,6 +635,7 @@ int main(void)
     tcase_add_test(t, untrusted_blocks_are_not_found_again);
     tcase_add_test(t, growth_is_all_or_nothing);
     tcase_add_test(t, dropping_the_cache_frees_all_of_it);
+    tcase_add_test(t, audit_sees_each_kind_of_damage_to_the_index);
     tcase_add_test(t, audit_sees_a_holder_too_many);
     tcase_add_test(t, random_traffic_never_finds_a_wrong_page);
     tcase_add_test(t, random_traffic_with_colliding_hashes_never_finds_a_wrong_page);

@@ -764,6 +764,7 @@ int main(int argc, char **argv)
     }
     s = suite_create("sim");
     t = tcase_create("sim");
+    tcase_set_timeout(t, 600); /* CTest has the last word */
     tcase_add_test(t, random_requests_equal_the_oracle_and_keep_every_invariant);
     suite_add_tcase(s, t);
     return run_suite(s);

@@ -270,23 +270,27 @@ END_TEST
 START_TEST(penalties_wait_for_the_token_they_read)
 {
     struct rig g;
-    struct request_spec spec = spec_of(0, 4, 3);
     const struct sched_step *one;
 
     rig_init(&g);
     g.config.max_in_flight = 2;
     rig_open(&g);
-    spec.sampling.repetition_penalty = 1.3f;
-    submit(&g, spec);
-    one = schedule(&g);
-    ck_assert_uint_eq(one->n_history, 4);
-    ck_assert_ptr_null(schedule(&g));
-    commit(&g, one);
-    one = schedule(&g);
-    ck_assert_uint_eq(one->n_history, 5);
-    ck_assert_int_eq(one->seqs[0].token_row, SCHED_TOKEN_KNOWN);
-    commit(&g, one);
-    drain(&g);
+    for (int kind = 0; kind < 3; kind++) {
+        struct request_spec spec = spec_of(kind * 10, 4, 3);
+        spec.sampling.repetition_penalty = kind == 0 ? 1.3f : 1;
+        spec.sampling.presence_penalty = kind == 1 ? 0.5f : 0;
+        spec.sampling.frequency_penalty = kind == 2 ? -0.5f : 0;
+        submit(&g, spec);
+        one = schedule(&g);
+        ck_assert_uint_eq(one->n_history, 4);
+        ck_assert_ptr_null(schedule(&g));
+        commit(&g, one);
+        one = schedule(&g);
+        ck_assert_uint_eq(one->n_history, 5);
+        ck_assert_int_eq(one->seqs[0].token_row, SCHED_TOKEN_KNOWN);
+        commit(&g, one);
+        drain(&g);
+    }
     rig_close(&g);
 }
 END_TEST
