@@ -5,9 +5,10 @@
  * failures, aborts), checks every invariant after every step, and compares every token with an
  * oracle that computes each request alone.
  *
- *   test_sim                   worlds from TENON_SIM_SEED (default 1) until TENON_SIM_REQUESTS are done
- *   test_sim SEED [REQUESTS]   likewise, without Check
- *   test_sim -w WORLD REQUESTS one world again; a failure prints the line
+ *   test_sched_sim                     worlds from TENON_SIM_SEED (1) until TENON_SIM_REQUESTS
+ *                                      (100000) are done
+ *   test_sched_sim SEED [REQUESTS]     likewise, without Check
+ *   test_sched_sim -w WORLD REQUESTS   one world again; a failure prints this line
  */
 #include "base/err.h"
 #include "base/mem.h"
@@ -78,7 +79,7 @@ static void failed(const char *file, int line, const char *what)
 {
     fprintf(stderr, "%s:%d: %s\n", file, line, what);
     if (current)
-        fprintf(stderr, "operation %llu; replay: test_sim -w %llu %u\n",
+        fprintf(stderr, "operation %llu; replay: test_sched_sim -w %llu %u\n",
                 (unsigned long long)current->op, (unsigned long long)current->seed,
                 current->n_requests);
     fflush(stderr);
