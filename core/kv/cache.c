@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The paged KV cache: the pool and the prefix index under one set of rules (see the header). Paged attention's
- * block tables follow Kwon et al. 2023 (vLLM); keys are chained, keyed and compared, after CVE-2025-25183.
- * Called by the thread of the step loop; kv_root and kv_hash by any thread. */
+/* The paged KV cache: the pool and the prefix index under one set of rules (see the header). Paged
+ * attention's block tables follow Kwon et al. 2023 (vLLM); keys are chained, keyed and compared,
+ * after CVE-2025-25183. Called by the thread of the step loop; kv_root and kv_hash by any thread. */
 #include "kv/cache.h"
 
 #include <assert.h>
@@ -98,7 +98,7 @@ uint32_t kv_available(const struct kv_cache *k)
     return pool_available(&k->pool);
 }
 
-/* -- Names of blocks ------------------------------------------------------------------------------ */
+/* -- Names of blocks --------------------------------------------------------------------------- */
 
 void kv_root(const struct kv_cache *k, const void *salt, size_t n, uint64_t variant,
              struct kv_root *out)
@@ -135,7 +135,7 @@ void kv_hash(const struct kv_cache *k, const struct kv_root *root, const int32_t
         *n_hashed = n_full;
 }
 
-/* -- Sequences ------------------------------------------------------------------------------------ */
+/* -- Sequences --------------------------------------------------------------------------------- */
 
 void kv_seq_init(struct kv_seq *q, const struct kv_root *root, int32_t *blocks, uint32_t cap)
 {
@@ -228,8 +228,8 @@ void kv_index(struct kv_cache *k, struct kv_seq *q, const uint64_t *hashes, cons
         } else {
             k->stats.unindexed++;
         }
-        /* An equal block got there first: ours stays private, and what follows hangs on the other. Should
-         * that one be evicted meanwhile, our later blocks cannot be found; they age out. */
+        /* An equal block got there first: ours stays private, and what follows hangs on the other.
+         * Should that one be evicted meanwhile, our later blocks cannot be found; they age out. */
         if (there == -1)
             q->unindexed = true;
         else
@@ -262,7 +262,7 @@ void kv_seq_release(struct kv_cache *k, struct kv_seq *q)
     q->unindexed = false;
 }
 
-/* -- Looking at it -------------------------------------------------------------------------------- */
+/* -- Looking at it ----------------------------------------------------------------------------- */
 
 void kv_get_stats(const struct kv_cache *k, struct kv_stats *out)
 {

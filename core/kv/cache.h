@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The paged KV cache as the scheduler sees it: sequences hold blocks, full blocks can be found again by the
- * tokens they hold, and what nobody holds is evicted when a block is needed, least recently used first.
+ * The paged KV cache as the scheduler sees it: sequences hold blocks, full blocks can be found
+ * again by the tokens they hold, and what nobody holds is evicted when a block is needed, least
+ * recently used first.
  *
  * Rules.
- *  1. Only full blocks are shared, and a full block is never written again; so no page has two writers.
+ *  1. Only full blocks are shared, and a full block is never written again; so no page has two
+ *     writers.
  *  2. A block enters the index when its rows have been computed, not when they are scheduled.
  *  3. A sequence lets go of its last block first, so a prefix outlives what hangs on it.
- *  4. `available` counts blocks that nobody holds. Taking one lowers it by one; so does the first holder of a
- *     cached block. The scheduler's reservations rest on this.
+ *  4. `available` counts blocks that nobody holds. Taking one lowers it by one; so does the first
+ *     holder of a cached block. The scheduler's reservations rest on this.
  *
- * No function allocates except kv_new. All are for one thread at a time, except kv_root and kv_hash, which read
- * only what never changes and may be called from any thread.
+ * No function allocates except kv_new. All are for one thread at a time, except kv_root and
+ * kv_hash, which read only what never changes and may be called from any thread.
  */
 #ifndef CORE_KV_CACHE_H
 #define CORE_KV_CACHE_H
@@ -42,7 +44,7 @@ uint32_t kv_block_tokens(const struct kv_cache *k);
 /* Blocks that nobody holds. */
 uint32_t kv_available(const struct kv_cache *k);
 
-/* -- Names of blocks ------------------------------------------------------------------------------ */
+/* -- Names of blocks --------------------------------------------------------------------------- */
 
 /* What the first block of a sequence hangs on. Sequences share blocks only under the same root. */
 struct kv_root {
@@ -51,20 +53,20 @@ struct kv_root {
 };
 
 /*
- * The root of a salt (bytes that name a tenant; may be empty) and a variant (0, or anything else that the
- * content of the pages depends on). SHA-256 over a per-process secret. Any thread.
+ * The root of a salt (bytes that name a tenant; may be empty) and a variant (0, or anything else
+ * that the content of the pages depends on). SHA-256 over a per-process secret. Any thread.
  */
 void kv_root(const struct kv_cache *k, const void *salt, size_t n, uint64_t variant,
              struct kv_root *out);
 
 /*
- * Chain hashes of the full blocks among the first n_tokens of a sequence. hashes[0 .. *n_hashed) are there
- * already; the rest is added and *n_hashed raised. Any thread.
+ * Chain hashes of the full blocks among the first n_tokens of a sequence. hashes[0 .. *n_hashed)
+ * are there already; the rest is added and *n_hashed raised. Any thread.
  */
 void kv_hash(const struct kv_cache *k, const struct kv_root *root, const int32_t *tokens,
              uint32_t n_tokens, uint64_t *hashes, uint32_t *n_hashed);
 
-/* -- Sequences ------------------------------------------------------------------------------------ */
+/* -- Sequences --------------------------------------------------------------------------------- */
 
 /* The blocks of one sequence. The arrays belong to the caller and outlive the sequence. */
 struct kv_seq {
@@ -85,8 +87,9 @@ struct kv_match {
 };
 
 /*
- * Looks up the longest cached prefix of at most max_blocks full blocks and writes their ids to blocks[].
- * hashes[] has max_blocks entries (kv_hash). Changes nothing; valid until the cache is next changed.
+ * Looks up the longest cached prefix of at most max_blocks full blocks and writes their ids to
+ * blocks[]. hashes[] has max_blocks entries (kv_hash). Changes nothing; valid until the cache is
+ * next changed.
  */
 struct kv_match kv_find(const struct kv_cache *k, const struct kv_root *root,
                         const uint64_t *hashes, const int32_t *tokens, uint32_t max_blocks,
@@ -99,22 +102,23 @@ void kv_adopt(struct kv_cache *k, struct kv_seq *q, const struct kv_match *m, ui
 /* Blocks that kv_grow would take to cover the first n_tokens positions. */
 uint32_t kv_growth(const struct kv_cache *k, const struct kv_seq *q, uint32_t n_tokens);
 
-/* Makes the sequence hold blocks for its first n_tokens positions; evicts if it must. All or nothing: false
- * if too few blocks are available or the table is full. */
+/* Makes the sequence hold blocks for its first n_tokens positions; evicts if it must. All or
+ * nothing: false if too few blocks are available or the table is full. */
 bool kv_grow(struct kv_cache *k, struct kv_seq *q, uint32_t n_tokens);
 
-/* Enters the blocks that are full now that the first n_tokens positions are computed. hashes[] covers them. */
+/* Enters the blocks that are full now that the first n_tokens positions are computed. hashes[]
+ * covers them. */
 void kv_index(struct kv_cache *k, struct kv_seq *q, const uint64_t *hashes, const int32_t *tokens,
               uint32_t n_tokens);
 
-/* Takes the blocks of a sequence out of the index, because their content is not to be trusted (NaN, device
- * error). The sequence keeps holding them; holders of shared ones are not disturbed. */
+/* Takes the blocks of a sequence out of the index, because their content is not to be trusted (NaN,
+ * device error). The sequence keeps holding them; holders of shared ones are not disturbed. */
 void kv_forget(struct kv_cache *k, struct kv_seq *q);
 
 /* Lets go of all blocks; indexed ones stay cached. The sequence is empty afterwards. */
 void kv_seq_release(struct kv_cache *k, struct kv_seq *q);
 
-/* -- Looking at it -------------------------------------------------------------------------------- */
+/* -- Looking at it ----------------------------------------------------------------------------- */
 
 struct kv_stats {
     uint32_t n_blocks;
@@ -126,8 +130,8 @@ struct kv_stats {
     uint64_t taken;        /* blocks handed out */
     uint64_t evictions;
     uint64_t indexed; /* blocks entered */
-    uint64_t
-        unindexed; /* full blocks that were not, because an equal one was there or the bucket was full */
+    /* Full blocks that were not, because an equal one was there or the bucket was full. */
+    uint64_t unindexed;
 };
 
 void kv_get_stats(const struct kv_cache *k, struct kv_stats *out);
@@ -139,9 +143,9 @@ uint32_t kv_refs(const struct kv_cache *k, int32_t block);
 uint32_t kv_drop_cached(struct kv_cache *k);
 
 /*
- * Checks every invariant, O(n_blocks): states and lists, index, and, if `owned` is not NULL, that the holders
- * of each block b are exactly owned[b], so that the sum of references is what sequences own. TN_E_INTERNAL tells
- * what is wrong. For tests and debug runs.
+ * Checks every invariant, O(n_blocks): states and lists, index, and, if `owned` is not NULL, that
+ * the holders of each block b are exactly owned[b], so that the sum of references is what sequences
+ * own. TN_E_INTERNAL tells what is wrong. For tests and debug runs.
  */
 int32_t kv_audit(struct kv_cache *k, const uint16_t *owned, tn_err *err);
 

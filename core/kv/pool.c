@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The block pool: a stack of free ids, a count of holders per block, and a doubly linked list of parked blocks
- * whose links lie in an array, so that every move is O(1). Called by the thread that owns the cache. */
+/* The block pool: a stack of free ids, a count of holders per block, and a doubly linked list of
+ * parked blocks whose links lie in an array, so that every move is O(1). Called by the thread that
+ * owns the cache. */
 #include "kv/pool.h"
 
 #include <assert.h>

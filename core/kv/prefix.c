@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The prefix index: a chained hash table whose nodes are the blocks themselves, so that its memory is fixed by
- * the size of the pool. Called by the thread that owns the cache. */
+/* The prefix index: a chained hash table whose nodes are the blocks themselves, so that its memory
+ * is fixed by the size of the pool. Called by the thread that owns the cache. */
 #include "kv/prefix.h"
 
 #include <assert.h>

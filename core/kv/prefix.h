@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The prefix index: which full block of tokens, after which prefix, lies in which page. A block's name is
- * (its tokens, the node of the block before it); the first block of a sequence hangs on a root, which stands for
- * a tenant's salt. Hashes only find candidates: a hit needs equal tokens and the very same parent node, by
- * induction the very same prefix, so that a collision costs time and never mixes two contexts (CVE-2025-25183).
+ * The prefix index: which full block of tokens, after which prefix, lies in which page. A block's
+ * name is (its tokens, the node of the block before it); the first block of a sequence hangs on a
+ * root, which stands for a tenant's salt. Hashes only find candidates: a hit needs equal tokens and
+ * the very same parent node, by induction the very same prefix, so that a collision costs time and
+ * never mixes two contexts (CVE-2025-25183).
  *
- * Nodes are numbered by a serial that is never used again: a child whose parent was evicted cannot be found
- * any more, and ages out. Memory is fixed at creation; a lookup walks at most PREFIX_WALK_MAX nodes, also when
- * somebody succeeds in making hashes collide. One thread at a time.
+ * Nodes are numbered by a serial that is never used again: a child whose parent was evicted cannot
+ * be found any more, and ages out. Memory is fixed at creation; a lookup walks at most
+ * PREFIX_WALK_MAX nodes, also when somebody succeeds in making hashes collide. One thread at a
+ * time.
  */
 #ifndef CORE_KV_PREFIX_H
 #define CORE_KV_PREFIX_H
@@ -51,8 +53,8 @@ void prefix_release(struct prefix *x); /* a zeroed index is allowed */
 int32_t prefix_find(const struct prefix *x, uint64_t hash, struct prefix_parent parent,
                     const int32_t *tokens);
 
-/* Enters a block that is not in the index; its tokens are copied. False, and nothing happens, if the bucket is
- * as long as a lookup may walk. */
+/* Enters a block that is not in the index; its tokens are copied. False, and nothing happens, if
+ * the bucket is as long as a lookup may walk. */
 bool prefix_add(struct prefix *x, int32_t block, uint64_t hash, struct prefix_parent parent,
                 const int32_t *tokens);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scheduler's invariants, checked from outside the code that keeps them. For tests and debug runs. */
+/* The scheduler's invariants, checked from outside the code that keeps them. For tests and debug
+ * runs. */
 #include <string.h>
 
 #include "sched/sched.h"

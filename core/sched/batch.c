@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Filling the ragged batch of tenon/batch.h from a step. On the path between two steps: plain loops over
- * preallocated arrays. Called by the thread that owns the scheduler. */
+/* Filling the ragged batch of tenon/batch.h from a step. On the path between two steps: plain loops
+ * over preallocated arrays. Called by the thread that owns the scheduler. */
 #include "sched/batch.h"
 
 #include <string.h>
@@ -60,7 +60,8 @@ static void fill_sample(const struct sched_seq *q, const struct batch_buffers *b
 {
     const struct request *r = q->request;
     const struct request_sampling *p = &r->sampling;
-    /* The token's place in the output decides: by now it is pending, and was not when the step was built. */
+    /* The token's place in the output decides: by now it is pending, and was not when the step was
+     * built. */
     uint32_t n_bias = r->n_bias + (q->context - r->n_prompt < r->min_new ? r->n_ban : 0);
     tn_sample_row *row = &b->sample[q->first_logits];
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a step to the ragged batch that kernels read (tenon/batch.h). The arrays are the caller's, allocated once;
- * batch_capacity tells how large they must be.
+ * From a step to the ragged batch that kernels read (tenon/batch.h). The arrays are the caller's,
+ * allocated once; batch_capacity tells how large they must be.
  */
 #ifndef CORE_SCHED_BATCH_H
 #define CORE_SCHED_BATCH_H
@@ -38,17 +38,19 @@ struct batch_buffers {
     int32_t *bias_ids;
     float *bias_values;
     int32_t *history;
-    /* [rows] logits row of the previous step whose token this row takes, SCHED_TOKEN_KNOWN for the others, whose
-     * token stands in tokens[]; rows of the former have token 0 there. NULL allowed with max_in_flight 1. */
+    /* [rows] logits row of the previous step whose token this row takes, SCHED_TOKEN_KNOWN for the
+     * others, whose token stands in tokens[]; rows of the former have token 0 there. NULL allowed
+     * with max_in_flight 1. */
     int32_t *token_row;
 };
 
 /*
- * Writes the arrays of a step that is not committed yet. `min_stride` widens the rows of the block table beyond the
- * longest one (0: no wish), so that a captured graph sees few strides; it is capped at the widest table.
- * `batch` and `arrays` get headers, counts and pointers; batch->host is `arrays`; batch->dev, arrays->sampled and
- * arrays->logprob are left for the caller. Returns the number of rows whose token comes from a step in flight.
- * Allocates nothing; reads the requests of the step.
+ * Writes the arrays of a step that is not committed yet. `min_stride` widens the rows of the block
+ * table beyond the longest one (0: no wish), so that a captured graph sees few strides; it is
+ * capped at the widest table. `batch` and `arrays` get headers, counts and pointers; batch->host is
+ * `arrays`; batch->dev, arrays->sampled and arrays->logprob are left for the caller. Returns the
+ * number of rows whose token comes from a step in flight. Allocates nothing; reads the requests of
+ * the step.
  */
 uint32_t batch_fill(const struct sched *s, const struct sched_step *step, uint32_t min_stride,
                     const struct batch_buffers *buffers, tn_batch_arrays *arrays, tn_batch *batch);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Applying what the device returned: tokens join their sequences, full blocks enter the prefix index, what ended
- * lets go of its blocks. An error of one sequence ends that one alone. Called by one thread. */
+/* Applying what the device returned: tokens join their sequences, full blocks enter the prefix
+ * index, what ended lets go of its blocks. An error of one sequence ends that one alone. Called by
+ * one thread. */
 #include <assert.h>
 #include <math.h>
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A binary min-heap of requests by deadline (Williams 1964). Called by the thread that owns the scheduler. */
+/* A binary min-heap of requests by deadline (Williams 1964). Called by the thread that owns the
+ * scheduler. */
 #include "sched/deadline.h"
 
 #include <stddef.h>

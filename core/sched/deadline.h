@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The deadlines of all requests, as a binary heap in memory taken once: the earliest is found in O(1), any is
- * changed in O(log n). Requests know their place in it. */
+/* The deadlines of all requests, as a binary heap in memory taken once: the earliest is found in
+ * O(1), any is changed in O(log n). Requests know their place in it. */
 #ifndef CORE_SCHED_DEADLINE_H
 #define CORE_SCHED_DEADLINE_H
 

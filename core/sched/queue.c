@@ -28,13 +28,9 @@ void queue_append(struct queue *q, struct request *r)
     link_before(q, r, NULL);
 }
 
-void queue_insert(struct queue *q, struct request *r)
+void queue_prepend(struct queue *q, struct request *r)
 {
-    struct request *next = q->first;
-
-    while (next && next->arrival < r->arrival)
-        next = next->next;
-    link_before(q, r, next);
+    link_before(q, r, q->first);
 }
 
 void queue_remove(struct queue *q, struct request *r)

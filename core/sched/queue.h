@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A doubly linked list of requests, threaded through them: those waiting, those running. Every operation is
- * O(1) but queue_insert, which walks past what is older. */
+/* A doubly linked list of requests, threaded through them: those waiting, those running. Every
+ * operation is O(1). */
 #ifndef CORE_SCHED_QUEUE_H
 #define CORE_SCHED_QUEUE_H
 
@@ -14,8 +14,7 @@ struct queue {
 };
 
 void queue_append(struct queue *q, struct request *r);
-/* Before the first request that arrived later than `r`. */
-void queue_insert(struct queue *q, struct request *r);
+void queue_prepend(struct queue *q, struct request *r);
 void queue_remove(struct queue *q, struct request *r);
 
 #endif

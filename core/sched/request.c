@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Checking and copying a request. Every number from outside passes the table of ranges or a check beside it, so
- * that nothing behind this file meets a value it cannot serve. Called by any thread: it reads only what is constant
- * in the scheduler. */
+/* Checking and copying a request. Every number from outside passes the table of ranges or a check
+ * beside it, so that nothing behind this file meets a value it cannot serve. Called by any thread:
+ * it reads only what is constant in the scheduler. */
 #include "sched/request.h"
 
 #include <math.h>
@@ -27,7 +27,7 @@ static int32_t refuse(tn_err *err, int32_t code, const char *field, const char *
     return code;
 }
 
-/* -- Ranges --------------------------------------------------------------------------------------- */
+/* -- Ranges ------------------------------------------------------------------------------------ */
 
 struct real_range {
     const char *field;
@@ -123,7 +123,8 @@ static int32_t check_lists(const struct sched *s, const struct request_spec *spe
     return rc;
 }
 
-/* What could never run is refused here, so that it does not stand at the head of the queue for ever. */
+/* What could never run is refused here, so that it does not stand at the head of the queue for
+ * ever. */
 static int32_t check_fit(const struct sched *s, const struct request_spec *spec, tn_err *err)
 {
     const struct sched_config *c = &s->config;
@@ -161,7 +162,7 @@ static int32_t check_fit(const struct sched *s, const struct request_spec *spec,
     return TN_OK;
 }
 
-/* -- Life ------------------------------------------------------------------------------------------ */
+/* -- Life -------------------------------------------------------------------------------------- */
 
 /* One block of memory: the struct, then its arrays, those of 8-byte elements first. */
 static struct request *allocate(const struct sched *s, const struct request_spec *spec,

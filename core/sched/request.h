@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A request: what a caller asks for, checked and copied. Making one is the only thing here that allocates, so it is
- * done by the caller's thread; the scheduler's thread then takes it over whole.
+ * A request: what a caller asks for, checked and copied. Making one is the only thing here that
+ * allocates, so it is done by the caller's thread; the scheduler's thread then takes it over whole.
  */
 #ifndef CORE_SCHED_REQUEST_H
 #define CORE_SCHED_REQUEST_H
@@ -50,11 +50,10 @@ struct request_spec {
     const int32_t *stop_ids; /* end the output always; up to LIMIT_STOP_IDS */
     uint32_t n_stop_ids;
     bool ignore_eos;
-    /* No output; instead the logits of every prompt row, in chunks (SCHED_EVENT_LOGITS). The prefix cache is not
-     * read, for every row must be computed. */
+    /* No output; instead the logits of every prompt row, in chunks (SCHED_EVENT_LOGITS). The prefix
+     * cache is not read, for every row must be computed. */
     bool want_logits;
-    uint32_t
-        n_logprobs; /* alternatives to report per token, up to LIMIT_LOGPROBS; only passed on */
+    uint32_t n_logprobs; /* alternatives per token, up to LIMIT_LOGPROBS; only passed on */
     struct request_sampling sampling;
     const int32_t *bias_ids;    /* each in [0, vocab) */
     const float *bias_values;   /* each in -100 .. 100 */
@@ -72,13 +71,13 @@ struct request_spec {
     }
 
 /*
- * Checks a specification against the limits of `s` and the table of ranges, and copies it. Reads only what never
- * changes in `s`, so any thread may call it. Everything the request will need until its end is allocated here:
- * 4 bytes per token of prompt + max_new_tokens, 8 per block of them.
+ * Checks a specification against the limits of `s` and the table of ranges, and copies it. Reads
+ * only what never changes in `s`, so any thread may call it. Everything the request will need until
+ * its end is allocated here: 4 bytes per token of prompt + max_new_tokens, 8 per block of them.
  *
- * Errors name field, value and remedy: TN_E_RANGE (a number), TN_E_LIMIT (a cap, the context length, or the pool:
- * what could never run is refused here), TN_E_INVALID (fields that exclude each other), TN_E_NOMEM.
- * The caller gives the request to sched_submit or frees it.
+ * Errors name field, value and remedy: TN_E_RANGE (a number), TN_E_LIMIT (a cap, the context
+ * length, or the pool: what could never run is refused here), TN_E_INVALID (fields that exclude
+ * each other), TN_E_NOMEM. The caller gives the request to sched_submit or frees it.
  */
 int32_t request_new(const struct sched *s, const struct request_spec *spec, struct request **out,
                     tn_err *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scheduler's life, and that of requests within it: submit, cancel, deadlines, end. Called by one thread.
- * Ids are an index into a table and a serial, so that a late cancel meets nobody instead of a stranger. */
+/* The scheduler's life, and that of requests within it: submit, cancel, deadlines, end. Called by
+ * one thread. Ids are an index into a table and a serial, so that a late cancel meets nobody
+ * instead of a stranger. */
 #include "sched/sched.h"
 
 #include <assert.h>
@@ -18,7 +19,7 @@ const char *sched_reason_text(uint32_t reason)
     return reason < sizeof texts / sizeof *texts ? texts[reason] : "unknown";
 }
 
-/* -- Creation -------------------------------------------------------------------------------------- */
+/* -- Creation ---------------------------------------------------------------------------------- */
 
 static int32_t in_range(const char *field, uint64_t v, uint64_t min, uint64_t max, tn_err *err)
 {
@@ -37,7 +38,7 @@ static void fill_defaults(struct sched_config *c)
     if (c->max_logits == 0)
         c->max_logits = c->max_batch_size;
     if (c->max_step_bias == 0)
-        c->max_step_bias = LIMIT_LOGIT_BIAS + 2 * LIMIT_STOP_IDS;
+        c->max_step_bias = LIMIT_LOGIT_BIAS + 2 * LIMIT_STOP_IDS + 64 * c->max_batch_size;
     if (c->max_step_history == 0)
         c->max_step_history = all < c->max_seq_len + MIB ? all : c->max_seq_len + MIB;
 }
@@ -120,9 +121,9 @@ int32_t sched_new(const struct sched_config *config, struct kv_cache *kv, sched_
     s->max_blocks = sched_blocks_for(s, c.max_seq_len);
     if (s->max_blocks > kv_n_blocks(kv))
         s->max_blocks = kv_n_blocks(kv);
-    /* A request that ended keeps its table while a step in flight uses it, and each of the other steps in
-     * flight may hold a whole batch of such. Those that run or were preempted are never more than a batch:
-     * no younger one begins while a preempted one waits. */
+    /* A request that ended keeps its table while a step in flight uses it, and each of the other
+     * steps in flight may hold a whole batch of such. Those that run or were preempted are never
+     * more than a batch: no younger one begins while a preempted one waits. */
     s->n_slots = c.max_batch_size * c.max_in_flight;
     s->n_entries = c.max_queued + s->n_slots;
     rc = allocate(s, err);
@@ -160,7 +161,7 @@ const struct sched_config *sched_get_config(const struct sched *s)
     return &s->config;
 }
 
-/* -- Requests come --------------------------------------------------------------------------------- */
+/* -- Requests come ----------------------------------------------------------------------------- */
 
 int32_t sched_submit(struct sched *s, struct request *r, uint64_t now_ns, uint64_t *id, tn_err *err)
 {
@@ -209,7 +210,7 @@ void sched_close(struct sched *s)
     s->closed = true;
 }
 
-/* -- Requests go ----------------------------------------------------------------------------------- */
+/* -- Requests go ------------------------------------------------------------------------------- */
 
 void sched_vacate(struct sched *s, struct request *r)
 {
@@ -282,7 +283,9 @@ void sched_preempt(struct sched *s, struct request *r)
     r->computed = r->scheduled = 0;
     r->state = REQUEST_PREEMPTED;
     r->usage.n_preempted++;
-    queue_insert(&s->waiting, r);
+    /* The newest of the running is older than all that wait, so the front is its place. */
+    assert(!s->waiting.first || s->waiting.first->arrival > r->arrival);
+    queue_prepend(&s->waiting, r);
     s->n_preempted++;
     s->stats.preemptions++;
 }

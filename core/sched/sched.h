@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The scheduler: continuous ("in-flight") batching over ragged batches (Yu et al. 2022, Orca), with chunked
- * prefill (Agrawal et al. 2024, Sarathi-Serve) and a paged cache that shares prefixes.
+ * The scheduler: continuous ("in-flight") batching over ragged batches (Yu et al. 2022, Orca), with
+ * chunked prefill (Agrawal et al. 2024, Sarathi-Serve) and a paged cache that shares prefixes.
  *
- * It is a pure state machine: no threads, no locks, no I/O, no clock; time is passed in. One thread calls it,
- * except where a function says otherwise. After sched_new nothing here allocates; requests bring their memory.
+ * It is a pure state machine: no threads, no locks, no I/O, no clock; time is passed in. One thread
+ * calls it, except where a function says otherwise. After sched_new nothing here allocates;
+ * requests bring their memory.
  *
  * The loop around it:
  *
@@ -14,15 +15,16 @@
  *     launch it; with max_in_flight 2 prepare the next one meanwhile
  *     sched_commit(s, step, &result, now, &err)   oldest step first; events go to the sink
  *
- * With max_in_flight above 1 a sequence may be scheduled for step n + 1 while its token of step n is not
- * known yet; the row then names the logits row of step n that holds it (sched_seq::token_row). If the
- * sequence turns out to have ended with step n, what n + 1 computes for it is discarded; its blocks are
- * let go only when no step that was scheduled uses them any more.
+ * With max_in_flight above 1 a sequence may be scheduled for step n + 1 while its token of step n
+ * is not known yet; the row then names the logits row of step n that holds it
+ * (sched_seq::token_row). If the sequence turns out to have ended with step n, what n + 1 computes
+ * for it is discarded; its blocks are let go only when no step that was scheduled uses them any
+ * more.
  *
- * Order. Requests run first come, first served, and none overtakes: those running and those waiting, in this
- * order, are sorted by arrival at all times. A step serves them in that order, so decode rows come before
- * prefill chunks and the oldest request advances in every step that could hold it. When one prompt does not fit
- * the rest of a step, no younger one is begun.
+ * Order. Requests run first come, first served, and none overtakes: those running and those
+ * waiting, in this order, are sorted by arrival at all times. A step serves them in that order, so
+ * decode rows come before prefill chunks and the oldest request advances in every step that could
+ * hold it. When one prompt does not fit the rest of a step, no younger one is begun.
  */
 #ifndef CORE_SCHED_SCHED_H
 #define CORE_SCHED_SCHED_H
@@ -37,45 +39,50 @@
 #define SCHED_IN_FLIGHT_MAX 4
 
 enum sched_policy {
-    /* Admit a request only if its worst case, prompt + max_new_tokens, can be had beside the worst cases of
-     * all that run. Nothing is ever computed twice. */
+    /* Admit a request only if its worst case, prompt + max_new_tokens, can be had beside the worst
+     * cases of all that run. Nothing is ever computed twice. */
     SCHED_GUARANTEED_NO_EVICT = 0,
-    /* Admit while blocks for the tokens known so far can be had; when they run out, take the newest request's
-     * blocks and compute it again later. More requests at once, at the price of a repeated prefill. */
+    /* Admit while blocks for the tokens known so far can be had; when they run out, take the newest
+     * request's blocks and compute it again later. More requests at once, at the price of a
+     * repeated prefill. */
     SCHED_MAX_UTILIZATION = 1
 };
 
 struct sched_config {
     uint32_t policy;         /* ::sched_policy */
     uint32_t max_batch_size; /* sequences that run at once: 1 .. LIMIT_BATCH */
-    uint32_t
-        max_num_tokens; /* rows of a step: >= max_batch_size, >= block_tokens, <= LIMIT_STEP_ROWS */
+    /* Rows of a step: at least max_batch_size and block_tokens, up to LIMIT_STEP_ROWS. */
+    uint32_t max_num_tokens;
     uint32_t max_seq_len; /* prompt + output of one sequence: 2 .. LIMIT_POSITIONS */
-    uint32_t
-        max_logits; /* logits rows of a step: max_batch_size .. max_num_tokens; 0: max_batch_size */
+    /* Logits rows of a step: max_batch_size .. max_num_tokens; 0: max_batch_size. */
+    uint32_t max_logits;
     uint32_t max_queued;    /* requests that have not begun: 1 .. LIMIT_QUEUED */
     uint32_t max_in_flight; /* steps scheduled and not committed: 1 .. SCHED_IN_FLIGHT_MAX */
     uint32_t vocab;         /* token ids are below this */
-    uint32_t
-        max_step_bias; /* logit bias entries of a step, hence of a request; 0: LIMIT_LOGIT_BIAS + 128 */
-    uint64_t
-        max_step_history; /* history tokens of a step: >= max_seq_len; 0: max_seq_len + 64 Ki */
-    bool
-        chunked_prefill; /* off: a prompt is computed in one step, so it is at most max_num_tokens */
-    bool audit;          /* check all invariants in every commit; for tests and debug runs */
-    /* Above so many tokens of prompt the cached values depend on the length of the prompt (rope with dynamic
-     * scaling, tenon/ops.h: its max_position): then only prompts of equal length share. 0: they never do. */
+    /* Logit bias entries of a step, hence of a request; 0: room for one request with all that the
+     * limits allow, and 64 for each of a whole batch. */
+    uint32_t max_step_bias;
+    /* History tokens of a step, at least max_seq_len; 0: max_seq_len + 1 Mi, or a whole batch's.
+     * Sequences with penalties that do not fit wait for a later step. */
+    uint64_t max_step_history;
+    /* Off: a prompt is computed in one step, so it has at most max_num_tokens tokens. */
+    bool chunked_prefill;
+    bool audit; /* check all invariants in every commit; for tests and debug runs */
+    /* Above so many tokens of prompt the cached values depend on the length of the prompt (rope
+     * with dynamic scaling, tenon/ops.h: its max_position): then only prompts of equal length
+     * share. 0: the length never matters. */
     uint32_t length_scaled_above;
 };
 
-/* Limits of 256 sequences, 2048 rows per step, 1024 queued, chunked prefill; max_seq_len and vocab to be set. */
+/* Limits of 256 sequences, 2048 rows per step, 1024 queued, chunked prefill; max_seq_len and vocab
+ * to be set. */
 #define SCHED_CONFIG_INIT                                                                          \
     {                                                                                              \
         .policy = SCHED_GUARANTEED_NO_EVICT, .max_batch_size = 256, .max_num_tokens = 2048,        \
         .max_queued = 1024, .max_in_flight = 1, .chunked_prefill = true                            \
     }
 
-/* -- Events --------------------------------------------------------------------------------------- */
+/* -- Events ------------------------------------------------------------------------------------ */
 
 enum sched_event_kind {
     SCHED_EVENT_TOKEN,   /* a token was chosen */
@@ -125,13 +132,14 @@ struct sched_event {
     const struct sched_usage *usage; /* valid during the call */
 };
 
-/* Called by sched_schedule, _commit, _cancel, _stop, _expire and _abort, on their thread. It must not call the
- * scheduler. */
+/* Called by sched_schedule, _commit, _cancel, _stop, _expire and _abort, on their thread. It must
+ * not call the scheduler. */
 typedef void (*sched_sink)(void *arg, const struct sched_event *event);
 
-/* -- Life ------------------------------------------------------------------------------------------ */
+/* -- Life -------------------------------------------------------------------------------------- */
 
-/* The cache is the caller's, is used by this scheduler alone, and outlives it. TN_E_RANGE names the field. */
+/* The cache is the caller's, is used by this scheduler alone, and outlives it. TN_E_RANGE names the
+ * field. */
 int32_t sched_new(const struct sched_config *config, struct kv_cache *kv, sched_sink sink,
                   void *sink_arg, struct sched **out, tn_err *err);
 
@@ -142,25 +150,27 @@ void sched_free(struct sched *s);
 const struct sched_config *sched_get_config(const struct sched *s);
 
 /*
- * Queues a request and takes it over; *id names it from now on. O(1). On failure the request stays the caller's:
- * TN_E_BUSY if max_queued requests wait already, TN_E_CLOSED after sched_close.
+ * Queues a request and takes it over; *id names it from now on. O(1). On failure the request stays
+ * the caller's: TN_E_BUSY if max_queued requests wait already, TN_E_CLOSED after sched_close.
  */
 int32_t sched_submit(struct sched *s, struct request *r, uint64_t now_ns, uint64_t *id,
                      tn_err *err);
 
-/* Ends a request in whatever state it is: canceled, or (sched_stop) stopped as complete. The FINISHED event comes
- * before this returns. False, and nothing happens, if there is no such request (any more). */
+/* Ends a request in whatever state it is: canceled, or (sched_stop) stopped as complete. The
+ * FINISHED event comes before this returns. False, and nothing happens, if there is no such request
+ * (any more). */
 bool sched_cancel(struct sched *s, uint64_t id, uint64_t now_ns);
 bool sched_stop(struct sched *s, uint64_t id, uint64_t now_ns);
 
 /* Refuses further submissions; what is there goes on. */
 void sched_close(struct sched *s);
 
-/* Ends every request with an error and forgets the steps in flight: their commits must not follow. For a device
- * that died, or a drain that took too long. The scheduler is empty and usable afterwards. */
+/* Ends every request with an error and forgets the steps in flight: their commits must not follow.
+ * For a device that died, or a drain that took too long. The scheduler is empty and usable
+ * afterwards. */
 void sched_abort(struct sched *s, int32_t status, uint64_t now_ns);
 
-/* -- Steps ----------------------------------------------------------------------------------------- */
+/* -- Steps ------------------------------------------------------------------------------------- */
 
 /* One sequence of a step. Everything stays valid and unchanged until the step is committed. */
 struct sched_seq {
@@ -169,13 +179,13 @@ struct sched_seq {
     uint32_t first_row, n_rows; /* rows of the step */
     uint32_t context; /* tokens of context, these rows included: positions context - n_rows ... */
     uint32_t prompt_len; /* of the original prompt, also after a preemption */
-    uint32_t first_logits,
-        n_logits;          /* rows of logits, its last ones: 0, 1, or (want_logits) more */
+    /* Rows of logits, those of its last rows: none, one, or (want_logits) more. */
+    uint32_t first_logits, n_logits;
     bool samples;          /* its last row's token becomes part of the sequence */
     uint32_t n_logprobs;   /* from the specification */
     const int32_t *tokens; /* [n_rows] ids; the last is not known yet if token_row is set */
-    /* Where the token of the last row comes from: this logits row of the step scheduled just before (which
-     * is not committed yet), or SCHED_TOKEN_KNOWN: it stands in tokens[]. */
+    /* Where the token of the last row comes from: this logits row of the step scheduled just before
+     * (which is not committed yet), or SCHED_TOKEN_KNOWN: it stands in tokens[]. */
     int32_t token_row;
     const int32_t *blocks; /* block table, covering `context` */
     uint32_t n_blocks;
@@ -199,30 +209,30 @@ struct sched_step {
 };
 
 /*
- * Builds the next step from what is known now. *step is NULL if there is nothing to do before a commit, a
- * submission or the next deadline. Requests whose deadline has passed are ended first. `now_ns` never goes
- * back; a smaller value counts as the last one.
+ * Builds the next step from what is known now. *step is NULL if there is nothing to do before a
+ * commit, a submission or the next deadline. Requests whose deadline has passed are ended first.
+ * `now_ns` never goes back; a smaller value counts as the last one.
  *
- * TN_E_INTERNAL if nothing is in flight and yet the oldest request cannot advance: a bug, which would otherwise
- * show as a server that hangs.
+ * TN_E_INTERNAL if nothing is in flight and yet the oldest request cannot advance: a bug, which
+ * would otherwise show as a server that hangs.
  */
 int32_t sched_schedule(struct sched *s, uint64_t now_ns, const struct sched_step **step,
                        tn_err *err);
 
 /* What the device returned for a step. */
 struct sched_result {
-    int32_t
-        status; /* not TN_OK: the step failed as a whole, all its sequences end with this error */
+    /* Not TN_OK: the step failed as a whole, all its sequences end with this error. */
+    int32_t status;
     const int32_t *seq_status; /* [n_seqs] not TN_OK: that sequence ends; NULL: all are well */
-    const int32_t
-        *sampled; /* [n_logits] token or TN_SAMPLE_NAN, which ends the sequence with TN_E_NAN */
+    /* [n_logits] token or TN_SAMPLE_NAN, which ends the sequence with TN_E_NAN. */
+    const int32_t *sampled;
     const float *logprob; /* [n_logits]; NULL: not computed */
 };
 
 /*
- * Applies the result of the oldest step in flight, sends events, and lets go of what ended. TN_E_INVALID, and
- * nothing happens, if `step` is not that one. TN_E_INTERNAL from the audit, if the configuration asks for it;
- * the result is applied then, too.
+ * Applies the result of the oldest step in flight, sends events, and lets go of what ended.
+ * TN_E_INVALID, and nothing happens, if `step` is not that one. TN_E_INTERNAL from the audit, if
+ * the configuration asks for it; the result is applied then, too.
  */
 int32_t sched_commit(struct sched *s, const struct sched_step *step,
                      const struct sched_result *result, uint64_t now_ns, tn_err *err);
@@ -236,7 +246,7 @@ uint64_t sched_next_deadline(const struct sched *s);
 /* True if nothing is queued, running or in flight. */
 bool sched_idle(const struct sched *s);
 
-/* -- Looking at it --------------------------------------------------------------------------------- */
+/* -- Looking at it ----------------------------------------------------------------------------- */
 
 struct sched_stats {
     /* now */
@@ -263,8 +273,9 @@ struct sched_stats {
 void sched_get_stats(const struct sched *s, struct sched_stats *out);
 
 /*
- * Checks every invariant, O(blocks + requests): the cache's audit with the holders counted from the block
- * tables, order of arrival, counters, reservations, deadlines. TN_E_INTERNAL tells what is wrong.
+ * Checks every invariant, O(blocks + requests): the cache's audit with the holders counted from the
+ * block tables, order of arrival, counters, reservations, deadlines. TN_E_INTERNAL tells what is
+ * wrong.
  */
 int32_t sched_audit(struct sched *s, tn_err *err);
 

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Building a step: those that run get their rows in the order of arrival, then the queue is admitted from its
- * head. Continuous batching after Yu et al. 2022 (Orca), chunked prefill after Agrawal et al. 2024
- * (Sarathi-Serve), preemption by recomputation after Kwon et al. 2023 (vLLM). Called by one thread.
+ * Building a step: those that run get their rows in the order of arrival, then the queue is
+ * admitted from its head. Continuous batching after Yu et al. 2022 (Orca), chunked prefill after
+ * Agrawal et al. 2024 (Sarathi-Serve), preemption by recomputation after Kwon et al. 2023 (vLLM).
+ * Called by one thread.
  *
- * Why the oldest always advances: it is served first, so every budget is whole when its turn comes, and sched_new
- * saw to it that each budget holds at least one request. Blocks: under GUARANTEED_NO_EVICT its worst case was
- * promised at admission. Under MAX_UTILIZATION it takes those of the newest, one by one, until it is alone, and
- * alone it fits, for request_new refused what needs more than the pool. A victim that a step in flight still uses
- * is marked and gives its blocks up at that step's commit; nobody is admitted meanwhile.
+ * Why the oldest always advances: it is served first, so every budget is whole when its turn comes,
+ * and sched_new saw to it that each budget holds at least one request. Blocks: under
+ * GUARANTEED_NO_EVICT its worst case was promised at admission. Under MAX_UTILIZATION it takes
+ * those of the newest, one by one, until it is alone, and alone it fits, for request_new refused
+ * what needs more than the pool. A victim that a step in flight still uses is marked and gives its
+ * blocks up at that step's commit; nobody is admitted meanwhile.
  */
 #include <assert.h>
 
@@ -24,7 +26,7 @@ struct builder {
     bool closed; /* nobody else is admitted to this step */
 };
 
-/* -- How many rows --------------------------------------------------------------------------------- */
+/* -- How many rows ----------------------------------------------------------------------------- */
 
 /* Rows that the request could use now if the step had room for all. */
 static uint32_t rows_wanted(const struct sched *s, const struct request *r)
@@ -35,14 +37,15 @@ static uint32_t rows_wanted(const struct sched *s, const struct request *r)
         return r->n_tokens - r->scheduled;
     if (request_n_output(r) + r->pending >= r->max_new)
         return 0;
-    /* Its next row needs a token that only the device has. The device can pass it on from one step to the next,
-     * but a sampler with penalties reads the whole history from the host. */
+    /* Its next row needs a token that only the device has. The device can pass it on from one step
+     * to the next, but a sampler with penalties reads the whole history from the host. */
     if (r->pending && (r->penalized || r->last_step != s->last_number))
         return 0;
     return r->n_tokens + r->pending - r->scheduled;
 }
 
-/* Of the next n rows, those whose logits are due; before a preemption the first ones were delivered. */
+/* Of the next n rows, those whose logits are due; before a preemption the first ones were
+ * delivered. */
 static uint32_t logits_due(const struct request *r, uint32_t n)
 {
     uint32_t done = r->lost > r->scheduled ? r->lost - r->scheduled : 0;
@@ -78,9 +81,10 @@ static uint32_t rows_given(const struct sched *s, const struct builder *b, const
     return r->want_logits ? n : 0;
 }
 
-/* -- Blocks ---------------------------------------------------------------------------------------- */
+/* -- Blocks ------------------------------------------------------------------------------------ */
 
-/* Makes the request hold blocks for its first n_tokens positions, at the cost of the newest if it must. */
+/* Makes the request hold blocks for its first n_tokens positions, at the cost of the newest if it
+ * must. */
 static bool take_blocks(struct sched *s, struct builder *b, struct request *r, uint32_t n_tokens)
 {
     uint32_t growth = kv_growth(s->kv, &r->kv, n_tokens);
@@ -90,7 +94,8 @@ static bool take_blocks(struct sched *s, struct builder *b, struct request *r, u
         struct request *victim = s->running.last;
         assert(s->config.policy == SCHED_MAX_UTILIZATION);
         b->closed = true;
-        /* The newest waits for blocks, which costs nobody anything; and blocks may be on their way already. */
+        /* The newest waits for blocks, which costs nobody anything; and blocks may be on their way
+         * already. */
         if (victim == r || s->n_evicting > 0) {
             s->stats.stalls++;
             return false;
@@ -117,8 +122,8 @@ static uint32_t blocks_needed(const struct sched *s, const struct request *r)
     return sched_blocks_for(s, worst);
 }
 
-/* Blocks that nobody holds and nobody was promised. MAX_UTILIZATION leaves one for each that runs, so that an
- * admission is not followed by a preemption at once. */
+/* Blocks that nobody holds and nobody was promised. MAX_UTILIZATION leaves one for each that runs,
+ * so that an admission is not followed by a preemption at once. */
 static int64_t blocks_spare(const struct sched *s)
 {
     int64_t spare = (int64_t)kv_available(s->kv) - (int64_t)s->reserved;
@@ -126,7 +131,7 @@ static int64_t blocks_spare(const struct sched *s)
     return s->config.policy == SCHED_MAX_UTILIZATION ? spare - s->running.count : spare;
 }
 
-/* -- Placing --------------------------------------------------------------------------------------- */
+/* -- Placing ----------------------------------------------------------------------------------- */
 
 static void append(struct sched *s, struct builder *b, struct request *r, uint32_t n)
 {
@@ -193,9 +198,10 @@ static void place(struct sched *s, struct builder *b, struct request *r)
         append(s, b, r, n);
 }
 
-/* -- Admission ------------------------------------------------------------------------------------- */
+/* -- Admission --------------------------------------------------------------------------------- */
 
-/* The head of the queue begins, or begins again, to run: on blocks[] of the table on top of the free ones. */
+/* The head of the queue begins, or begins again, to run: on blocks[] of the table on top of the
+ * free ones. */
 static void start(struct sched *s, struct request *r, const struct kv_match *found, uint32_t needed)
 {
     queue_remove(&s->waiting, r);
@@ -226,9 +232,10 @@ static bool admit(struct sched *s, struct builder *b)
     uint32_t needed = blocks_needed(s, r), wanted, reusable;
     int32_t *table;
 
-    if (s->running.count == s->config.max_batch_size || s->n_free_slots == 0 || b->rows == 0 ||
+    if (s->running.count == s->config.max_batch_size || b->rows == 0 ||
         (r->id == s->blocked_id && spare <= s->blocked_slack && b->rows <= s->blocked_rows))
         return false;
+    assert(s->n_free_slots > 0); /* see sched_new */
     table = s->tables + (size_t)s->free_slots[s->n_free_slots - 1] * s->max_blocks;
     kv_seq_init(&r->kv, &r->root, table, s->max_blocks);
     kv_hash(s->kv, &r->root, r->tokens, r->n_tokens, r->hashes, &r->n_hashed);
@@ -255,7 +262,7 @@ static bool admit(struct sched *s, struct builder *b)
     return false;
 }
 
-/* -- The step -------------------------------------------------------------------------------------- */
+/* -- The step ---------------------------------------------------------------------------------- */
 
 static void build(struct sched *s, struct builder *b)
 {

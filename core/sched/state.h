@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to core/sched: the bodies of the scheduler and of a request. Who else needs a field asks sched.h. */
+/* Private to core/sched: the bodies of the scheduler and of a request. Who else needs a field asks
+ * sched.h. */
 #ifndef CORE_SCHED_STATE_H
 #define CORE_SCHED_STATE_H
 
@@ -104,8 +105,8 @@ struct sched {
     uint64_t reserved; /* sum over running */
     struct deadline_heap deadlines;
 
-    /* The head of the queue that could not be admitted, so that its prefix is not looked up again before
-     * something changed: more blocks, or more rows, than there were. */
+    /* The head of the queue that could not be admitted, so that its prefix is not looked up again
+     * before something changed: more blocks, or more rows, than there were. */
     uint64_t blocked_id;
     int64_t blocked_slack;
     uint32_t blocked_rows;
@@ -155,8 +156,8 @@ static inline void sched_tick(struct sched *s, uint64_t now_ns)
         s->now_ns = now_ns;
 }
 
-/* Ends a live request: takes it out of its list, sends FINISHED, and reclaims it, at once or when the last step
- * that uses it is committed. With SCHED_END_ERROR its blocks leave the index. */
+/* Ends a live request: takes it out of its list, sends FINISHED, and reclaims it, at once or when
+ * the last step that uses it is committed. With SCHED_END_ERROR its blocks leave the index. */
 void sched_end(struct sched *s, struct request *r, uint32_t reason, int32_t status);
 
 /* Gives back the blocks and the table of a request that no step in flight uses. */
@@ -165,7 +166,8 @@ void sched_vacate(struct sched *s, struct request *r);
 /* Frees an ended request that no step in flight uses. */
 void sched_reclaim(struct sched *s, struct request *r);
 
-/* Takes a running request's blocks and puts it back among the waiting. No step in flight may use it. */
+/* Takes a running request's blocks and puts it back among the waiting. No step in flight may use
+ * it. */
 void sched_preempt(struct sched *s, struct request *r);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/kv: pages are not lost, not shared with a writer, and never found under a wrong prefix. */
+/* Tests of core/kv: pages are not lost, not shared with a writer, and never found under a wrong
+ * prefix. */
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/mem.h"
@@ -96,7 +97,7 @@ static uint32_t found(struct kv_cache *k, int32_t base, uint32_t n_tokens)
     return q.n_found;
 }
 
-/* -- The pool --------------------------------------------------------------------------------------- */
+/* -- The pool ---------------------------------------------------------------------------------- */
 
 START_TEST(no_block_is_handed_out_twice)
 {
@@ -186,7 +187,7 @@ START_TEST(audit_sees_each_kind_of_damage_to_the_pool)
 }
 END_TEST
 
-/* -- Prefixes --------------------------------------------------------------------------------------- */
+/* -- Prefixes ---------------------------------------------------------------------------------- */
 
 START_TEST(a_cached_prefix_is_found_and_the_last_token_left_to_compute)
 {
@@ -336,7 +337,8 @@ START_TEST(a_continuation_of_an_evicted_prefix_is_not_found)
     struct kv_cache *k = cache_of(8, 0);
     struct seq a, b, c;
 
-    /* Two compute the same prompt at once; the blocks of `a` are indexed, those of `b` hang on them. */
+    /* Two compute the same prompt at once; the blocks of `a` are indexed, those of `b` hang on
+     * them. */
     seq_fill(&a, 0);
     seq_fill(&b, 0);
     ck_assert(seq_begin(k, &a, "", BT));
@@ -412,6 +414,41 @@ START_TEST(dropping_the_cache_frees_all_of_it)
 }
 END_TEST
 
+START_TEST(audit_sees_each_kind_of_damage_to_the_index)
+{
+    static const int32_t text[BT] = {1, 2, 3, 4};
+    struct prefix_parent root = {.serial = 9, .mark = 1}, none = {0, 0};
+    struct prefix x;
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_ok(prefix_init(&x, 4, BT, &err), &err);
+    ck_assert(prefix_add(&x, 2, 5, root, text));
+    ck_assert_int_eq(prefix_find(&x, 5, none, text), -1);
+    ck_assert_int_eq(prefix_find(&x, 5, root, text), 2);
+    ck_assert_ok(prefix_audit(&x, &err), &err);
+    x.nodes[2].hash = 6; /* in another one's chain */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].hash = 5;
+    x.nodes[2].next = 2; /* a loop */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].next = -1;
+    x.nodes[2].parent = none;
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.nodes[2].parent = root;
+    x.n_nodes = 2;
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.n_nodes = 1;
+    x.buckets[5] = -1; /* not to be found */
+    ck_assert_int_eq(prefix_audit(&x, &err), TN_E_INTERNAL);
+    x.buckets[5] = 2;
+    ck_assert_ok(prefix_audit(&x, &err), &err);
+    prefix_remove(&x, 2);
+    prefix_remove(&x, 2);
+    ck_assert_uint_eq(x.n_nodes, 0);
+    prefix_release(&x);
+}
+END_TEST
+
 START_TEST(audit_sees_a_holder_too_many)
 {
     struct kv_cache *k = cache_of(4, 0);
@@ -430,9 +467,10 @@ START_TEST(audit_sees_a_holder_too_many)
 }
 END_TEST
 
-/* -- At large --------------------------------------------------------------------------------------- */
+/* -- At large ---------------------------------------------------------------------------------- */
 
-/* What a page holds: the tokens of its block and of all before it, as only a right device would know. */
+/* What a page holds: the tokens of its block and of all before it, as only a right device would
+ * know. */
 struct page {
     uint32_t tenant, n;
     int32_t text[SEQ_BLOCKS * BT];
@@ -597,6 +635,7 @@ int main(void)
     tcase_add_test(t, untrusted_blocks_are_not_found_again);
     tcase_add_test(t, growth_is_all_or_nothing);
     tcase_add_test(t, dropping_the_cache_frees_all_of_it);
+    tcase_add_test(t, audit_sees_each_kind_of_damage_to_the_index);
     tcase_add_test(t, audit_sees_a_holder_too_many);
     tcase_add_test(t, random_traffic_never_finds_a_wrong_page);
     tcase_add_test(t, random_traffic_with_colliding_hashes_never_finds_a_wrong_page);

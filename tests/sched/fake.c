@@ -55,7 +55,7 @@ static int32_t choose(uint64_t state, const tn_sample_row *row, const int32_t *i
     return token;
 }
 
-/* -- The device ------------------------------------------------------------------------------------ */
+/* -- The device -------------------------------------------------------------------------------- */
 
 static void *array(uint64_t n, size_t size)
 {
@@ -140,7 +140,8 @@ struct fake_job *fake_launch(struct fake_device *d, const struct sched_step *ste
     return j;
 }
 
-/* The rows of one sequence. A failing sequence leaves garbage in its slots, as a broken kernel would. */
+/* The rows of one sequence. A failing sequence leaves garbage in its slots, as a broken kernel
+ * would. */
 static void run_seq(struct fake_device *d, struct fake_job *j, uint32_t seq)
 {
     const tn_batch_arrays *a = j->batch.host;
@@ -176,7 +177,8 @@ static void run_seq(struct fake_device *d, struct fake_job *j, uint32_t seq)
 
 static void run(struct fake_device *d, struct fake_job *j)
 {
-    /* Youngest first: a sequence that relied on a page written in the same step would read a stale one. */
+    /* Youngest first: a sequence that relied on a page written in the same step would read a stale
+     * one. */
     for (uint32_t i = j->batch.n_seqs; i-- > 0;)
         run_seq(d, j, i);
     d->last_sampled = j->sampled;
@@ -214,7 +216,7 @@ void fake_clear(struct fake_device *d)
     d->first = d->count = 0;
 }
 
-/* -- The oracle ------------------------------------------------------------------------------------ */
+/* -- The oracle -------------------------------------------------------------------------------- */
 
 void oracle_init(struct oracle *o, const struct request_spec *spec, uint64_t klass, uint32_t vocab)
 {

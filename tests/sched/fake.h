@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A device that is right by construction, for tests: it runs the ragged batch that batch_fill wrote, keeps one
- * value per cache slot, and lets every value depend on all that a real model's would: the token, its position,
- * and the values of the positions before it, read through the block table. A wrong page, slot, position or stale
- * block therefore shows as a wrong token. What it chooses also depends on every field of the sample row.
+ * A device that is right by construction, for tests: it runs the ragged batch that batch_fill
+ * wrote, keeps one value per cache slot, and lets every value depend on all that a real model's
+ * would: the token, its position, and the values of the positions before it, read through the block
+ * table. A wrong page, slot, position or stale block therefore shows as a wrong token. What it
+ * chooses also depends on every field of the sample row.
  *
  * `struct oracle` computes the same for one request, from its tokens alone.
  */

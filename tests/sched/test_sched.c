@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/sched: how requests come and go. One damage each; the simulation (test_sim.c) does the rest. */
+/* Tests of core/sched: how requests come and go. One damage each; the simulation (test_sim.c) does
+ * the rest. */
+#include <pthread.h>
+
 #include "base/err.h"
 #include "base/limits.h"
 #include "rig.h"
+#include "sched/state.h"
 #include "tenon/batch.h"
 
-/* -- Refusals --------------------------------------------------------------------------------------- */
+/* -- Refusals ---------------------------------------------------------------------------------- */
 
 static void ck_refused(struct rig *g, struct request_spec spec, int32_t code, const char *field)
 {
@@ -22,11 +26,12 @@ START_TEST(numbers_out_of_range_are_refused_by_name)
 {
     static const int32_t bad_id[] = {0, (int32_t)VOCAB};
     static const int32_t negative[] = {-1};
-    static const float values[] = {0, NAN};
+    static const float values[] = {0, NAN}, many[9];
     struct rig g;
     struct request_spec s;
 
     rig_init(&g);
+    g.config.max_step_bias = 8;
     rig_open(&g);
 #define REFUSE(change, code, field)                                                                \
     do {                                                                                           \
@@ -63,6 +68,8 @@ START_TEST(numbers_out_of_range_are_refused_by_name)
     REFUSE((s.bias_ids = tokens_from(0), s.bias_values = values, s.n_bias = 2), TN_E_RANGE,
            "logit_bias");
     REFUSE(s.want_logits = true, TN_E_INVALID, "max_new_tokens");
+    REFUSE((s.bias_ids = tokens_from(0), s.bias_values = many, s.n_bias = 9), TN_E_LIMIT,
+           "logit_bias");
     rig_close(&g);
 }
 END_TEST
@@ -155,13 +162,11 @@ START_TEST(a_configuration_out_of_range_is_refused_by_name)
 }
 END_TEST
 
-START_TEST(creation_and_submission_survive_memory_running_out)
+/* Each allocation in turn fails, once or from then on. */
+static void ramp(struct rig *g, bool persistent)
 {
-    struct rig g;
     bool struck = true;
 
-    rig_init(&g);
-    rig_open(&g);
     for (uint64_t n = 1; struck; n++) {
         struct request_spec spec = spec_of(0, 20, 20);
         struct sched *s = NULL;
@@ -170,8 +175,8 @@ START_TEST(creation_and_submission_survive_memory_running_out)
         uint64_t id;
         int32_t rc;
         ck_assert_uint_lt(n, 100);
-        mem_fail_nth(n, false);
-        rc = sched_new(&g.config, g.kv, on_event, &g, &s, &err);
+        mem_fail_nth(n, persistent);
+        rc = sched_new(&g->config, g->kv, on_event, g, &s, &err);
         if (!rc)
             rc = request_new(s, &spec, &r, &err);
         if (!rc)
@@ -180,6 +185,67 @@ START_TEST(creation_and_submission_survive_memory_running_out)
         mem_fail_nth(0, false);
         ck_assert_int_eq(rc, struck ? TN_E_NOMEM : TN_OK);
         sched_free(s);
+    }
+}
+
+START_TEST(creation_and_submission_survive_memory_running_out)
+{
+    struct rig g;
+
+    rig_init(&g);
+    rig_open(&g);
+    ramp(&g, false);
+    ramp(&g, true);
+    rig_close(&g);
+}
+END_TEST
+
+struct maker {
+    const struct sched *s;
+    pthread_t thread;
+    uint32_t n_refused;
+};
+
+static void *make_requests(void *arg)
+{
+    struct maker *m = arg;
+    int32_t prompt[24];
+
+    for (uint32_t i = 0; i < 2000; i++) {
+        struct request_spec spec = REQUEST_SPEC_INIT;
+        struct request *r = NULL;
+        tn_err err = TN_ERR_INIT;
+        for (int32_t t = 0; t < 24; t++)
+            prompt[t] = t;
+        prompt[23] = i % 2 ? 5 : -1;
+        spec.prompt = prompt;
+        spec.n_prompt = 24;
+        m->n_refused += request_new(m->s, &spec, &r, &err) != TN_OK;
+        request_free(r);
+    }
+    return NULL;
+}
+
+/* The thread sanitizer says whether request_new reads anything that steps write. */
+START_TEST(requests_can_be_made_by_other_threads_while_steps_run)
+{
+    struct rig g;
+    struct maker makers[2];
+
+    rig_init(&g);
+    rig_open(&g);
+    for (int i = 0; i < 2; i++) {
+        makers[i] = (struct maker){.s = g.s};
+        ck_assert_int_eq(pthread_create(&makers[i].thread, NULL, make_requests, &makers[i]), 0);
+    }
+    for (int32_t i = 0; i < 20; i++) {
+        submit(&g, spec_of(i, 17, 20));
+        drain(&g);
+        g.n_events = 0;
+    }
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(pthread_join(makers[i].thread, NULL), 0);
+        ck_assert_uint_eq(makers[i].n_refused, 1000);
     }
     rig_close(&g);
 }
@@ -202,7 +268,7 @@ START_TEST(no_step_allocates)
 }
 END_TEST
 
-/* -- Ends --------------------------------------------------------------------------------------------- */
+/* -- Ends -------------------------------------------------------------------------------------- */
 
 START_TEST(each_way_to_end_is_told_apart)
 {
@@ -265,21 +331,23 @@ END_TEST
 START_TEST(a_device_error_of_one_sequence_spares_the_others)
 {
     struct rig g;
-    uint64_t id[3];
+    uint64_t id[4];
     const struct sched_step *step;
 
     rig_init(&g);
     rig_open(&g);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         id[i] = submit(&g, spec_of(i * 20, 4, 2));
     step = schedule(&g);
     g.seq_status[1] = TN_E_DEVICE;
-    g.sampled[2] = (int32_t)VOCAB; /* a sampler gone mad */
+    g.sampled[2] = (int32_t)VOCAB; /* samplers gone mad */
+    g.sampled[3] = -2;
     commit(&g, step);
     drain(&g);
     ck_ended(&g, id[0], SCHED_END_LENGTH, TN_OK);
     ck_ended(&g, id[1], SCHED_END_ERROR, TN_E_DEVICE);
     ck_ended(&g, id[2], SCHED_END_ERROR, TN_E_DEVICE);
+    ck_ended(&g, id[3], SCHED_END_ERROR, TN_E_DEVICE);
     rig_close(&g);
 }
 END_TEST
@@ -329,7 +397,7 @@ START_TEST(steps_are_committed_in_order_and_once)
 }
 END_TEST
 
-/* -- Cancel ------------------------------------------------------------------------------------------ */
+/* -- Cancel ------------------------------------------------------------------------------------ */
 
 START_TEST(cancel_returns_the_blocks_in_every_state)
 {
@@ -494,7 +562,7 @@ START_TEST(freeing_a_busy_scheduler_leaks_nothing)
 }
 END_TEST
 
-/* -- Deadlines --------------------------------------------------------------------------------------- */
+/* -- Deadlines --------------------------------------------------------------------------------- */
 
 START_TEST(deadlines_end_requests_in_the_queue_and_while_running)
 {
@@ -548,6 +616,99 @@ START_TEST(a_clock_that_jumps_back_expires_nobody_and_breaks_nothing)
 }
 END_TEST
 
+/* -- The audit ---------------------------------------------------------------------------------- */
+
+static void ck_broken(struct rig *g, const char *what)
+{
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_int_eq(sched_audit(g->s, &err), TN_E_INTERNAL);
+    ck_assert_err_has(&err, what);
+}
+
+START_TEST(audit_sees_each_kind_of_damage)
+{
+    struct rig g;
+    struct request_spec spec = spec_of(0, 6, 4);
+    struct sched *s;
+    struct request *a, *b, *c;
+    tn_err err = TN_ERR_INIT;
+
+    rig_init(&g);
+    g.config.max_batch_size = 2;
+    rig_open(&g);
+    s = g.s;
+    for (int i = 0; i < 3; i++) {
+        spec.deadline_ns = 90000 + (uint64_t)i;
+        submit(&g, spec);
+    }
+    commit(&g, schedule(&g));
+    a = s->running.first;
+    b = s->running.last;
+    c = s->waiting.first;
+#define DAMAGE(place, value, what)                                                                 \
+    do {                                                                                           \
+        uint64_t keep_ = (uint64_t)(place);                                                        \
+        (place) = (value);                                                                         \
+        ck_broken(&g, what);                                                                       \
+        memcpy(&(place), &keep_, sizeof(place)); /* little end first */                            \
+        ck_assert_ok(sched_audit(s, &err), &err);                                                  \
+    } while (0)
+    DAMAGE(a->computed, 99, "out of order");
+    DAMAGE(a->pending, 1, "out of order");
+    DAMAGE(a->max_new, 0, "longer than asked");
+    DAMAGE(a->kv.n_blocks, 1, "without a block");
+    DAMAGE(a->kv.blocks[1], b->kv.blocks[1], "own it");
+    DAMAGE(a->state, REQUEST_QUEUED, "wrong list");
+    DAMAGE(c->state, REQUEST_DECODE, "wrong list");
+    DAMAGE(b->arrival, 1, "overtook");
+    DAMAGE(c->arrival, 1, "overtook");
+    DAMAGE(c->reserved, 1, "holds something");
+    DAMAGE(s->running.count, 1, "count is wrong");
+    DAMAGE(a->slot, b->slot, "block table");
+    DAMAGE(a->state, REQUEST_ENDED, "not reclaimed");
+    DAMAGE(a->heap_at, b->heap_at, "among the deadlines");
+    DAMAGE(a->heap_key, 99999, "out of order");
+    DAMAGE(s->deadlines.count, 2, "deadlines are miscounted");
+    DAMAGE(s->n_free_entries, 0, "is lost");
+    DAMAGE(s->n_free_slots, 1, "is lost");
+    DAMAGE(s->reserved, 99, "counter is off");
+    DAMAGE(s->n_draining, 1, "counter is off");
+    DAMAGE(a->in_flight, 1, "miscounted");
+    DAMAGE(s->config.max_batch_size, 1, "more run or wait");
+    drain(&g);
+    rig_close(&g);
+}
+END_TEST
+
+START_TEST(a_request_that_cannot_advance_is_reported_not_waited_for)
+{
+    struct rig g;
+    const struct sched_step *step = NULL;
+    tn_err err = TN_ERR_INIT;
+
+    rig_init(&g);
+    rig_open(&g);
+    submit(&g, spec_of(0, 6, 4));
+    commit(&g, schedule(&g));
+    g.s->running.first->evict = true; /* the damage: marked, and no commit will come */
+    g.s->n_evicting = 1;
+    ck_assert_int_eq(sched_schedule(g.s, g.now, &step, &err), TN_E_INTERNAL);
+    ck_assert_err_has(&err, "cannot advance");
+    g.s->running.first->evict = false;
+    g.s->n_evicting = 0;
+    drain(&g);
+    rig_close(&g);
+}
+END_TEST
+
+START_TEST(texts_of_reasons_are_never_missing)
+{
+    ck_assert_str_eq(sched_reason_text(SCHED_END_ERROR), "error");
+    ck_assert_str_eq(sched_reason_text(99), "unknown");
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("sched");
@@ -559,6 +720,7 @@ int main(void)
     tcase_add_test(t, a_full_queue_answers_busy_and_a_closed_one_closed);
     tcase_add_test(t, a_configuration_out_of_range_is_refused_by_name);
     tcase_add_test(t, creation_and_submission_survive_memory_running_out);
+    tcase_add_test(t, requests_can_be_made_by_other_threads_while_steps_run);
     tcase_add_test(t, no_step_allocates);
     tcase_add_test(t, each_way_to_end_is_told_apart);
     tcase_add_test(t, nan_ends_one_request_and_its_blocks_are_not_found_again);
@@ -573,6 +735,9 @@ int main(void)
     tcase_add_test(t, freeing_a_busy_scheduler_leaks_nothing);
     tcase_add_test(t, deadlines_end_requests_in_the_queue_and_while_running);
     tcase_add_test(t, a_clock_that_jumps_back_expires_nobody_and_breaks_nothing);
+    tcase_add_test(t, audit_sees_each_kind_of_damage);
+    tcase_add_test(t, a_request_that_cannot_advance_is_reported_not_waited_for);
+    tcase_add_test(t, texts_of_reasons_are_never_missing);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A seeded simulation of the scheduler, the cache and a device in virtual time. Each world draws a configuration
- * and requests from one 64-bit seed, disturbs them (cancels, deadlines, device failures, aborts), checks every
- * invariant after every step, and compares every token with an oracle that computes each request alone.
+ * A seeded simulation of the scheduler, the cache and a device in virtual time. Each world draws a
+ * configuration and requests from one 64-bit seed, disturbs them (cancels, deadlines, device
+ * failures, aborts), checks every invariant after every step, and compares every token with an
+ * oracle that computes each request alone.
  *
- *   test_sim                   worlds from TENON_SIM_SEED (default 1) until TENON_SIM_REQUESTS are done
- *   test_sim SEED [REQUESTS]   likewise, without Check
- *   test_sim -w WORLD REQUESTS one world again; a failure prints the line
+ *   test_sched_sim                     worlds from TENON_SIM_SEED (1) until TENON_SIM_REQUESTS
+ *                                      (100000) are done
+ *   test_sched_sim SEED [REQUESTS]     likewise, without Check
+ *   test_sched_sim -w WORLD REQUESTS   one world again; a failure prints this line
  */
 #include "base/err.h"
 #include "base/mem.h"
@@ -77,7 +79,7 @@ static void failed(const char *file, int line, const char *what)
 {
     fprintf(stderr, "%s:%d: %s\n", file, line, what);
     if (current)
-        fprintf(stderr, "operation %llu; replay: test_sim -w %llu %u\n",
+        fprintf(stderr, "operation %llu; replay: test_sched_sim -w %llu %u\n",
                 (unsigned long long)current->op, (unsigned long long)current->seed,
                 current->n_requests);
     fflush(stderr);
@@ -112,7 +114,7 @@ static bool disturbed(struct world *w, uint32_t per_mille)
     return below(w, 1000) < per_mille && !chance(w, w->calm);
 }
 
-/* -- Events ----------------------------------------------------------------------------------------- */
+/* -- Events ------------------------------------------------------------------------------------ */
 
 static uint64_t class_of_shadow(const struct world *w, const struct shadow *q)
 {
@@ -218,7 +220,7 @@ static void on_event(void *arg, const struct sched_event *e)
     }
 }
 
-/* -- The world -------------------------------------------------------------------------------------- */
+/* -- The world --------------------------------------------------------------------------------- */
 
 static void draw_config(struct world *w)
 {
@@ -297,7 +299,7 @@ static void world_close(struct world *w)
     current = NULL;
 }
 
-/* -- Requests ---------------------------------------------------------------------------------------- */
+/* -- Requests ---------------------------------------------------------------------------------- */
 
 static void draw_prompt(struct world *w, struct shadow *q)
 {
@@ -474,7 +476,7 @@ static void cancel(struct world *w)
     w->acting = 0;
 }
 
-/* -- Steps ------------------------------------------------------------------------------------------- */
+/* -- Steps ------------------------------------------------------------------------------------- */
 
 static void check_seq(struct world *w, const struct sched_step *step, const struct sched_seq *q)
 {
@@ -483,7 +485,8 @@ static void check_seq(struct world *w, const struct sched_step *step, const stru
     uint32_t known = sh->spec.n_prompt + sh->n_out;
 
     MUST(sh->live && q->id == sh->id && q->n_rows > 0 && q->prompt_len == sh->spec.n_prompt);
-    /* Rows follow each other; only a preemption or the first time goes elsewhere: to a block's border. */
+    /* Rows follow each other; only a preemption or the first time goes elsewhere: to a block's
+     * border. */
     MUST(first == sh->next_row || first % bt == 0);
     sh->next_row = q->context;
     MUST(q->n_blocks == (q->context + bt - 1) / bt);
@@ -572,8 +575,8 @@ static bool schedule(struct world *w)
     return true;
 }
 
-/* The livelock detector: the oldest request may miss a few steps, while the blocks it waits for drain or its
- * token is in flight, but never many. */
+/* The livelock detector: the oldest request may miss a few steps, while the blocks it waits for
+ * drain or its token is in flight, but never many. */
 static void watch_oldest(struct world *w, const struct sched_step *step)
 {
     uint32_t bound = (w->config.max_batch_size + 2) * (w->config.max_in_flight + 1);
@@ -762,6 +765,7 @@ int main(int argc, char **argv)
     }
     s = suite_create("sim");
     t = tcase_create("sim");
+    tcase_set_timeout(t, 600); /* CTest has the last word */
     tcase_add_test(t, random_requests_equal_the_oracle_and_keep_every_invariant);
     suite_add_tcase(s, t);
     return run_suite(s);

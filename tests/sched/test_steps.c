@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of core/sched: what a step holds, whom a policy admits, what the batch says. One damage each. */
+/* Tests of core/sched: what a step holds, whom a policy admits, what the batch says. One damage
+ * each. */
 #include "rig.h"
 #include "sched/batch.h"
 
-/* -- Order and chunks -------------------------------------------------------------------------------- */
+/* -- Order and chunks -------------------------------------------------------------------------- */
 
 START_TEST(a_chunk_ends_with_a_block_and_no_younger_prompt_overtakes)
 {
@@ -60,7 +61,7 @@ START_TEST(without_chunks_a_prompt_waits_for_room)
 }
 END_TEST
 
-/* -- Policies ----------------------------------------------------------------------------------------- */
+/* -- Policies ---------------------------------------------------------------------------------- */
 
 START_TEST(no_evict_admits_only_what_can_run_to_its_end)
 {
@@ -167,7 +168,7 @@ START_TEST(a_preempted_request_keeps_its_prompt_length)
 }
 END_TEST
 
-/* -- Prefixes ----------------------------------------------------------------------------------------- */
+/* -- Prefixes ---------------------------------------------------------------------------------- */
 
 START_TEST(a_conversation_finds_its_prompt_and_its_answer)
 {
@@ -226,7 +227,7 @@ START_TEST(other_salts_and_scaled_lengths_do_not_share)
 }
 END_TEST
 
-/* -- Steps ahead --------------------------------------------------------------------------------------- */
+/* -- Steps ahead ------------------------------------------------------------------------------- */
 
 START_TEST(an_unknown_token_is_named_by_its_row_and_discarded_after_the_end)
 {
@@ -269,28 +270,32 @@ END_TEST
 START_TEST(penalties_wait_for_the_token_they_read)
 {
     struct rig g;
-    struct request_spec spec = spec_of(0, 4, 3);
     const struct sched_step *one;
 
     rig_init(&g);
     g.config.max_in_flight = 2;
     rig_open(&g);
-    spec.sampling.repetition_penalty = 1.3f;
-    submit(&g, spec);
-    one = schedule(&g);
-    ck_assert_uint_eq(one->n_history, 4);
-    ck_assert_ptr_null(schedule(&g));
-    commit(&g, one);
-    one = schedule(&g);
-    ck_assert_uint_eq(one->n_history, 5);
-    ck_assert_int_eq(one->seqs[0].token_row, SCHED_TOKEN_KNOWN);
-    commit(&g, one);
-    drain(&g);
+    for (int kind = 0; kind < 3; kind++) {
+        struct request_spec spec = spec_of(kind * 10, 4, 3);
+        spec.sampling.repetition_penalty = kind == 0 ? 1.3f : 1;
+        spec.sampling.presence_penalty = kind == 1 ? 0.5f : 0;
+        spec.sampling.frequency_penalty = kind == 2 ? -0.5f : 0;
+        submit(&g, spec);
+        one = schedule(&g);
+        ck_assert_uint_eq(one->n_history, 4);
+        ck_assert_ptr_null(schedule(&g));
+        commit(&g, one);
+        one = schedule(&g);
+        ck_assert_uint_eq(one->n_history, 5);
+        ck_assert_int_eq(one->seqs[0].token_row, SCHED_TOKEN_KNOWN);
+        commit(&g, one);
+        drain(&g);
+    }
     rig_close(&g);
 }
 END_TEST
 
-/* -- Logits -------------------------------------------------------------------------------------------- */
+/* -- Logits ------------------------------------------------------------------------------------ */
 
 START_TEST(prompt_logits_come_whole_in_bounded_chunks)
 {
@@ -325,7 +330,7 @@ START_TEST(prompt_logits_come_whole_in_bounded_chunks)
 }
 END_TEST
 
-/* -- The batch ------------------------------------------------------------------------------------------ */
+/* -- The batch --------------------------------------------------------------------------------- */
 
 static int32_t tokens[64], positions[64], row_seq[64], first_row[8], context[8], prompt_len[8];
 static int32_t table[256], logits_row[64], bias_ids[256], history[256], token_row[64];
