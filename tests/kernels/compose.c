@@ -296,3 +296,25 @@ tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s)
         op_out(op, lookup(&names, outs[i]));
     return op;
 }
+
+struct shape shape_for(const tn_variant *v)
+{
+    struct shape s = {.in_width = {200, 77, 77}, .linear_width = {77, 77, 77}, .bias = true};
+
+    while (v->weight_dtypes && !(v->weight_dtypes & TN_DT_BIT(s.matrix)))
+        s.matrix++;
+    if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))
+        s.table = 2000;
+    if (!v->pack_layout && !v->kv_dtypes) /* row by row: all inputs are equally wide */
+        s.in_width[1] = s.in_width[0];
+    if (is(v->op, TN_OP_ROPE) || v->kv_dtypes) {
+        uint64_t width;
+        s.head_dim = 64;
+        s.kv_heads = 2;
+        s.heads = 6;
+        width = s.head_dim * s.kv_heads;
+        s.in_width[0] = is(v->op, TN_OP_KV_APPEND) ? width : 3 * width;
+        s.in_width[1] = s.in_width[2] = width;
+    }
+    return s;
+}

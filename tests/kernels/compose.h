@@ -30,4 +30,7 @@ tn_op *compose_basic(struct kit *k, const char *name, const struct shape *s);
 /* The fused op of `v`, wired as v->equals says; for a basic op, the same as compose_basic. */
 tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s);
 
+/* A shape of moderate size that fits the op of `v`, odd where it may be. */
+struct shape shape_for(const tn_variant *v);
+
 #endif

@@ -83,33 +83,36 @@ static CPU_INLINE vf cache_vector(const unsigned char *p, uint32_t dtype, uint64
     }
 }
 
-static CPU_INLINE void cache_prefetch(const struct attend *t, uint64_t key, uint64_t offset,
-                                      uint64_t bytes)
+/* Asks for keys (or values, `offset` behind them) [begin, begin + n), as far as there are. */
+static CPU_INLINE void cache_prefetch(const struct attend *t, uint64_t begin, uint64_t n,
+                                      uint64_t offset, uint64_t bytes)
 {
-    if (key >= t->end)
-        return;
-    for (uint64_t at = 0; at < bytes; at += 64)
-        CPU_PREFETCH(t->keys[key] + offset + at);
+    for (uint64_t j = begin; j < begin + n && j < t->end; j++)
+        for (uint64_t at = 0; at < bytes; at += 64)
+            CPU_PREFETCH(t->keys[j] + offset + at);
 }
 
-/* t->block = [dim][ATTEND_BLOCK]: keys [begin, begin + ATTEND_BLOCK), zeros where there is none. */
+/* t->block = [dim][ATTEND_BLOCK]: keys [begin, begin + ATTEND_BLOCK), and some copies of the last one where
+ * there is none: what they score is not looked at. Asks for the next keys, and for the values of these. */
 static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const uint32_t dtype)
 {
     uint64_t bytes = t->dim * (dtype == TN_DT_F32 ? 4u : 2u);
 
-    for (uint64_t j = 0; j < ATTEND_BLOCK; j += LANES) {
+    for (uint64_t j = begin; j < begin + ATTEND_BLOCK; j += LANES) {
+        const unsigned char *key[LANES];
         for (uint64_t i = 0; i < LANES; i++)
-            cache_prefetch(t, begin + j + i + ATTEND_BLOCK, 0, bytes);
+            key[i] = t->keys[j + i < t->end ? j + i : t->end - 1];
+        cache_prefetch(t, j + ATTEND_BLOCK, LANES, 0, bytes);
+        cache_prefetch(t, j, LANES, t->value_offset, bytes);
         for (uint64_t at = 0; at < t->dim; at += LANES) {
             vf r[LANES];
             CPU_UNROLL
             for (uint64_t i = 0; i < LANES; i++)
-                r[i] = begin + j + i < t->end ? cache_vector(t->keys[begin + j + i], dtype, at)
-                                              : v_zero();
+                r[i] = cache_vector(key[i], dtype, at);
             v_transpose(r);
             CPU_UNROLL
             for (uint64_t i = 0; i < LANES; i++)
-                v_store(t->block + (at + i) * ATTEND_BLOCK + j, r[i]);
+                v_store(t->block + (at + i) * ATTEND_BLOCK + (j - begin), r[i]);
         }
     }
 }
@@ -117,12 +120,10 @@ static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const u
 /* t->block = [ATTEND_BLOCK][dim]: values [begin, begin + ATTEND_BLOCK), as far as there are. */
 static CPU_INLINE void load_values(const struct attend *t, uint64_t begin, const uint32_t dtype)
 {
-    uint64_t bytes = t->dim * (dtype == TN_DT_F32 ? 4u : 2u);
     float *to = t->block;
 
     for (uint64_t j = begin; j < begin + ATTEND_BLOCK && j < t->end; j++) {
         const unsigned char *from = t->keys[j] + t->value_offset;
-        cache_prefetch(t, j + ATTEND_BLOCK, t->value_offset, bytes);
         for (uint64_t at = 0; at < t->dim; at += LANES, to += LANES)
             v_store(to, cache_vector(from, dtype, at));
     }
@@ -153,6 +154,9 @@ static uint32_t tile_query(const struct attend *t, uint32_t tile)
 /* t->score = q * keys^T for all keys of [begin, end). */
 static void score_keys(const struct attend *t)
 {
+    uint64_t bytes = t->dim * (t->dtype == TN_DT_F32 ? 4u : 2u);
+
+    cache_prefetch(t, t->begin, ATTEND_BLOCK, 0, bytes);
     for (uint64_t begin = t->begin; begin < t->end; begin += ATTEND_BLOCK) {
         load_block(t, begin, 0);
         for (uint32_t tile = 0; tile_query(t, tile) < t->count; tile++) {

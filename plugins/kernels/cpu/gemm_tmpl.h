@@ -23,8 +23,8 @@
 
 #define GEMM_VECTOR_BYTES (LANES * GEMM_DEPTH * GEMM_BYTES)
 
-/* Weights are asked for this far ahead of their use: one page of 4 KiB is where hardware prefetch stops. */
-#define GEMM_AHEAD 2048
+/* Weights are asked for this far ahead of their use: at full speed that is the latency of memory. */
+#define GEMM_AHEAD 8192
 
 /* Values packed at a time on the way from x to groups. */
 #define GEMM_CHUNK 512

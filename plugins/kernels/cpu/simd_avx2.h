@@ -223,26 +223,30 @@ static inline float v_largest(vf a)
 /* -- Words --------------------------------------------------------------------------------------- */
 
 /* Transposes the LANES x LANES words of r in place. */
-static inline void v_transpose(vf r[LANES])
+static CPU_INLINE void v_transpose(vf r[LANES])
 {
     vf t[LANES];
 
+    CPU_UNROLL
     for (int i = 0; i < LANES; i += 4) { /* pairs of words within 128-bit halves */
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
         t[i + 2] = _mm256_unpacklo_ps(r[i + 2], r[i + 3]);
         t[i + 3] = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
     }
+    CPU_UNROLL
     for (int i = 0; i < LANES; i += 4) {
         r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+    CPU_UNROLL
     for (int i = 0; i < 4; i++) { /* whole halves */
         t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
         t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
+    CPU_UNROLL
     for (int i = 0; i < LANES; i++)
         r[i] = t[i];
 }

@@ -205,16 +205,18 @@ static inline float v_largest(vf a)
 /* -- Words --------------------------------------------------------------------------------------- */
 
 /* A quarter of a transpose of 16 x 16: swaps blocks of the given width between vectors of each pair. */
-static inline void v_transpose_quads(vf r[LANES])
+static CPU_INLINE void v_transpose_quads(vf r[LANES])
 {
     vf t[LANES];
 
+    CPU_UNROLL
     for (int i = 0; i < LANES; i += 4) { /* pairs of words within 128-bit quarters */
         t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
         t[i + 2] = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
         t[i + 3] = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
     }
+    CPU_UNROLL
     for (int i = 0; i < LANES; i += 4) {
         r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
@@ -224,17 +226,19 @@ static inline void v_transpose_quads(vf r[LANES])
 }
 
 /* Transposes the LANES x LANES words of r in place. */
-static inline void v_transpose(vf r[LANES])
+static CPU_INLINE void v_transpose(vf r[LANES])
 {
     vf t[LANES];
 
     v_transpose_quads(r);
+    CPU_UNROLL
     for (int i = 0; i < 4; i++) { /* whole quarters: 4 x 4 of them for each i */
         t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
     }
+    CPU_UNROLL
     for (int i = 0; i < 4; i++) {
         r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
