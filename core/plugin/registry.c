@@ -36,9 +36,10 @@ struct registry_view {
 };
 
 struct registry {
-    pthread_mutex_t lock; /* guards current and the views' refs */
+    pthread_mutex_t lock; /* guards the next three and the views' refs */
     struct registry_view *current;
     uint32_t n_views;       /* current and those still held */
+    bool closed;            /* ends with the last view */
     struct plugin *plugins; /* every candidate; never moved once views exist */
     uint32_t n_plugins;
     uint64_t generation; /* of the last instance made */
@@ -326,6 +327,21 @@ nomem:
     return err_nomem(err, "the plugin registry");
 }
 
+static void registry_free(struct registry *reg)
+{
+    for (uint32_t i = reg->n_plugins; i-- > 0;)
+        plugin_end(&reg->plugins[i]);
+    for (uint32_t i = 0; i < reg->n_plugins; i++)
+        mem_free(reg->plugins[i].path);
+    mem_free(reg->plugins);
+    free_texts(reg->disable, reg->n_disable);
+    free_texts(reg->kernel_sets, reg->n_kernel_sets);
+    free_texts(reg->libraries, reg->n_libraries);
+    mem_free(reg->digests);
+    pthread_mutex_destroy(&reg->lock);
+    mem_free(reg);
+}
+
 const struct registry_view *registry_acquire(struct registry *reg)
 {
     struct registry_view *v;
@@ -340,18 +356,23 @@ const struct registry_view *registry_acquire(struct registry *reg)
 void registry_release(const struct registry_view *view)
 {
     struct registry_view *v = (struct registry_view *)(uintptr_t)view;
-    bool last;
+    struct registry *reg;
+    bool last, end;
 
     if (!v)
         return;
-    pthread_mutex_lock(&v->reg->lock);
+    reg = v->reg;
+    pthread_mutex_lock(&reg->lock);
     assert(v->refs > 0);
     last = --v->refs == 0;
-    if (last)
-        v->reg->n_views--;
-    pthread_mutex_unlock(&v->reg->lock);
-    if (last)
+    if (last) {
+        reg->n_views--;
         view_free(v);
+    }
+    end = last && reg->closed && reg->n_views == 0;
+    pthread_mutex_unlock(&reg->lock);
+    if (end)
+        registry_free(reg);
 }
 
 uint64_t registry_generation(const struct registry_view *view)
@@ -417,21 +438,6 @@ static void warn_of_doubles(const struct registry_view *v)
 
 /* -- Life --------------------------------------------------------------------------------------------------- */
 
-static void registry_free(struct registry *reg)
-{
-    for (uint32_t i = reg->n_plugins; i-- > 0;)
-        plugin_end(&reg->plugins[i]);
-    for (uint32_t i = 0; i < reg->n_plugins; i++)
-        mem_free(reg->plugins[i].path);
-    mem_free(reg->plugins);
-    free_texts(reg->disable, reg->n_disable);
-    free_texts(reg->kernel_sets, reg->n_kernel_sets);
-    free_texts(reg->libraries, reg->n_libraries);
-    mem_free(reg->digests);
-    pthread_mutex_destroy(&reg->lock);
-    mem_free(reg);
-}
-
 int32_t registry_open(const struct registry_options *options, struct registry **out, tn_err *err)
 {
     struct candidates found = {NULL, 0, 0};
@@ -461,19 +467,12 @@ int32_t registry_open(const struct registry_options *options, struct registry **
 
 void registry_close(struct registry *reg)
 {
-    uint32_t held;
-
     if (!reg)
         return;
-    registry_release(reg->current);
     pthread_mutex_lock(&reg->lock);
-    held = reg->n_views;
+    reg->closed = true;
     pthread_mutex_unlock(&reg->lock);
-    if (held > 0) {
-        log_error("the plugin registry was closed while in use; its plugins stay");
-        return;
-    }
-    registry_free(reg);
+    registry_release(reg->current);
 }
 
 /* -- Every candidate ------------------------------------------------------------------------------------ */

@@ -68,8 +68,8 @@ struct registry_options {
  */
 int32_t registry_open(const struct registry_options *options, struct registry **out, tn_err *err);
 
-/* Ends all plugins in reverse order of loading. No view may be held any more; if one is, its plugins are left
- * alone and leak, with an error in the log. NULL is allowed. */
+/* Ends all plugins in reverse order of loading: now, or when the last view that is held is released, by the thread that
+ * does so. The code stays mapped. NULL is allowed. */
 void registry_close(struct registry *reg);
 
 /*

@@ -472,7 +472,7 @@ static void fini(void *instance)
     struct plug *p = instance;
 
     p->counters->finis++;
-    p->counters->order = p->counters->order * 10 + (PLUG_NAME[0] - 'a');
+    p->counters->order = p->counters->order * 10 + (unsigned)(PLUG_NAME[0] - 'a');
     give_back(p);
 }
 

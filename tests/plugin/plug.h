@@ -5,7 +5,7 @@
 
 struct plug_counters {
     int inits, finis, quiesces, steps, threads;
-    int order; /* of fini: a digit per plugin, from the first letter of its name */
+    unsigned order; /* of fini: a digit per plugin, from the first letter of its name */
 };
 
 #endif

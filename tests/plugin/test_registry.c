@@ -78,7 +78,7 @@ START_TEST(plugins_load_in_order_of_names_and_end_in_reverse)
     ck_assert_str_eq(info.name, "alpha");
     ck_assert_uint_eq(info.generation, 3);
     registry_close(reg);
-    ck_assert_int_eq(counters.order, 61); /* alpha 0, good 6, beta 1 */
+    ck_assert_uint_eq(counters.order, 61); /* alpha 0, good 6, beta 1 */
     ck_assert_ptr_nonnull(strstr(log_text, "plugins beta and good both provide model.arch"));
 }
 END_TEST
@@ -154,8 +154,8 @@ START_TEST(a_held_view_keeps_its_plugins)
     ck_assert_uint_eq(registry_generation(view), 1);
     registry_close(reg);
     ck_assert_int_eq(counters.finis, 0);
-    ck_assert_ptr_nonnull(strstr(log_text, "closed while in use"));
     registry_release(view);
+    ck_assert_int_eq(counters.finis, 1);
 }
 END_TEST
 
