@@ -170,6 +170,13 @@ int32_t json_get_bool(const json_t *root, const char *file, const char *path, bo
     return TN_OK;
 }
 
+const char *json_plain(const json_t *v)
+{
+    const char *s = json_string_value(v);
+
+    return s && strlen(s) == json_string_length(v) ? s : NULL;
+}
+
 int32_t json_get_str(const json_t *root, const char *file, const char *path, const char **out,
                      tn_err *err)
 {
@@ -179,9 +186,9 @@ int32_t json_get_str(const json_t *root, const char *file, const char *path, con
         return TN_E_NOTFOUND;
     if (!json_is_string(v))
         return wrong_type(v, file, path, "a string", err);
-    if (strlen(json_string_value(v)) != json_string_length(v))
+    if (!json_plain(v))
         return err_at(err, TN_E_FORMAT, file, TN_NO_OFFSET, path, "contains a NUL byte");
-    *out = json_string_value(v);
+    *out = json_plain(v);
     return TN_OK;
 }
 

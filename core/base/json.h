@@ -19,6 +19,9 @@ int32_t json_read(const char *path, uint64_t limit, json_t **out, tn_err *err);
 /* The value at a dotted path with optional indexes ("a.b[3].c") or NULL. JSON null counts as absent. */
 const json_t *json_at(const json_t *root, const char *path);
 
+/* The text of a string value; NULL if it is none, or holds a NUL byte that would hide what follows. */
+const char *json_plain(const json_t *v);
+
 /* Getters: TN_OK; TN_E_NOTFOUND without filling `err` if absent; TN_E_TYPE or TN_E_RANGE. */
 int32_t json_get_int(const json_t *root, const char *file, const char *path, int64_t min,
                      int64_t max, int64_t *out, tn_err *err);

@@ -49,7 +49,7 @@ static bool get_u64(const json_t *v, uint64_t *out)
 static int32_t parse_tensor(const char *name, const json_t *o, const char *file, uint64_t base,
                             struct st_tensor *t, tn_err *err)
 {
-    const char *dtype = json_string_value(json_object_get(o, "dtype"));
+    const char *dtype = json_plain(json_object_get(o, "dtype"));
     const json_t *shape = json_object_get(o, "shape"), *at = json_object_get(o, "data_offsets");
     uint64_t begin, end, bits = 0;
     size_t d = 0;
@@ -116,6 +116,17 @@ static int32_t check_tiling(const struct st_header *h, const char *file, uint64_
     return TN_OK;
 }
 
+/* Text by text, as the original demands. */
+static int32_t check_metadata(json_t *o, const char *file, tn_err *err)
+{
+    bool ok = json_is_object(o);
+    const char *key;
+    json_t *v;
+
+    json_object_foreach(o, key, v) ok = ok && json_is_string(v);
+    return ok ? TN_OK : bad(file, "__metadata__", err, "is not an object of texts");
+}
+
 static int32_t parse_all(struct st_header *h, const char *file, uint64_t base, tn_err *err)
 {
     size_t n = json_object_size(h->root);
@@ -130,15 +141,15 @@ static int32_t parse_all(struct st_header *h, const char *file, uint64_t base, t
         return err_nomem(err, "a safetensors header");
     json_object_foreach(h->root, name, o)
     {
+        bool metadata = strcmp(name, "__metadata__") == 0;
         int32_t rc;
-        if (strcmp(name, "__metadata__") == 0)
-            continue;
         if (strlen(name) == 0 || strlen(name) > LIMIT_TENSOR_NAME)
             return bad(file, "tensor name", err, "is empty or longer than 512 bytes");
-        rc = parse_tensor(name, o, file, base, &h->tensors[h->n_tensors], err);
+        rc = metadata ? check_metadata(o, file, err)
+                      : parse_tensor(name, o, file, base, &h->tensors[h->n_tensors], err);
         if (rc != TN_OK)
             return rc;
-        h->n_tensors++;
+        h->n_tensors += !metadata;
     }
     qsort(h->tensors, h->n_tensors, sizeof *h->tensors, compare_offsets);
     for (size_t i = 0; i < h->n_tensors; i++)
@@ -184,7 +195,7 @@ int32_t safetensors_parse(const uint8_t *data, size_t size, uint64_t file_size, 
     rc = check_length(header_length(data), file_size, file, &base, err);
     if (rc != TN_OK)
         return rc;
-    if (size < base || data[8] != '{')
+    if (base == 8 || size < base || data[8] != '{')
         return err_at(err, TN_E_FORMAT, file, 8, "header", "does not begin with '{'");
     rc = json_parse((const char *)data + 8, (size_t)(base - 8), file, &h.root, err);
     if (rc == TN_OK)
@@ -248,14 +259,27 @@ static const char *st_dtype_name(uint32_t dtype)
     return "?";
 }
 
+static void put_json_string(struct strbuf *b, const char *s)
+{
+    strbuf_putc(b, '"');
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\' || (unsigned char)*s < 0x20)
+            strbuf_printf(b, "\\u%04x", (unsigned)*s);
+        else
+            strbuf_putc(b, *s);
+    }
+    strbuf_putc(b, '"');
+}
+
 static void header_json(const struct st_tensor *tensors, size_t n, struct strbuf *b)
 {
     uint64_t at = 0;
 
     strbuf_putc(b, '{');
     for (size_t i = 0; i < n; i++) {
-        strbuf_printf(b, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", tensors[i].name,
-                      st_dtype_name(tensors[i].dtype));
+        strbuf_puts(b, i ? "," : "");
+        put_json_string(b, tensors[i].name);
+        strbuf_printf(b, ":{\"dtype\":\"%s\",\"shape\":[", st_dtype_name(tensors[i].dtype));
         for (uint32_t d = 0; d < tensors[i].n_dims; d++)
             strbuf_printf(b, "%s%" PRIu64, d ? "," : "", tensors[i].dims[d]);
         strbuf_printf(b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", at,

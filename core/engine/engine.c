@@ -98,24 +98,16 @@ static int32_t read_place(const struct engine *e, const json_t *o, const struct 
     return TN_OK;
 }
 
-/* The string `key` of an object; NULL if there is none or it holds a NUL, which would hide what follows. */
-static const char *plain_string(const json_t *o, const char *key)
-{
-    const json_t *v = json_object_get(o, key);
-    const char *s = json_string_value(v);
-
-    return s && s[0] && strlen(s) == json_string_length(v) ? s : NULL;
-}
-
 static int32_t read_tensor(const struct engine *e, const json_t *o, tn_err *err)
 {
-    const char *name = plain_string(o, "name"), *dtype = plain_string(o, "dtype");
+    const char *name = json_plain(json_object_get(o, "name"));
+    const char *dtype = json_plain(json_object_get(o, "dtype"));
     const json_t *dummy = json_object_get(o, "dummy");
     const struct plan_weight *w;
     struct engine_tensor *t;
     uint64_t i;
 
-    if (!name || !dtype)
+    if (!name || !name[0] || !dtype)
         return bad_tensor(e, "tensors", "an entry has no name or dtype", err);
     if (!map_get(&e->plan->weight_names, name, strlen(name), &i))
         return bad_tensor(e, name, "the plan has no such weight", err);

@@ -130,17 +130,9 @@ static int32_t bad(struct reading *r, const char *field, const char *why)
     return err_at(r->err, TN_E_FORMAT, r->file, TN_NO_OFFSET, path, "%s", why);
 }
 
-/* The text of a string; NULL if it is none, or holds a NUL that would hide what follows. */
-static const char *plain_text(const json_t *v)
-{
-    const char *s = json_string_value(v);
-
-    return s && strlen(s) == json_string_length(v) ? s : NULL;
-}
-
 static int32_t get_str(struct reading *r, const json_t *o, const char *key, const char **out)
 {
-    *out = plain_text(json_object_get(o, key));
+    *out = json_plain(json_object_get(o, key));
     return *out ? TN_OK : bad(r, key, "is missing or not a plain string");
 }
 
@@ -236,7 +228,7 @@ static int32_t read_attrs(struct reading *r, const json_t *o, tn_attr *attrs,
         a->name = names[*n];
         a->kind = json_is_integer(v) ? TN_ATTR_I64
                   : json_is_real(v)  ? TN_ATTR_F64
-                  : plain_text(v)    ? TN_ATTR_STR
+                  : json_plain(v)    ? TN_ATTR_STR
                                      : 0;
         if (a->kind == 0)
             return bad(r, "attrs", "holds a value that is no number or plain string");
@@ -259,8 +251,8 @@ static int32_t read_outs(struct reading *r, const json_t *o, struct plan_value *
     *n = (uint32_t)json_array_size(a);
     for (uint32_t i = 0; i < *n; i++) {
         const json_t *v = json_array_get(a, i);
-        const char *kind = plain_text(json_array_get(v, 0));
-        const char *dtype = plain_text(json_array_get(v, 1));
+        const char *kind = json_plain(json_array_get(v, 0));
+        const char *dtype = json_plain(json_array_get(v, 1));
         if (json_array_size(v) != 4 || !kind || !dtype)
             return bad(r, "out", "is not [kind, dtype, width, units]");
         rc = get_int(r, json_array_get(v, 2), "out", 0, (int64_t)LIMIT_WIDTH, &width);
@@ -313,7 +305,7 @@ static int32_t read_hyper(struct reading *r, const json_t *root)
             rc = plan_set_int(r->p, key, json_integer_value(v), r->err);
         else if (json_is_real(v))
             rc = plan_set_real(r->p, key, json_real_value(v), r->err);
-        else if (plain_text(v))
+        else if (json_plain(v))
             rc = plan_set_str(r->p, key, json_string_value(v), r->err);
         else
             rc = bad(r, "hyper", "holds a value that is no number or plain string");

@@ -40,10 +40,8 @@ static void free_plan(void)
 #define ATTRS(list) .n_attrs = sizeof(list) / sizeof *(list), .attrs = (list)
 #define OUT(...) .out = {__VA_ARGS__}
 
-/* clang-format off */
 #define good(...) sample_add(p, &(struct sample_op){.layer = 0, __VA_ARGS__})
 #define bad(code, text, ...) check_bad(code, text, &(struct sample_op){.layer = 0, __VA_ARGS__})
-/* clang-format on */
 
 /* The op is refused with that status and a message that holds `text`, and the plan stays as it was. */
 static void check_bad(int32_t code, const char *text, const struct sample_op *op)
