@@ -853,7 +853,9 @@ class Plugin(Case):
 class Examples(Case):
     def generate(self, *args):
         command = [os.path.join(EXAMPLES, "generate")] + [str(a) for a in args]
-        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT, cwd=WORK, check=False)
+        p = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT, cwd=WORK, check=False
+        )
         return Result(command, p.returncode, p.stdout, p.stderr, None)
 
     def setUp(self):
