@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The one test command: installs what it needs, then runs everything that can be checked on this machine. Needs
-# neither a GPU nor CUDA. About half an hour on two cores.
+# neither a GPU nor CUDA. About ten minutes on two cores.
 #
 #   scripts/check.sh                    all stages
 #   scripts/check.sh format walls test  these, with the stages that they rest on
@@ -94,8 +94,8 @@ stage_install() {
     tenon run --engine engine --prompt "The PostgreSQL server" --max-tokens 8
     # shellcheck disable=SC2046 # flags are words
     gcc -std=c17 -Wall -Wextra -Werror "$root/examples/generate.c" -o generate \
-      $(pkg-config --cflags tenon tenon-text) $(pkg-config --libs tenon tenon-text) -Wl,-rpath,"$(dirname "$pkgs")"
-    ./generate engine "The PostgreSQL server" 8
+      $(pkg-config --cflags --libs tenon) -Wl,-rpath,"$(dirname "$pkgs")"
+    ./generate engine 8 8187 433 4049 1092
     for h in "$prefix"/include/tenon/*.h; do
       echo "#include <tenon/$(basename "$h")>" >one.c
       gcc -std=c11 -Wall -Wextra -Wpedantic -Werror -I"$prefix/include" -fsyntax-only one.c
@@ -110,7 +110,8 @@ stage_tidy() {
   "$python" - "$PWD" <<'PY' >"$logs/tidy.files" || return 1
 import json, os, sys
 root = sys.argv[1]
-files = {os.path.normpath(os.path.join(c["directory"], c["file"])) for c in json.load(open("build/compile_commands.json"))}
+commands = json.load(open("build/compile_commands.json"))
+files = {os.path.normpath(os.path.join(c["directory"], c["file"])) for c in commands}
 keep = ("core", "text", "apps", "plugins", "sdk", "bench", "examples")
 for f in sorted(files):
     if os.path.relpath(f, root).split(os.sep)[0] in keep:

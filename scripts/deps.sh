@@ -9,9 +9,9 @@
 # Works as root or through sudo. Made for Debian 12; other systems with apt and packages of these names do as well.
 set -euo pipefail
 
-build=(gcc g++ libc6-dev cmake ninja-build pkg-config)
+build=(gcc g++ libc6-dev cmake ninja-build pkg-config python3)
 libraries=(libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsodium-dev check)
-dev=(git clang clang-format-14 clang-tidy libclang-rt-14-dev shellcheck python3 python3-venv python3-dev)
+dev=(git clang clang-format-14 clang-tidy libclang-rt-14-dev shellcheck python3-venv python3-dev)
 
 want=("${build[@]}" "${libraries[@]}")
 list=no

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """End-to-end tests of the command line: the binary, its plugins and the bundled checkpoint, as a user has them.
 
-    test_cli.py --tenon build/bin/tenon --model models/docs-7m [CLASS[.test] ...]
+    test_cli.py --tenon build/bin/tenon --model models/docs-7m --examples build/examples [CLASS[.test] ...]
 
 Each class is one CTest test (tests/cli/CMakeLists.txt). What the bundled model must answer is in its golden.json,
 which was made with another implementation (transformers). Only the standard library of Python is used; nothing is
@@ -23,7 +23,7 @@ import tempfile
 import time
 import unittest
 
-TENON = MODEL = WORK = None
+TENON = MODEL = WORK = EXAMPLES = None
 TIMEOUT = 300  # of one command; sanitized builds are slow
 
 # Perplexity of the first windows of 512 ids of valid_ids.u16, computed in float32 by a NumPy program from the stored
@@ -524,7 +524,8 @@ class Run(Case):
         self.refused(3, "model.engine", *run, self.dir)
 
     def test_an_interrupt_ends_a_run(self):
-        command = [TENON, "run", "--engine", engine(), "--prompt", "The", "--max-tokens", "1500", "--ignore-eos", "--stream"]
+        command = [TENON, "run", "--engine", engine(), "--prompt", "The", "--max-tokens", "1500"]
+        command += ["--ignore-eos", "--stream"]
         p = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=WORK, bufsize=0
         )
@@ -616,9 +617,8 @@ class Eval(Case):
         g = golden()["generations"][1]
         ids = g["prompt_ids"] + g["greedy_ids"][:24]
         write_ids(self.path("ids.safetensors"), ids)
-        self.ok(
-            "eval", "logits", "--engine", engine(), "--ids", self.path("ids.safetensors"), "--out", self.path("o.safetensors")
-        )
+        files = ("--ids", self.path("ids.safetensors"), "--out", self.path("o.safetensors"))
+        self.ok("eval", "logits", "--engine", engine(), *files)
         dtype, rows = read_logits(self.path("o.safetensors"))
         self.assertEqual((dtype, len(rows), len(rows[0])), ("F32", len(ids), 8192))
         first = len(g["prompt_ids"]) - 1
@@ -797,7 +797,8 @@ class Plugin(Case):
             with open(self.path(name), "wb") as f:
                 f.write(content)
             os.chmod(self.path(name), 0o644)
-        by_file = {os.path.basename(p["path"]): p for p in self.ok_json("plugin", "list", "--json", "--plugin-dir", self.dir)}
+        listed = self.ok_json("plugin", "list", "--json", "--plugin-dir", self.dir)
+        by_file = {os.path.basename(p["path"]): p for p in listed}
         for name in unfit:
             self.assertEqual(by_file[name]["state"], "refused", by_file[name])
             self.assertTrue(by_file[name]["reason"], "no reason for %s" % name)
@@ -846,17 +847,47 @@ class Plugin(Case):
         self.assertFalse([p for p in listed if p["path"].startswith(self.dir)])
 
 
+# -- Programs around libtenon -----------------------------------------------------------------------------------
+
+
+class Examples(Case):
+    def generate(self, *args):
+        command = [os.path.join(EXAMPLES, "generate")] + [str(a) for a in args]
+        p = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT, cwd=WORK, check=False
+        )
+        return Result(command, p.returncode, p.stdout, p.stderr, None)
+
+    def setUp(self):
+        super().setUp()
+        self.assertTrue(EXAMPLES, "say with --examples where the compiled examples are")
+
+    def test_generate_prints_the_golden_tokens(self):
+        g = golden()["generations"][2]
+        r = self.generate(engine(), len(g["greedy_ids"]), *g["prompt_ids"])
+        self.assertEqual(r.code, 0, r)
+        self.assertEqual([int(i) for i in r.out.split(b"\n")[0].split()], g["greedy_ids"], r)
+
+    def test_generate_explains_what_is_wrong(self):
+        for args, says in (((self.path("nowhere"), 1, 1), b"nowhere"), ((engine(), 1, 8192), b"8192"), ((), b"usage")):
+            r = self.generate(*args)
+            self.assertNotEqual(r.code, 0, r)
+            self.assertIn(says, r.err, r)
+
+
 # -- All --------------------------------------------------------------------------------------------------------
 
 
 def main():
-    global TENON, MODEL, WORK
+    global TENON, MODEL, WORK, EXAMPLES
     parser = argparse.ArgumentParser(description="End-to-end tests of the command line.")
     parser.add_argument("--tenon", required=True, help="the binary")
     parser.add_argument("--model", required=True, help="directory of the bundled checkpoint")
+    parser.add_argument("--examples", help="directory of the compiled examples")
     parser.add_argument("tests", nargs="*", help="classes or CLASS.test; without: all")
     args = parser.parse_args()
     TENON, MODEL = os.path.abspath(args.tenon), os.path.abspath(args.model)
+    EXAMPLES = os.path.abspath(args.examples) if args.examples else None
     if not os.access(TENON, os.X_OK):
         parser.error("there is no program at %s; build it first" % TENON)
     # A parent that ignores SIGINT (a background job of a shell) would make the children ignore it.
