@@ -6,7 +6,7 @@
     docs.py --check [--tenon PATH]    changes nothing; fails if something is stale, or a check does not hold
 
 Generated: docs/cli.md (what `tenon docs markdown` prints), docs/configuration.md (from core/conf/schema.h), the table
-of limits in SECURITY.md (from core/base/limits.h). Checked: docs/opset.md names every op of ops.h; links and file names
+of limits in SECURITY.md (from core/base/limits.h and text/limits.h). Checked: docs/opset.md names every op of ops.h; links and file names
 in pages lead somewhere; complete C programs in pages are plugins that compile against sdk/include alone and load.
 Only the standard library of Python is used.
 """
@@ -72,14 +72,26 @@ def shown(value):
     m = re.fullmatch(r"\((?:UINT64_C\(1\)|1u) << (\d+)\)", value)
     if m:
         return "{:,}".format(1 << int(m.group(1)))
-    number = eval(value.rstrip("u"), {"__builtins__": {}})  # "(100 * 1000 * 1000)", "65536": our own header
-    return "{:,}".format(number)
+    m = re.fullmatch(r"\(?(\d+(?: \* \d+)*)u?\)?", value)  # "65536", "1024u", "(100 * 1000 * 1000)"
+    if not m:
+        fail("docs.py does not understand the limit %s" % value)
+        return value
+    product = 1
+    for factor in m.group(1).split(" * "):
+        product *= int(factor)
+    return "{:,}".format(product)
 
 
 def limits_table():
-    text = re.sub(r"\\\n\s*", " ", read("core/base/limits.h"))
     rows = ["| what | limit | name | why |", "|---|---|---|---|"]
-    group = ""
+    for path, group in (("core/base/limits.h", ""), ("text/limits.h", "Text")):
+        if os.path.exists(os.path.join(ROOT, path)):
+            rows += limits_of(re.sub(r"\\\n\s*", " ", read(path)), group)
+    return "\n".join(rows)
+
+
+def limits_of(text, group):
+    rows = []
     for line in text.split("\n"):
         heading = re.fullmatch(r"/\* ([^.]*)\.(.*)\*/", line)
         if heading and "table" not in line:
@@ -87,7 +99,7 @@ def limits_table():
         m = re.fullmatch(r"#define (LIMIT_\w+)\s+(.*?)(?:\s*/\* (.*) \*/)?", line)
         if m:
             rows.append("| %s | %s | `%s` | %s |" % (group, shown(m.group(2)), m.group(1), m.group(3) or ""))
-    return "\n".join(rows)
+    return rows
 
 
 def limits(check):
