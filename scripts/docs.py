@@ -94,7 +94,7 @@ def limits_of(text, group):
     rows = []
     for line in text.split("\n"):
         heading = re.fullmatch(r"/\* ([^.]*)\.(.*)\*/", line)
-        if heading and "table" not in line:
+        if heading and "table" not in line and "SPDX" not in line:
             group = heading.group(1)
         m = re.fullmatch(r"#define (LIMIT_\w+)\s+(.*?)(?:\s*/\* (.*) \*/)?", line)
         if m:
