@@ -97,6 +97,7 @@ typedef struct tn_op_decl {
     const char *name;
     int32_t layer;
     uint32_t n_in, n_weights, n_attrs, n_out;
+    uint32_t reserved0;
     const uint32_t *in;
     const uint32_t *weights;
     const tn_attr *attrs;
