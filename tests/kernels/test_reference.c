@@ -208,7 +208,7 @@ START_TEST(products_of_all_dtypes)
                           .matrix = dtypes[i % 3],
                           .vector = dtypes[(i + 1) % 3],
                           .bias = i % 2 == 0,
-                          .gap = 6,
+                          .gap = 8,
                           .softcap = i % 2 ? 2.0 : 0.0,
                           .scale = 0.5};
         for (int logits = 0; logits < 2; logits++) {
