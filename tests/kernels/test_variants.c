@@ -339,6 +339,75 @@ START_TEST(older_machines_have_all_ops_of_a_llama)
 }
 END_TEST
 
+/* The variant that a host with CPU features `cpu_bits` would take for `op`, by prior cost alone. */
+static const tn_variant *cheapest(uint64_t cpu_bits, const char *name, const struct shape *s,
+                                  uint32_t rows)
+{
+    const tn_variant *best = NULL;
+    double least = 0.0;
+    tn_err err = TN_ERR_INIT;
+    struct kit k;
+
+    kit_init(&k, 1);
+    for (uint32_t i = 0; i < cpu.set->n_variants; i++) {
+        const tn_variant *v = cpu.set->variants[i];
+        if (!is(v->op, name) || (v->cpu[0] & ~cpu_bits))
+            continue;
+        const tn_op *op = compose(&k, v, s);
+        if (v->can_run(cpu.instance, op, &err))
+            continue;
+        double cost = v->cost_ns(cpu.instance, op, rows);
+        if (!best || cost < least) {
+            best = v;
+            least = cost;
+        }
+    }
+    kit_free(&k);
+    ck_assert_msg(best != NULL, "nothing for %s", name);
+    return best;
+}
+
+/* Priors must rank instruction sets alike for every number of rows, or prompts and decoding would differ. */
+START_TEST(the_newest_instructions_are_cheapest_for_any_number_of_rows)
+{
+    static const uint64_t avx2 = TN_CPU_X86_AVX2, avx512 = TN_CPU_X86_AVX512;
+    const struct {
+        uint64_t cpu_bits;
+        const char *op;
+        uint32_t matrix;
+        const char *want;
+    } cases[] = {
+        {avx2, TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx2"},
+        {avx512, TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx512"},
+        {avx512 | TN_CPU(AVX512BF16), TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx512bf16"},
+        {avx512 | TN_CPU(AVX512BF16), "cpu.qkv", TN_DT_F16, "qkv.f16.avx512"},
+        {avx512, "cpu.gate_silu", TN_DT_F32, "gate_silu.f32.avx512"},
+        {avx2, TN_OP_LINEAR_INT8, TN_DT_I8, "linear.i8.avx2"},
+        {avx2 | TN_CPU(AVXVNNI), TN_OP_LINEAR_INT8, TN_DT_I8, "linear.i8.avxvnni"},
+        {avx512 | TN_CPU(AVXVNNI) | TN_CPU(AVX512VNNI), TN_OP_LINEAR_INT8, TN_DT_I8,
+         "linear.i8.avx512vnni"},
+        {avx512, TN_OP_ATTENTION, 0, "attention.avx512"},
+        {avx512, TN_OP_RMS_NORM, 0, "rms_norm.avx512"},
+        {avx2, TN_OP_SAMPLE, 0, "sample.avx2"},
+    };
+    static const uint32_t rows[] = {1, 7, 64, 2048};
+
+    load_plugins();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int r = 0; r < 4; r++) {
+            struct shape s = {.in_width = {256, 256},
+                              .linear_width = {256, 256, 256},
+                              .matrix = cases[i].matrix,
+                              .heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = 64};
+            ck_assert_str_eq(cheapest(cases[i].cpu_bits, cases[i].op, &s, rows[r])->name,
+                             cases[i].want);
+        }
+    unload_plugins();
+}
+END_TEST
+
 START_TEST(what_does_not_fit_is_refused_with_a_reason)
 {
     struct kit k;
@@ -384,6 +453,7 @@ int main(void)
     tcase_add_test(c, every_variant_equals_the_reference);
     tcase_add_test(c, names_are_unique_and_needs_are_declared);
     tcase_add_test(c, older_machines_have_all_ops_of_a_llama);
+    tcase_add_test(c, the_newest_instructions_are_cheapest_for_any_number_of_rows);
     tcase_add_test(c, what_does_not_fit_is_refused_with_a_reason);
     suite_add_tcase(s, c);
     return run_suite(s);

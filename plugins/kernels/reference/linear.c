@@ -68,10 +68,13 @@ int32_t ref_linear_int8_check(void *instance, const tn_op *op, tn_err *err)
 float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q)
 {
     float largest = 0.0f;
+    int finite = 1;
 
-    for (uint64_t k = 0; k < n; k++)
+    for (uint64_t k = 0; k < n; k++) {
         largest = fmaxf(largest, fabsf(ref_get(x, row, k)));
-    float step = largest / 127.0f;
+        finite &= isfinite(ref_get(x, row, k)) != 0;
+    }
+    float step = finite ? largest / 127.0f : NAN;
     for (uint64_t k = 0; k < n; k++)
         q[k] = step > 0.0f ? (int8_t)rintf(ref_get(x, row, k) / step) : 0; /* ties to even */
     return step;

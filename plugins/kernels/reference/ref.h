@@ -104,7 +104,8 @@ float ref_relu2(float x);
 /* The activation called `name`, or NULL. */
 ref_function ref_activation(const char *name);
 
-/* Largest |x| of the row divided by 127, and the row quantized with it (q[n]); linear.int8. */
+/* Largest |x| of the row divided by 127, and the row quantized with it (q[n]); linear.int8. NaN for a row
+ * that is not finite, so that its outputs are NaN. */
 float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q);
 
 /* -- The ops ----------------------------------------------------------------------------------- */
