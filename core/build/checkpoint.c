@@ -83,7 +83,7 @@ static int32_t open_shards(struct checkpoint *c, const char *dir, const char *in
 
     json_object_foreach((json_t *)(uintptr_t)weight_map, tensor, v)
     {
-        const char *name = json_string_value(v);
+        const char *name = json_plain(v);
         enum map_put put;
         if (!name || !plain_name(name)) {
             rc = err_at(err, TN_E_FORMAT, index_path, TN_NO_OFFSET, tensor,
@@ -121,7 +121,7 @@ static int32_t check_index(const struct checkpoint *c, const char *index_path,
     json_object_foreach((json_t *)(uintptr_t)weight_map, tensor, v)
     {
         uint64_t i;
-        const char *name = json_string_value(v);
+        const char *name = json_plain(v);
         if (!map_get(&c->shard_of, tensor, strlen(tensor), &i) ||
             strcmp(path_base(c->shards[i].file.path), name) != 0)
             return err_at(err, TN_E_FORMAT, index_path, TN_NO_OFFSET, tensor,

@@ -17,14 +17,30 @@ bool convert_known(uint32_t from, uint32_t to)
            (targets & TN_DT_BIT(to));
 }
 
-static float load(const unsigned char *src, uint32_t dtype, size_t i)
+/* The double rounded to odd: to the float with an odd last bit where it lies between two. Rounding that once more, to a
+ * type narrower by two bits or more, gives what rounding the double itself would (Boldo and Melquiond 2008). */
+static float to_odd(double d)
+{
+    float f = (float)d;
+    uint32_t bits;
+
+    if ((double)f == d || isnan(d) || isinf(f))
+        return f;
+    bits = tn_f32_bits(f);
+    if (fabs((double)f) > fabs(d))
+        bits--; /* towards zero */
+    return tn_bits_f32(bits | 1u);
+}
+
+/* Element i as a float from which `store` rounds to `to`. */
+static float load(const unsigned char *src, uint32_t dtype, uint32_t to, size_t i)
 {
     uint16_t h;
     float f;
     double d;
 
     switch (dtype) {
-    case TN_DT_F64: memcpy(&d, src + 8 * i, 8); return (float)d;
+    case TN_DT_F64: memcpy(&d, src + 8 * i, 8); return to == TN_DT_F32 ? (float)d : to_odd(d);
     case TN_DT_F32: memcpy(&f, src + 4 * i, 4); return f;
     case TN_DT_F16: memcpy(&h, src + 2 * i, 2); return tn_f16_to_f32(h);
     default: memcpy(&h, src + 2 * i, 2); return tn_bf16_to_f32(h);
@@ -54,7 +70,7 @@ static bool source_finite(const unsigned char *src, uint32_t dtype, size_t i)
     double d;
 
     if (dtype != TN_DT_F64)
-        return isfinite(load(src, dtype, i));
+        return isfinite(load(src, dtype, dtype, i));
     memcpy(&d, src + 8 * i, 8);
     return isfinite(d);
 }
@@ -68,7 +84,7 @@ size_t convert_elements(const void *src, uint32_t from, void *dst, uint32_t to, 
         return n;
     }
     for (size_t i = 0; i < n; i++)
-        if (isinf(store(dst, to, i, load(src, from, i))) && first == n &&
+        if (isinf(store(dst, to, i, load(src, from, to, i))) && first == n &&
             source_finite(src, from, i))
             first = i;
     return first;

@@ -152,7 +152,7 @@ static int32_t resolve_sources(const struct emit_input *in, const tn_weight_decl
         if (total == w->dims[0])
             break; /* what follows are alternatives */
     }
-    if (*n == 0 && d->n_sources > 0)
+    if (*n == 0)
         return missing_tensor(in, d->sources[0].tensor, err);
     if (total != w->dims[0])
         return err_at(err, TN_E_FORMAT, checkpoint_file_of(in->checkpoint, out[0].tensor),
@@ -169,6 +169,8 @@ static int32_t keep_sources(tn_plan_builder *b, const tn_weight_decl *d,
 
     if (!s)
         return err_nomem(err, "a plan");
+    if (d->n_sources == 0)
+        return err_at(err, TN_E_INVALID, NULL, TN_NO_OFFSET, d->name, "has no source");
     if (!b->in->checkpoint)
         return TN_OK;
     rc = resolve_sources(b->in, d, w, s, &origin->n_sources, err);

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine.h"
 
@@ -191,8 +192,8 @@ int32_t output_commit(struct output *out, tn_err *err)
     } else {
         mem_free(out->temp);
         out->temp = NULL;
-        if (old)
-            rc = dir_remove(old, err);
+        if (old && dir_remove(old, NULL) != TN_OK)
+            log_warn("%s: the engine that was replaced could not be removed; delete it", old);
     }
     mem_free(old);
     return rc;

@@ -421,12 +421,14 @@ static int32_t emit_head(struct emit *e, uint32_t embedding, uint32_t x)
 {
     tn_value_decl logits = {
         TN_HDR(tn_value_decl), TN_VALUE_LOGITS, TN_DT_F32, (uint64_t)e->s.vocab, 0, 0};
+    tn_value_decl part = logits; /* of one rank, as its rows of the matrix are */
     tn_value_decl token = {TN_HDR(tn_value_decl), TN_VALUE_LOGITS, TN_DT_I32, 1, 0, 0};
-    struct op_args a = {
-        .name = TN_OP_LOGITS, .n_in = 1, .weights = {embedding}, .n_weights = 1, .out = logits};
+    struct op_args a = {.name = TN_OP_LOGITS, .n_in = 1, .weights = {embedding}, .n_weights = 1};
     uint32_t y, all, sampled;
     int32_t rc;
 
+    part.shard_units = (uint32_t)e->s.vocab;
+    a.out = part;
     e->layer = -1;
     rc = emit_norm(e, "norm", "model.norm", x, &a.in[0]);
     if (rc == TN_OK && !e->s.tied)

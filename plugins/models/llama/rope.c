@@ -71,7 +71,11 @@ static int32_t linear(const struct reading *r, struct rope *out)
 
 static int32_t dynamic(const struct reading *r, int64_t max_positions, struct rope *out)
 {
-    int32_t rc = needed(r, "factor", 1.0, 1e6, &out->factor);
+    int32_t rc;
+
+    if (out->n < 2)
+        return r->api->refuse(r->c, "head_dim", "dynamic rope scaling needs at least 4", r->err);
+    rc = needed(r, "factor", 1.0, 1e6, &out->factor);
 
     out->dynamic_from = max_positions;
     out->length_factor = out->factor;
@@ -157,6 +161,8 @@ static int32_t yarn(const struct reading *r, double base, int64_t max_positions,
 
     if (rc != TN_OK)
         return rc;
+    if (base <= 1.0)
+        return r->api->refuse(r->c, "rope_theta", "yarn needs a base above 1", r->err);
     low = yarn_dim(y.beta_fast, dim, base, y.original);
     high = yarn_dim(y.beta_slow, dim, base, y.original);
     if (y.truncate) {
@@ -200,18 +206,26 @@ static int32_t scaling_kind(const struct reading *r, const char **kind)
     return rc == TN_E_NOTFOUND ? TN_OK : rc;
 }
 
+/* rope_scaling unless it is absent or empty, else rope_parameters: that is how transformers chooses. */
 static int32_t find_group(struct reading *r)
 {
-    uint64_t n;
-    int32_t rc;
+    static const char *const groups[] = {"rope_scaling", "rope_parameters"};
 
-    r->group = "rope_parameters";
-    rc = r->api->get_count(r->c, r->group, &n, r->err);
-    if (rc != TN_E_NOTFOUND)
-        return rc;
-    r->group = "rope_scaling";
-    rc = r->api->get_count(r->c, r->group, &n, r->err);
-    return rc == TN_E_NOTFOUND ? TN_OK : rc;
+    for (int i = 0; i < 2; i++) {
+        char first[32];
+        const char *text;
+        uint64_t n = 0;
+        int32_t rc = r->api->get_count(r->c, groups[i], &n, r->err);
+        if (rc != TN_OK && rc != TN_E_NOTFOUND)
+            return rc;
+        r->group = groups[i];
+        snprintf(first, sizeof first, "%s[0]", groups[i]);
+        if (n > 0 && r->api->get_str(r->c, first, &text, NULL) != TN_E_NOTFOUND)
+            return r->api->refuse(r->c, groups[i], "must be an object, not a list", r->err);
+        if (n > 0)
+            return TN_OK;
+    }
+    return TN_OK;
 }
 
 static int32_t read_base(const struct reading *r, double *base)
@@ -223,29 +237,41 @@ static int32_t read_base(const struct reading *r, double *base)
     return rc == TN_E_NOTFOUND ? TN_OK : rc;
 }
 
+/* Heads rotate whole. A partial_rotary_factor means one thing to one program and nothing to the next for this type of
+ * model (transformers 5 ignores it without scaling), so only 1 is taken. */
+static int32_t check_whole(const struct reading *r)
+{
+    const char *key = "partial_rotary_factor";
+    double inside = 1.0, outside = 1.0;
+    char path[96];
+    int32_t rc = optional(r, key, 0.0, 1.0, &inside);
+
+    if (rc == TN_OK)
+        rc = r->api->get_real(r->c, key, 0.0, 1.0, &outside, r->err);
+    if (rc != TN_OK && rc != TN_E_NOTFOUND)
+        return rc;
+    snprintf(path, sizeof path, "%s.%s", r->group, key);
+    if (inside != 1.0 || outside != 1.0)
+        return r->api->refuse(r->c, inside != 1.0 ? path : key, "llama models rotate whole heads",
+                              r->err);
+    return TN_OK;
+}
+
 int32_t rope_read(const tn_config_api *api, const tn_config *c, uint32_t head_dim,
                   int64_t max_positions, struct rope *out, tn_err *err)
 {
     struct reading r = {api, c, NULL, err};
     const char *kind = "default";
-    double base = 10000.0, part = 1.0;
-    uint32_t dim;
+    double base = 10000.0;
     int32_t rc;
 
     *out = (struct rope){.mscale = 1.0, .length_factor = 1.0};
     if ((rc = find_group(&r)) != TN_OK || (rc = read_base(&r, &base)) != TN_OK ||
-        (rc = scaling_kind(&r, &kind)) != TN_OK)
+        (rc = scaling_kind(&r, &kind)) != TN_OK || (rc = check_whole(&r)) != TN_OK)
         return rc;
-    rc = optional(&r, "partial_rotary_factor", 1e-6, 1.0, &part);
-    if (rc == TN_OK && part == 1.0)
-        rc = api->get_real(c, "partial_rotary_factor", 1e-6, 1.0, &part, err);
-    if (rc != TN_OK && rc != TN_E_NOTFOUND)
-        return rc;
-    dim = (uint32_t)(head_dim * part);
-    if (dim < 2 || dim % 2 != 0 || dim / 2 > ROPE_MAX_FREQS)
-        return api->refuse(c, "head_dim",
-                           "the rotated dimensions must be an even number, 2 to 8192", err);
-    plain(out, base, dim);
+    if (head_dim < 2 || head_dim % 2 != 0 || head_dim / 2 > ROPE_MAX_FREQS)
+        return api->refuse(c, "head_dim", "must be an even number, 2 to 8192", err);
+    plain(out, base, head_dim);
     out->base = base;
     if (strcmp(kind, "default") == 0)
         return TN_OK;
