@@ -101,6 +101,16 @@ static int32_t add_setting(const struct command *c, struct opts *out, const char
     return TN_OK;
 }
 
+static int32_t add_given(const struct command *c, struct opts *out, const struct opt *o,
+                         const char *value)
+{
+    if (out->n_given == OPT_MAX_GIVEN)
+        return usage_error(c, "--%s is given too often%s", o->name, "");
+    out->given[out->n_given].opt = o;
+    out->given[out->n_given++].value = value;
+    return TN_OK;
+}
+
 /* "--set KEY=VALUE": the '=' in argv becomes the end of the key. */
 static int32_t add_set(const struct command *c, struct opts *out, char *pair)
 {
@@ -138,6 +148,8 @@ static int32_t parse_option(const struct command *c, int argc, char **argv, int 
     if (strcmp(o->name, "set") == 0)
         return add_set(c, out, value);
     out->values[index] = value;
+    if (o->kind == OPT_LIST && add_given(c, out, o, value) != TN_OK)
+        return TN_E_CONFIG;
     if (o->setting && add_setting(c, out, o->setting, value) != TN_OK)
         return TN_E_CONFIG;
     return check_value(c, o, value);
@@ -190,6 +202,14 @@ const char *opts_text(const struct opts *o, const char *name)
     size_t index = 0;
 
     return find(o->command, name, strlen(name), &index) ? o->values[index] : NULL;
+}
+
+const char *opts_nth(const struct opts *o, const char *name, uint32_t i)
+{
+    for (uint32_t k = 0; k < o->n_given; k++)
+        if (strcmp(o->given[k].opt->name, name) == 0 && i-- == 0)
+            return o->given[k].value;
+    return NULL;
 }
 
 bool opts_flag(const struct opts *o, const char *name)

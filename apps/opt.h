@@ -50,12 +50,18 @@ struct command {
 extern const struct opt opt_conf[];
 
 #define OPT_MAX_SETTINGS 64
+#define OPT_MAX_GIVEN 256
 
 struct opts {
     const struct command *command;
     const char **values; /* per option of `own` then opt_conf; NULL: not given */
     size_t n_values;
     const char *positional[4];
+    struct {
+        const struct opt *opt;
+        const char *value;
+    } given[OPT_MAX_GIVEN]; /* options of kind OPT_LIST, in the order of the command line */
+    uint32_t n_given;
     tn_kv settings[OPT_MAX_SETTINGS]; /* from opt_conf and own options with a setting */
     uint32_t n_settings;
     bool help;
@@ -67,6 +73,8 @@ void opts_release(struct opts *o);
 
 /* The value of an option of the command's own table; NULL or `absent` if it was not given. */
 const char *opts_text(const struct opts *o, const char *name);
+/* The ith value of an option of kind OPT_LIST; NULL past the last. */
+const char *opts_nth(const struct opts *o, const char *name, uint32_t i);
 bool opts_flag(const struct opts *o, const char *name);
 int64_t opts_int(const struct opts *o, const char *name, int64_t absent);
 double opts_real(const struct opts *o, const char *name, double absent);

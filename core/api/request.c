@@ -12,13 +12,22 @@ struct tn_request {
 
 /* -- Submitting --------------------------------------------------------------------------------------------- */
 
-static int32_t check_lengths(const struct instance *in, const tn_request_params *p, tn_err *err)
+static int32_t check_lengths(const tn_runtime *rt, const tn_request_params *p, tn_err *err)
 {
+    const struct instance *in = rt->instance;
+
     if (p->n_prompt > in->max_input_len) {
         err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "prompt",
                "has %" PRIu32 " tokens; at most %" PRIu32 " are allowed", p->n_prompt,
                in->max_input_len);
         err_remedy(err, "shorten the prompt, or build the engine with a larger --max-input-len");
+        return TN_E_LIMIT;
+    }
+    if (p->n_bias > (uint64_t)conf_int(rt->conf, CONF_LIMITS_LOGIT_BIAS)) {
+        err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "bias",
+               "has %" PRIu32 " entries; at most %" PRId64 " are allowed", p->n_bias,
+               conf_int(rt->conf, CONF_LIMITS_LOGIT_BIAS));
+        err_remedy(err, "send fewer, or raise limits.max_logit_bias");
         return TN_E_LIMIT;
     }
     if (p->max_new_tokens > in->max_output_len) {
@@ -31,6 +40,14 @@ static int32_t check_lengths(const struct instance *in, const tn_request_params 
     return TN_OK;
 }
 
+/* The sooner of what the caller and the configuration want; 0 wants nothing. */
+static uint64_t sooner(uint64_t asked_ms, int64_t configured_ms)
+{
+    uint64_t c = (uint64_t)configured_ms;
+
+    return asked_ms == 0 ? c : c == 0 || asked_ms < c ? asked_ms : c;
+}
+
 static uint64_t deadline(uint64_t now, uint64_t timeout_ms)
 {
     return timeout_ms == 0                           ? 0
@@ -38,8 +55,9 @@ static uint64_t deadline(uint64_t now, uint64_t timeout_ms)
                                                      : now + timeout_ms * NS_PER_MS;
 }
 
-static struct request_spec to_spec(const struct instance *in, const tn_request_params *p)
+static struct request_spec to_spec(const tn_runtime *rt, const tn_request_params *p)
 {
+    const struct instance *in = rt->instance;
     uint64_t now = clock_ns();
     struct request_spec s = REQUEST_SPEC_INIT;
 
@@ -65,8 +83,10 @@ static struct request_spec to_spec(const struct instance *in, const tn_request_p
     s.n_bias = p->n_bias;
     s.salt = p->salt;
     s.salt_bytes = (size_t)p->salt_bytes;
-    s.queue_deadline_ns = deadline(now, p->queue_timeout_ms);
-    s.deadline_ns = deadline(now, p->timeout_ms);
+    s.queue_deadline_ns =
+        deadline(now, sooner(p->queue_timeout_ms, conf_int(rt->conf, CONF_LIMITS_QUEUE_MS)));
+    s.deadline_ns =
+        deadline(now, sooner(p->timeout_ms, conf_int(rt->conf, CONF_LIMITS_REQUEST_MS)));
     return s;
 }
 
@@ -79,13 +99,13 @@ int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **
     err_reset(err);
     if (!params || params->h.size < sizeof *params || !out)
         return tn_err_set(err, TN_E_INVALID, "tn_submit needs params");
-    rc = check_lengths(rt->instance, params, err);
+    rc = check_lengths(rt, params, err);
     if (rc != TN_OK)
         return rc;
     r = mem_zalloc(sizeof *r);
     if (!r)
         return err_nomem(err, "a request");
-    spec = to_spec(rt->instance, params);
+    spec = to_spec(rt, params);
     rc = loop_submit(rt->loop, &spec, params->on_logits, params->arg, &r->ticket, err);
     if (rc != TN_OK) {
         mem_free(r);

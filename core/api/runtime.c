@@ -135,6 +135,14 @@ static void copy_known(void *dst, const void *src, uint32_t known, uint32_t size
     memcpy(dst, &h, sizeof h);
 }
 
+static uint32_t default_output_len(const tn_runtime *rt)
+{
+    int64_t n = conf_int(rt->conf, CONF_LIMITS_DEFAULT_OUTPUT);
+    uint32_t max = rt->instance->max_output_len;
+
+    return n > 0 && n < max ? (uint32_t)n : max;
+}
+
 void tn_info(const tn_runtime *rt, tn_runtime_info *info)
 {
     const struct instance *in = rt->instance;
@@ -147,6 +155,9 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
                             .max_output_len = in->max_output_len,
                             .max_batch_size = in->max_batch_size,
                             .max_num_tokens = in->max_num_tokens,
+                            .default_output_len = default_output_len(rt),
+                            .max_stop_strings =
+                                (uint32_t)conf_int(rt->conf, CONF_LIMITS_STOP_STRINGS),
                             .bos = (int32_t)in->meta.bos,
                             .n_eos = in->meta.n_eos,
                             .eos = in->meta.eos,

@@ -6,6 +6,7 @@
 #include "api/runtime.h"
 #include "api/tools.h"
 #include "base/mem.h"
+#include "base/strbuf.h"
 #include "build/build.h"
 #include "engine/names.h"
 
@@ -124,16 +125,30 @@ static json_t *variants_json(const struct registry_view *view, const char *plugi
     return list;
 }
 
+/* The whole error but for plugin and file, which stand beside it. */
+static void put_reason(const tn_err *err, struct strbuf *out)
+{
+    tn_err e = *err;
+
+    if (e.code == TN_OK)
+        return;
+    e.plugin[0] = e.file[0] = '\0';
+    err_print(&e, out);
+}
+
 static json_t *candidate_json(const struct registry_view *view, const struct registry_info *info)
 {
     static const char *const states[] = {"loaded", "disabled", "refused"};
-    json_t *o =
-        json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:s}", "name", info->name, "vendor",
+    struct strbuf reason = STRBUF_INIT;
+    json_t *o;
+
+    put_reason(info->err, &reason);
+    o = json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:s}", "name", info->name, "vendor",
                   info->vendor, "version", info->version, "kinds", kinds_json(info->kinds), "state",
                   states[info->state], "path", info->path, "sha256", info->digest, "class",
                   info->swap_class == TN_CLASS_SWAP ? "swap" : "pin", "reason",
-                  info->err->code == TN_OK ? "" : info->err->msg);
-
+                  strbuf_str(&reason));
+    strbuf_release(&reason);
     if (info->state == REGISTRY_LOADED && (info->kinds & TN_KIND_KERNELS))
         json_object_set_new(o, "variants", variants_json(view, info->name));
     return o;

@@ -87,6 +87,8 @@ typedef struct tn_runtime_info {
     uint32_t max_output_len; /**< output */
     uint32_t max_batch_size;
     uint32_t max_num_tokens;
+    uint32_t default_output_len; /**< for requests that name no number; at least 1 */
+    uint32_t max_stop_strings;
     int32_t bos; /**< -1: none */
     uint32_t n_eos;
     const int32_t *eos;
