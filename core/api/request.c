@@ -183,7 +183,7 @@ void tn_cancel(tn_request *req)
     ticket_cancel(req->ticket);
 }
 
-void tn_stop(tn_request *req)
+void tn_end(tn_request *req)
 {
     ticket_stop(req->ticket);
 }

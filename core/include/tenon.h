@@ -168,7 +168,7 @@ enum tn_event_kind {
 enum tn_finish {
     TN_FINISH_EOS = 1,      /**< an end token was chosen (it came as a token, too) */
     TN_FINISH_STOP_ID = 2,  /**< likewise one of stop_ids */
-    TN_FINISH_STOPPED = 3,  /**< tn_stop */
+    TN_FINISH_STOPPED = 3,  /**< tn_end */
     TN_FINISH_LENGTH = 4,   /**< max_new_tokens, or all logits, are out */
     TN_FINISH_CANCELED = 5, /**< tn_cancel or tn_close */
     TN_FINISH_TIMEOUT = 6,
@@ -215,7 +215,7 @@ TN_API int32_t tn_next_event(tn_request *req, int64_t timeout_ms, tn_event *even
 TN_API void tn_cancel(tn_request *req);
 
 /** The same, but as complete: for callers that found a stop string in the text. */
-TN_API void tn_stop(tn_request *req);
+TN_API void tn_end(tn_request *req);
 
 /** Gives the request back; one that is running is canceled. NULL is allowed. */
 TN_API void tn_release(tn_request *req);

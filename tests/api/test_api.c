@@ -224,7 +224,7 @@ START_TEST(cancel_ends_a_request_in_any_state)
         if (i % 3 == 0)
             tn_cancel(reqs[i]);
         if (i % 3 == 1)
-            tn_stop(reqs[i]);
+            tn_end(reqs[i]);
         tn_cancel(reqs[i % 3 == 0 ? i : 0]); /* twice, and late */
     }
     for (uint64_t i = 0; i < 12; i++) {
