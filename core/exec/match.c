@@ -5,6 +5,8 @@
  */
 #include "exec/match.h"
 
+#include <assert.h>
+
 #include "base/mem.h"
 
 struct search {
@@ -137,7 +139,8 @@ static const tn_value *value_of(const struct graph *g, const struct pattern *p,
             if (p->steps[k].out[j] == name)
                 return op->out[j];
     }
-    return NULL; /* an input that no statement uses */
+    assert(!"the parser lets no name pass that stands in no statement");
+    return NULL;
 }
 
 static const tn_value *const *values_of(struct graph *g, const struct pattern *p,
@@ -190,10 +193,6 @@ int32_t match_fuse(struct graph *g, const struct pattern *p, const char *name, s
                            .weight_ids = ids};
     if (!f->op.in || !f->op.out)
         return err_nomem(err, "fusing ops");
-    for (uint32_t i = 0; i < f->op.n_in; i++)
-        if (!f->op.in[i])
-            return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, name,
-                          "the fusion names an input that no statement uses");
     m->fused = f;
     return TN_OK;
 }

@@ -6,7 +6,7 @@
 struct parser {
     const char *text, *at;
     struct pattern *p;
-    bool defined[PATTERN_MAX_NAMES];
+    bool defined[PATTERN_MAX_NAMES], read[PATTERN_MAX_NAMES];
     tn_err *err;
 };
 
@@ -96,6 +96,11 @@ static int32_t names(struct parser *s, uint8_t list[TN_OP_MAX_VALUES], uint32_t 
             return fail(s, "a name that is not defined yet");
         if (role == USES && !s->defined[list[*n]])
             return fail(s, "a name that is defined before");
+        for (uint32_t i = 0; role == MENTIONS && i < *n; i++)
+            if (list[i] == list[*n])
+                return fail(s, "outputs that are named once");
+        if (role == USES)
+            s->read[list[*n]] = true;
         if (role == DEFINES)
             s->defined[list[*n]] = true;
         (*n)++;
@@ -179,6 +184,9 @@ int32_t pattern_parse(const char *text, struct pattern *out, tn_err *err)
         for (uint32_t j = 0; j < p.n_in; j++)
             if (p.out[i] == p.in[j])
                 rc = fail(&s, "outputs that are not inputs");
+    for (uint32_t i = 0; i < p.n_in && rc == TN_OK; i++)
+        if (!s.read[p.in[i]])
+            rc = fail(&s, "every input to be read by a statement");
     if (rc == TN_OK)
         *out = p;
     return rc;

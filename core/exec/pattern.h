@@ -6,8 +6,8 @@
  *     statement := names "=" op "(" names ")"
  *     names     := [ name { "," name } ]
  *
- * A name is defined once, before it is used; op names are [a-z0-9_.]. The text comes from a plugin and is
- * checked like any input.
+ * A name is defined once, before it is used; every input is used; op names are [A-Za-z0-9_.]. The text comes
+ * from a plugin and is checked like any input.
  */
 #ifndef CORE_EXEC_PATTERN_H
 #define CORE_EXEC_PATTERN_H
