@@ -83,49 +83,72 @@ static CPU_INLINE vf cache_vector(const unsigned char *p, uint32_t dtype, uint64
     }
 }
 
-/* Asks for keys (or values, `offset` behind them) [begin, begin + n), as far as there are. */
+/* Bytes of one key, and of one value. */
+static CPU_INLINE uint64_t key_bytes(const struct attend *t, const uint32_t dtype)
+{
+    return t->dim * (dtype == TN_DT_F32 ? 4u : 2u);
+}
+
+/* Asks for keys (or, at an offset, values) [begin, begin + n), as far as there are, `bytes` each. */
 static CPU_INLINE void cache_prefetch(const struct attend *t, uint64_t begin, uint64_t n,
                                       uint64_t offset, uint64_t bytes)
 {
-    for (uint64_t j = begin; j < begin + n && j < t->end; j++)
-        for (uint64_t at = 0; at < bytes; at += 64)
-            CPU_PREFETCH(t->keys[j] + offset + at);
+    const unsigned char *const *keys = t->keys;
+    uint64_t end = begin + n < t->end ? begin + n : t->end;
+
+    for (uint64_t j = begin; j < end; j++)
+        for (const unsigned char *p = keys[j] + offset, *last = p + bytes; p < last; p += 64)
+            CPU_PREFETCH(p);
 }
 
-/* t->block = [dim][ATTEND_BLOCK]: keys [begin, begin + ATTEND_BLOCK), and some copies of the last one where
- * there is none: what they score is not looked at. Asks for the next keys, and for the values of these. */
-static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const uint32_t dtype)
+/* LANES keys, transposed, to columns of t->block = [dim][ATTEND_BLOCK]. */
+static CPU_INLINE void transpose_keys(const unsigned char *const *key, uint64_t dim, float *to,
+                                      const uint32_t dtype)
 {
-    uint64_t bytes = t->dim * (dtype == TN_DT_F32 ? 4u : 2u);
-
-    for (uint64_t j = begin; j < begin + ATTEND_BLOCK; j += LANES) {
-        const unsigned char *key[LANES];
+    for (uint64_t at = 0; at < dim; at += LANES) {
+        vf r[LANES];
+        CPU_UNROLL
         for (uint64_t i = 0; i < LANES; i++)
-            key[i] = t->keys[j + i < t->end ? j + i : t->end - 1];
-        cache_prefetch(t, j + ATTEND_BLOCK, LANES, 0, bytes);
-        cache_prefetch(t, j, LANES, t->value_offset, bytes);
-        for (uint64_t at = 0; at < t->dim; at += LANES) {
-            vf r[LANES];
-            CPU_UNROLL
-            for (uint64_t i = 0; i < LANES; i++)
-                r[i] = cache_vector(key[i], dtype, at);
-            v_transpose(r);
-            CPU_UNROLL
-            for (uint64_t i = 0; i < LANES; i++)
-                v_store(t->block + (at + i) * ATTEND_BLOCK + (j - begin), r[i]);
-        }
+            r[i] = cache_vector(key[i], dtype, at);
+        v_transpose(r);
+        CPU_UNROLL
+        for (uint64_t i = 0; i < LANES; i++)
+            v_store(to + (at + i) * ATTEND_BLOCK, r[i]);
     }
 }
 
-/* t->block = [ATTEND_BLOCK][dim]: values [begin, begin + ATTEND_BLOCK), as far as there are. */
+/* t->block = [dim][ATTEND_BLOCK]: keys [begin, begin + ATTEND_BLOCK), and some copies of the last one where
+ * there is none: what they score is not looked at. Asks for the next block. */
+static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const uint32_t dtype)
+{
+    uint64_t bytes = key_bytes(t, dtype);
+
+    for (uint64_t j = 0; j < ATTEND_BLOCK && begin + j < t->end; j += LANES) {
+        const unsigned char *const *key = t->keys + begin + j, *last[LANES];
+        cache_prefetch(t, begin + j + ATTEND_BLOCK, LANES, 0, bytes);
+        if (begin + j + LANES > t->end) {
+            for (uint64_t i = 0; i < LANES; i++)
+                last[i] = begin + j + i < t->end ? key[i] : key[0];
+            key = last;
+        }
+        transpose_keys(key, t->dim, t->block + j, dtype);
+    }
+}
+
+/* t->block = [ATTEND_BLOCK][dim]: values [begin, begin + ATTEND_BLOCK), as far as there are. Asks for those
+ * half a block ahead. */
 static CPU_INLINE void load_values(const struct attend *t, uint64_t begin, const uint32_t dtype)
 {
+    const unsigned char *const *keys = t->keys;
+    uint64_t offset = t->value_offset, dim = t->dim, bytes = key_bytes(t, dtype);
+    uint64_t end = begin + ATTEND_BLOCK < t->end ? begin + ATTEND_BLOCK : t->end;
     float *to = t->block;
 
-    for (uint64_t j = begin; j < begin + ATTEND_BLOCK && j < t->end; j++) {
-        const unsigned char *from = t->keys[j] + t->value_offset;
-        for (uint64_t at = 0; at < t->dim; at += LANES, to += LANES)
-            v_store(to, cache_vector(from, dtype, at));
+    for (uint64_t j = begin; j < end; j++) {
+        if (j % 8 == 0)
+            cache_prefetch(t, j + ATTEND_BLOCK / 2, 8, offset, bytes);
+        for (uint64_t at = 0; at < dim; at += LANES, to += LANES)
+            v_store(to, cache_vector(keys[j] + offset, dtype, at));
     }
 }
 
@@ -154,9 +177,7 @@ static uint32_t tile_query(const struct attend *t, uint32_t tile)
 /* t->score = q * keys^T for all keys of [begin, end). */
 static void score_keys(const struct attend *t)
 {
-    uint64_t bytes = t->dim * (t->dtype == TN_DT_F32 ? 4u : 2u);
-
-    cache_prefetch(t, t->begin, ATTEND_BLOCK, 0, bytes);
+    cache_prefetch(t, t->begin, ATTEND_BLOCK, 0, key_bytes(t, t->dtype));
     for (uint64_t begin = t->begin; begin < t->end; begin += ATTEND_BLOCK) {
         load_block(t, begin, 0);
         for (uint32_t tile = 0; tile_query(t, tile) < t->count; tile++) {
@@ -248,6 +269,7 @@ static void attend(const struct attend *t)
     score_keys(t);
     for (uint32_t i = 0; i < t->count; i++)
         weigh_keys(t, i);
+    cache_prefetch(t, t->begin, ATTEND_BLOCK / 2, t->value_offset, key_bytes(t, t->dtype));
     memset(t->mean, 0, (uint64_t)t->count * t->dim * sizeof *t->mean);
     for (uint32_t begin = t->begin; begin < t->end; begin += ATTEND_BLOCK) {
         load_block(t, begin, 1);

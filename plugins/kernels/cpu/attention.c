@@ -186,12 +186,15 @@ static void find_keys(const struct attention *a, uint32_t seq, uint32_t head, in
     const tn_kv_layer *kv = a->l->kv;
     const int32_t *table = a->l->batch->dev->block_table + (uint64_t)seq * a->l->batch->max_blocks;
     uint64_t row_bytes = a->s.dim * (uint64_t)tn_dtype_bits(kv->dtype) / 8;
+    uint64_t head_bytes = head * kv->block_tokens * row_bytes;
 
-    for (uint32_t j = begin; j < end; j++) {
-        uint64_t position = (uint64_t)from + j, slot = position % kv->block_tokens;
-        x->keys[j] = (const unsigned char *)kv->base +
-                     (uint64_t)table[position / kv->block_tokens] * kv->block_bytes +
-                     ((uint64_t)head * kv->block_tokens + slot) * row_bytes;
+    while (begin < end) { /* page by page */
+        uint64_t position = (uint64_t)from + begin, slot = position % kv->block_tokens;
+        uint64_t page = (uint64_t)table[position / kv->block_tokens];
+        const unsigned char *key =
+            (const unsigned char *)kv->base + page * kv->block_bytes + head_bytes + slot * row_bytes;
+        for (; begin < end && slot < kv->block_tokens; slot++, key += row_bytes)
+            x->keys[begin++] = key;
     }
 }
 

@@ -146,7 +146,10 @@ static const tn_variant *const variants[] = {
     &sample_avx512,
     &sample_avx2,
 };
-#define N_VARIANTS (sizeof variants / sizeof *variants)
+
+#define PRODUCT_ONE(kernel, form, id, op, equals) +1
+#define ROWS_ONE(id, op, equals, weights, kv) +2
+#define N_VARIANTS (PRODUCTS(PRODUCT_ONE) ROWS_OPS(ROWS_ONE) + 4)
 
 #else /* no kernels for this architecture yet: the device alone, and the reference set on it */
 
