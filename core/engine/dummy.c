@@ -25,17 +25,29 @@ static float value_of(uint32_t role, uint16_t r)
     }
 }
 
+/* Stores element i; of int4, whose pairs share a byte, the even one clears the byte. */
+static void store(uint32_t dtype, void *dst, uint64_t i, float f, uint16_t r)
+{
+    uint8_t *bytes = dst;
+
+    switch (dtype) {
+    case TN_DT_F64: ((double *)dst)[i] = (double)f; break;
+    case TN_DT_F32: ((float *)dst)[i] = f; break;
+    case TN_DT_F16: ((uint16_t *)dst)[i] = tn_f32_to_f16(f); break;
+    case TN_DT_BF16: ((uint16_t *)dst)[i] = tn_f32_to_bf16(f); break;
+    case TN_DT_F8E4M3: bytes[i] = tn_f32_to_f8e4m3(f * 1000.0f); break;
+    case TN_DT_F8E5M2: bytes[i] = (uint8_t)(tn_f32_to_f16(f * 1000.0f) >> 8); break;
+    case TN_DT_I64: ((int64_t *)dst)[i] = (int16_t)r; break;
+    case TN_DT_I32: ((int32_t *)dst)[i] = (int16_t)r; break;
+    case TN_DT_I4: bytes[i / 2] = (uint8_t)(i % 2 ? bytes[i / 2] | (r & 15) << 4 : r & 15); break;
+    default: bytes[i] = (uint8_t)r; break;
+    }
+}
+
 void dummy_fill(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n, void *dst)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint16_t r = noise(seed, begin + i);
-        float f = value_of(w->role, r);
-        switch (w->dtype) {
-        case TN_DT_F32: ((float *)dst)[i] = f; break;
-        case TN_DT_F16: ((uint16_t *)dst)[i] = tn_f32_to_f16(f); break;
-        case TN_DT_BF16: ((uint16_t *)dst)[i] = tn_f32_to_bf16(f); break;
-        case TN_DT_F8E4M3: ((uint8_t *)dst)[i] = tn_f32_to_f8e4m3(f * 1000.0f); break;
-        default: ((uint8_t *)dst)[i] = (uint8_t)r; break;
-        }
+        store(w->dtype, dst, i, value_of(w->role, r), r);
     }
 }

@@ -6,8 +6,8 @@
 
 #include "engine/plan.h"
 
-/* Writes elements [begin, begin + n) of the weight, in row-major order, to dst. Matrices get a standard
- * deviation of 0.02, norms 1, biases a little noise; integers cover their range. */
+/* Writes elements [begin, begin + n) of the weight, in row-major order, to dst (int4: begin is even). Matrices get a
+ * standard deviation of 0.02, norms 1, biases a little noise; integers cover the range of int16 or their own. */
 void dummy_fill(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n, void *dst);
 
 #endif

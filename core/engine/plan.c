@@ -175,6 +175,10 @@ static int32_t check_weight(const struct plan_weight *w, tn_err *err)
         if (w->dims[i] == 0)
             return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
                           "dimension %" PRIu32 " is 0", i);
+    if (w->dtype == TN_DT_I4 && w->dims[w->n_dims - 1] % 2 != 0)
+        return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
+                      "int4 rows of %" PRIu64 " elements do not end with a byte",
+                      w->dims[w->n_dims - 1]);
     if (!weight_bytes(w, &bytes) || bytes > INT64_MAX)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name, "its size overflows 64 bits");
     return check_shard(w, err);

@@ -242,15 +242,6 @@ uint64_t binding_streamed_bytes(const struct binding *b)
 
 /* -- Running ------------------------------------------------------------------------------------------ */
 
-static const struct candidate *variant_for(const struct choice *ch, uint32_t rows)
-{
-    uint32_t i = 0;
-
-    while (i + 1 < ch->n && rows > ch->ranges[i].max_rows)
-        i++;
-    return ch->ranges[i].candidate;
-}
-
 static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err)
 {
     uint32_t rows = s->logits_rows ? batch->n_logits : batch->n_rows;
@@ -259,7 +250,7 @@ static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err
 
     if (rows == 0)
         return TN_OK;
-    c = variant_for(&s->sel->choice, rows);
+    c = choice_for(&s->sel->choice, rows);
     s->launch.batch = batch;
     if (s->samples)
         s->out[0] = batch->dev->sampled;

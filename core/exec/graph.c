@@ -4,9 +4,18 @@
 #include <inttypes.h>
 
 #include "base/mem.h"
+#include "engine/opset.h"
 #include "tenon/ops.h"
 
 /* -- Cutting sizes to a rank ----------------------------------------------------------------------- */
+
+static int32_t indivisible(const struct topology *t, const char *what, uint64_t units, tn_err *err)
+{
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, what,
+           "%" PRIu64 " units cannot be divided among %" PRIu32 " ranks", units, t->tp_size);
+    err_remedy(err, "choose a --tp-size that divides the model's heads");
+    return TN_E_CONFIG;
+}
 
 /* This rank's share of `size` entries that come in `units` indivisible units. A rank beyond the units (more ranks than
  * kv heads) holds a replica of one unit. */
@@ -25,10 +34,7 @@ static int32_t share(const struct topology *t, const char *what, uint64_t size, 
         *out = size / units;
         return TN_OK;
     }
-    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, what,
-           "%" PRIu64 " units cannot be divided among %" PRIu32 " ranks", units, t->tp_size);
-    err_remedy(err, "choose a --tp-size that divides the model's heads");
-    return TN_E_CONFIG;
+    return indivisible(t, what, units, err);
 }
 
 static int32_t cut_value(struct graph *g, uint32_t id, tn_err *err)
@@ -45,43 +51,99 @@ static int32_t cut_value(struct graph *g, uint32_t id, tn_err *err)
                  err);
 }
 
+/* The attribute that says where a rank's part of an op's entries begins (of a vocabulary, of the experts); NULL for ops
+ * that look nothing up. */
+static const char *first_attr(const struct plan_op *op)
+{
+    return strcmp(op->name, TN_OP_EMBEDDING) == 0 ? "vocab_first"
+           : strcmp(op->name, TN_OP_MOE_MLP) == 0 ? "expert_first"
+                                                  : NULL;
+}
+
+static bool uses(const struct plan_op *op, uint32_t weight)
+{
+    for (uint32_t i = 0; i < op->n_weights; i++)
+        if (op->weights[i] == weight)
+            return true;
+    return false;
+}
+
+/* Whether ranks beyond the units may hold replicas: of a matrix whose output they then hold twice, yes; of a part of a
+ * sum (row parallel matrices, tables of which each rank looks up its own entries), no, since it would be added twice. */
+static bool may_replicate(const struct graph *g, uint32_t weight)
+{
+    if (g->plan->weights[weight].shard != TN_SHARD_AXIS0)
+        return false;
+    for (size_t i = 0; i < g->plan->n_ops; i++) {
+        const struct plan_op *op = &g->plan->ops[i];
+        if (first_attr(op) && uses(op, weight))
+            return false;
+    }
+    return true;
+}
+
 static int32_t cut_weight(struct graph *g, uint32_t id, tn_err *err)
 {
     const struct plan_weight *w = &g->plan->weights[id];
     tn_weight *out = &g->weights[id];
+    int axis = plan_shard_axis(w);
     uint64_t inner = 1;
     int32_t rc = TN_OK;
 
     *out = (tn_weight){
         .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
     memcpy(out->dims, w->dims, sizeof out->dims);
-    for (uint32_t i = 1; i < w->n_dims; i++)
-        inner *= w->dims[i];
-    out->stride0 = inner * tn_dtype_bits(w->dtype) / 8;
-    if (w->shard == TN_SHARD_AXIS0 || w->shard == TN_SHARD_AXIS1 || w->shard == TN_SHARD_AXIS2) {
-        uint32_t axis = w->shard == TN_SHARD_AXIS0 ? 0 : w->shard == TN_SHARD_AXIS1 ? 1 : 2;
+    if (axis >= 0) {
         uint64_t units = w->shard_units ? w->shard_units : w->dims[axis];
         rc = share(&g->topo, w->name, w->dims[axis], units, &out->dims[axis], err);
+        if (rc == TN_OK && units < g->topo.tp_size && !may_replicate(g, id))
+            rc = indivisible(&g->topo, w->name, units, err);
+        if (rc == TN_OK && w->dtype == TN_DT_I4 && out->dims[w->n_dims - 1] % 2 != 0)
+            rc = indivisible(&g->topo, w->name, w->dims[axis] / 2, err);
     }
+    /* A slice along axis 1 of a matrix leaves its rows where they are; one along axis 2 is gathered (weights.c). */
+    for (uint32_t i = 1; i < w->n_dims; i++)
+        inner *= axis == 2 ? out->dims[i] : w->dims[i];
+    out->stride0 = inner * tn_dtype_bits(w->dtype) / 8;
     return rc;
 }
 
-static int32_t cut_attrs(struct graph *g, const struct plan_op *op, const tn_attr **out,
-                         tn_err *err)
+/* Number of the first entry that this rank holds. */
+static int64_t first_entry(const struct graph *g, const struct plan_op *op)
 {
-    tn_attr *a = arena_copy(&g->arena, op->attrs, op->n_attrs * sizeof *a);
+    const struct plan_weight *w = op->n_weights ? &g->plan->weights[op->weights[0]] : NULL;
+
+    if (!w || !first_attr(op) || g->topo.tp_size == 1 || w->shard != TN_SHARD_AXIS0)
+        return 0;
+    return (int64_t)(g->topo.tp_rank * g->weights[op->weights[0]].dims[0]);
+}
+
+/* The attributes with this rank's counts, and one more where it holds entries from the middle of a table. */
+static int32_t cut_attrs(struct graph *g, const struct plan_op *op, const tn_attr **out,
+                         uint32_t *n, tn_err *err)
+{
+    tn_attr *a = arena_array(&g->arena, op->n_attrs + 1, sizeof *a);
+    int64_t first = first_entry(g, op);
 
     if (!a)
         return err_nomem(err, "binding a plan");
+    *n = op->n_attrs;
     for (uint32_t i = 0; i < op->n_attrs; i++) {
-        uint64_t n = (uint64_t)a[i].i;
+        uint64_t units = (uint64_t)op->attrs[i].i;
         int32_t rc = TN_OK;
+        a[i] = op->attrs[i];
         if (a[i].flags & TN_ATTR_SHARDED)
-            rc = share(&g->topo, op->name, n, n, &n, err);
+            rc = share(&g->topo, op->name, units, units, &units, err);
         if (rc != TN_OK)
             return rc;
-        a[i].i = (int64_t)n;
+        a[i].i = (int64_t)units;
+        if (first && strcmp(a[i].name, first_attr(op)) == 0) {
+            a[i].i += first;
+            first = 0;
+        }
     }
+    if (first)
+        a[(*n)++] = (tn_attr)TN_ATTR_INT(first_attr(op), first);
     *out = a;
     return TN_OK;
 }
@@ -110,11 +172,12 @@ static int32_t add_op(struct graph *g, uint32_t index, tn_err *err)
     struct graph_op *go = arena_alloc(&g->arena, sizeof *go);
     const tn_weight **weights = arena_array(&g->arena, po->n_weights, sizeof *weights);
     const tn_attr *attrs = NULL;
+    uint32_t n_attrs = 0;
     int32_t rc;
 
     if (!go || !weights || !mem_grow(&g->ops, &g->cap_ops, g->n_ops + 1, sizeof *g->ops))
         return err_nomem(err, "binding a plan");
-    rc = cut_attrs(g, po, &attrs, err);
+    rc = cut_attrs(g, po, &attrs, &n_attrs, err);
     if (rc != TN_OK)
         return rc;
     for (uint32_t i = 0; i < po->n_weights; i++)
@@ -125,7 +188,7 @@ static int32_t add_op(struct graph *g, uint32_t index, tn_err *err)
                                    .n_in = po->n_in,
                                    .n_out = po->n_out,
                                    .n_weights = po->n_weights,
-                                   .n_attrs = po->n_attrs,
+                                   .n_attrs = n_attrs,
                                    .in = value_list(g, po->in, po->n_in),
                                    .out = value_list(g, po->out, po->n_out),
                                    .weights = weights,
@@ -158,12 +221,89 @@ static int32_t fill(struct graph *g, tn_err *err)
     return rc;
 }
 
+/* -- Checking the cut -------------------------------------------------------------------------------- */
+
+/* The plan as this rank sees it, for the opset's rules; its arrays are the arena's. */
+static bool local_plan(const struct graph *g, struct arena *a, struct plan *out)
+{
+    const struct plan *p = g->plan;
+
+    *out = *p;
+    out->values = arena_copy(a, p->values, p->n_values * sizeof *p->values);
+    out->weights = arena_copy(a, p->weights, p->n_weights * sizeof *p->weights);
+    out->ops = arena_copy(a, p->ops, p->n_ops * sizeof *p->ops);
+    if (!out->values || !out->weights || !out->ops)
+        return false;
+    for (size_t i = 0; i < p->n_values; i++)
+        out->values[i].width = g->values[i].width;
+    for (size_t i = 0; i < p->n_weights; i++)
+        memcpy(out->weights[i].dims, g->weights[i].dims, sizeof out->weights[i].dims);
+    for (size_t i = 0; i < g->n_ops; i++)
+        out->ops[g->ops[i]->plan_index].attrs = g->ops[i]->op.attrs;
+    return true;
+}
+
+static int32_t check_local_op(const struct graph *g, const struct plan *local,
+                              const struct plan_op *op, tn_err *err)
+{
+    struct plan_value out[TN_OP_MAX_VALUES];
+    uint64_t width = op->n_in ? local->values[op->in[0]].width : 0;
+
+    for (uint32_t i = 0; i < op->n_out; i++)
+        out[i] = local->values[op->out[i]];
+    if (strcmp(op->name, TN_OP_POSITION) == 0 &&
+        local->weights[op->weights[0]].shard == TN_SHARD_AXIS0)
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "positions cannot be shared out among ranks");
+    if (strcmp(op->name, TN_OP_ALL_GATHER) != 0)
+        return opset_check(local, op, out, err);
+    if (width * g->topo.tp_size != out[0].width)
+        return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
+                      "%" PRIu32 " parts %" PRIu64 " wide do not make %" PRIu64, g->topo.tp_size,
+                      width, out[0].width);
+    return TN_OK;
+}
+
+/* A plan whose shard rules contradict each other passes as a whole, and would have kernels read and write beyond what
+ * a rank holds: so each part must keep to the definitions too. */
+static int32_t check_cut(const struct graph *g, tn_err *err)
+{
+    struct arena a = ARENA_INIT;
+    struct plan local;
+    int32_t rc = TN_OK;
+
+    if (g->topo.tp_size == 1)
+        return TN_OK;
+    if (!local_plan(g, &a, &local))
+        rc = err_nomem(err, "binding a plan");
+    for (size_t i = 0; i < local.n_ops && rc == TN_OK; i++) {
+        rc = check_local_op(g, &local, &local.ops[i], err);
+        if (rc != TN_OK)
+            err_prefix(err, "cut for %" PRIu32 " ranks", g->topo.tp_size);
+    }
+    arena_release(&a);
+    return rc;
+}
+
+static int32_t check_topology(const struct topology *t, tn_err *err)
+{
+    if (t->tp_size < 1 || t->tp_rank >= t->tp_size)
+        return tn_err_set(err, TN_E_INVALID, "rank %" PRIu32 " of %" PRIu32 " does not exist",
+                          t->tp_rank, t->tp_size);
+    if (t->pp_size != 1 || t->pp_rank != 0)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "a plan is not cut into pipeline stages yet");
+    return TN_OK;
+}
+
 int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t act_dtype,
                   struct graph **out, tn_err *err)
 {
-    struct graph *g = mem_zalloc(sizeof *g);
-    int32_t rc;
+    struct graph *g;
+    int32_t rc = check_topology(topo, err);
 
+    if (rc != TN_OK)
+        return rc;
+    g = mem_zalloc(sizeof *g);
     if (!g)
         return err_nomem(err, "binding a plan");
     g->plan = p;
@@ -173,6 +313,8 @@ int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t ac
     g->alias = arena_array(&g->arena, p->n_values, sizeof *g->alias);
     g->weights = arena_array(&g->arena, p->n_weights, sizeof *g->weights);
     rc = g->values && g->alias && g->weights ? fill(g, err) : err_nomem(err, "binding a plan");
+    if (rc == TN_OK)
+        rc = check_cut(g, err);
     if (rc != TN_OK) {
         graph_free(g);
         return rc;

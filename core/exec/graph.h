@@ -39,7 +39,11 @@ struct graph {
     size_t n_ops, cap_ops;
 };
 
-/* Cuts the plan for one rank. Pipeline parallel: only the ops of this stage's layers. */
+/*
+ * Cuts the plan for one rank. Kv heads fewer than ranks are replicated; what is added up over ranks never is. TN_E_CONFIG
+ * if something cannot be divided, TN_E_FORMAT if the plan's shard rules contradict each other, TN_E_UNSUPPORTED for
+ * more than one pipeline stage.
+ */
 int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t act_dtype,
                   struct graph **out, tn_err *err);
 void graph_free(struct graph *g); /* NULL is allowed */

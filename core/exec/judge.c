@@ -7,6 +7,8 @@
 
 #include "tenon/ops.h"
 
+#define HIGHEST_COST 1e30
+
 /* -- The device ------------------------------------------------------------------------------------ */
 
 static bool gpu_fits(const tn_gpu_target *t, const tn_gpu_target *have)
@@ -112,20 +114,40 @@ static bool dtypes_fit(const struct judge *j, const struct graph_op *op, const t
 /* "in0.width", "out1.width", "w0.dim1", or the name of an attribute of the op or its members. */
 static bool dimension(const tn_op *op, const char *dim, int64_t *value)
 {
-    unsigned i, d;
     const tn_attr *a = tn_op_attr(op, dim);
+    unsigned i = 0, d = 0;
+    size_t end = strlen(dim);
+    int n = 0;
 
-    if (sscanf(dim, "in%u.width", &i) == 1 && i < op->n_in)
+    if (sscanf(dim, "in%u.width%n", &i, &n) == 1 && (size_t)n == end && i < op->n_in)
         return *value = (int64_t)op->in[i]->width, true;
-    if (sscanf(dim, "out%u.width", &i) == 1 && i < op->n_out)
+    if (sscanf(dim, "out%u.width%n", &i, &n) == 1 && (size_t)n == end && i < op->n_out)
         return *value = (int64_t)op->out[i]->width, true;
-    if (sscanf(dim, "w%u.dim%u", &i, &d) == 2 && i < op->n_weights && d < TN_MAX_DIMS)
+    if (sscanf(dim, "w%u.dim%u%n", &i, &d, &n) == 2 && (size_t)n == end && i < op->n_weights &&
+        d < op->weights[i]->n_dims)
         return *value = (int64_t)op->weights[i]->dims[d], true;
     for (uint32_t m = 0; !a && m < op->n_members; m++)
         a = tn_op_attr(op->members[m], dim);
     if (!a || a->kind != TN_ATTR_I64)
         return false;
     *value = a->i;
+    return true;
+}
+
+/* Narrows rows[] to a range of rows; false if a step of some size cannot be promised or nothing is left. */
+static bool rows_fit(const tn_range *r, uint32_t rows[2], char *reason, size_t size)
+{
+    if (r->multiple > 1) {
+        snprintf(reason, size, "wants rows in steps of %" PRId64 "; a step has any number of them",
+                 r->multiple);
+        return false;
+    }
+    if (r->min > rows[1] || r->max < rows[0]) {
+        snprintf(reason, size, "serves no number of rows that can occur");
+        return false;
+    }
+    rows[0] = r->min > rows[0] ? (uint32_t)r->min : rows[0];
+    rows[1] = r->max < rows[1] ? (uint32_t)r->max : rows[1];
     return true;
 }
 
@@ -136,8 +158,8 @@ static bool ranges_fit(const struct graph_op *op, const tn_variant *v, uint32_t 
         const tn_range *r = &v->ranges[i];
         int64_t value;
         if (strcmp(r->dim, "rows") == 0) {
-            rows[0] = r->min > rows[0] ? (uint32_t)r->min : rows[0];
-            rows[1] = r->max < rows[1] ? (uint32_t)r->max : rows[1];
+            if (!rows_fit(r, rows, reason, size))
+                return false;
             continue;
         }
         if (!dimension(&op->op, r->dim, &value)) {
@@ -151,9 +173,7 @@ static bool ranges_fit(const struct graph_op *op, const tn_variant *v, uint32_t 
             return false;
         }
     }
-    if (rows[0] > rows[1])
-        snprintf(reason, size, "serves no number of rows that can occur");
-    return rows[0] <= rows[1];
+    return true;
 }
 
 /* -- Verdict --------------------------------------------------------------------------------------- */
@@ -190,5 +210,7 @@ bool judge_variant(const struct judge *j, const struct graph_op *op, const struc
 
 double judge_cost(const struct candidate *c, const struct graph_op *op, uint32_t rows)
 {
-    return c->v->cost_ns(c->source->instance, &op->op, rows);
+    double ns = c->v->cost_ns(c->source->instance, &op->op, rows);
+
+    return ns <= HIGHEST_COST ? ns : HIGHEST_COST; /* NaN compares false */
 }

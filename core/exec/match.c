@@ -108,7 +108,7 @@ static bool search(struct search *s, uint32_t k)
 bool match_at(const struct graph *g, const struct pattern *pattern, size_t anchor,
               struct match *out)
 {
-    struct search s = {.g = g, .p = pattern, .first = anchor, .end = anchor, .budget = 100000};
+    struct search s = {.g = g, .p = pattern, .first = anchor, .end = anchor, .budget = 10000};
     int32_t layer = g->ops[anchor]->op.layer;
 
     while (s.first > 0 && g->ops[s.first - 1]->op.layer == layer)

@@ -132,6 +132,57 @@ static bool same_layout(const tn_variant *a, const tn_variant *b)
     return strcmp(a->pack_layout, b->pack_layout) == 0;
 }
 
+/* A negative cost gets here only because its variant is pinned. */
+static double cost_of(const struct candidate *c, const struct graph_op *op, uint32_t rows)
+{
+    double cost = judge_cost(c, op, rows);
+
+    return cost < 0 ? 0 : cost;
+}
+
+/* The cheapest that shares the pack layout of `leader` and serves all of `first` to `last` rows; NULL if none does. */
+static const struct candidate *cheapest(const struct graph_op *op, const struct able *able,
+                                        uint32_t n, const struct candidate *leader, uint32_t first,
+                                        uint32_t last)
+{
+    const struct candidate *best = NULL;
+    double best_cost = DBL_MAX;
+
+    for (uint32_t i = 0; i < n; i++) {
+        double cost;
+        if (!same_layout(able[i].c->v, leader->v) || able[i].rows[0] > first ||
+            able[i].rows[1] < last)
+            continue;
+        cost = cost_of(able[i].c, op, last);
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = able[i].c;
+        }
+    }
+    return best;
+}
+
+const struct candidate *choice_for(const struct choice *c, uint32_t rows)
+{
+    uint32_t i = 0;
+
+    while (i + 1 < c->n && rows > c->ranges[i].max_rows)
+        i++;
+    return c->ranges[i].candidate;
+}
+
+/* Nanoseconds per row, summed over the powers of two and the most rows: the same counts for every choice, so that
+ * choices made over different ranges compare. */
+static double choice_cost(const struct choice *c, const struct graph_op *op, uint32_t max_rows)
+{
+    uint32_t rows = 1;
+    double sum = 0;
+
+    for (; rows < max_rows; rows *= 2)
+        sum += cost_of(choice_for(c, rows), op, rows) / rows;
+    return sum + cost_of(choice_for(c, max_rows), op, max_rows) / max_rows;
+}
+
 /* The best choice among candidates that share the pack layout of `leader`; false if they leave a gap. */
 static bool choose_group(const struct graph_op *op, const struct able *able, uint32_t n,
                          const struct candidate *leader, uint32_t max_rows, struct choice *out)
@@ -140,29 +191,17 @@ static bool choose_group(const struct graph_op *op, const struct able *able, uin
 
     *out = (struct choice){0};
     for (uint32_t b = 0; b < count; b++) {
-        const struct candidate *best = NULL;
-        double best_cost = DBL_MAX;
-        for (uint32_t i = 0; i < n; i++) {
-            double cost;
-            if (!same_layout(able[i].c->v, leader->v) || able[i].rows[0] > ends[b] ||
-                able[i].rows[1] < ends[b])
-                continue;
-            cost = judge_cost(able[i].c, op, ends[b]);
-            if (cost < 0)
-                cost = 0; /* here only because it is pinned */
-            if (cost < best_cost) {
-                best_cost = cost;
-                best = able[i].c;
-            }
-        }
+        uint32_t first = b ? ends[b - 1] + 1 : 1;
+        const struct candidate *best = cheapest(op, able, n, leader, first, ends[b]);
         if (!best)
             return false;
-        out->cost += best_cost / ends[b];
         if (out->n > 0 && out->ranges[out->n - 1].candidate == best)
             out->n--; /* the same variant goes on */
         out->ranges[out->n].max_rows = ends[b];
         out->ranges[out->n++].candidate = best;
     }
+    if (count > 0)
+        out->cost = choice_cost(out, op, max_rows);
     return count > 0;
 }
 
@@ -188,6 +227,8 @@ static bool choose(const struct graph_op *op, const struct able *able, uint32_t 
 static int32_t no_variant(struct selecting *z, const struct graph_op *op, const struct pin *pin,
                           const struct verdict *losers)
 {
+    while (pin && losers && !names_candidate(pin->variant, losers->candidate))
+        losers = losers->next;
     if (pin) {
         err_at(z->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "kernels.pins",
                "the pin of \"%s\" to %s cannot be obeyed in layer %" PRId32 ": %s", op->op.name,
@@ -227,8 +268,32 @@ static int32_t gather(struct selecting *z, struct selected *sel, const struct ca
             able[*n].c = c;
             memcpy(able[*n].rows, rows, sizeof rows);
             (*n)++;
+        } else {
+            rc = note_loser(z, sel, c, "comes after 256 others that can run this op");
         }
     }
+    return rc;
+}
+
+/* Those who can run the op, but together not for every number of rows, miss it most narrowly: they come first. */
+static int32_t note_gaps(struct selecting *z, struct selected *sel, const struct able *able,
+                         uint32_t n)
+{
+    struct verdict *others = sel->losers, **tail = &sel->losers;
+    char reason[REASON];
+    int32_t rc = TN_OK;
+
+    sel->losers = NULL;
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        snprintf(reason, sizeof reason,
+                 "serves %" PRIu32 " to %" PRIu32
+                 " rows, and no variant with the same packed weights serves the rest",
+                 able[i].rows[0], able[i].rows[1]);
+        rc = note_loser(z, sel, able[i].c, reason);
+    }
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = others;
     return rc;
 }
 
@@ -269,7 +334,7 @@ static int32_t select_op(struct selecting *z, struct selected *sel, const struct
     if (rc != TN_OK)
         return rc;
     *found = choose(sel->op, able, n, judge_max_rows(z->o, sel->op), &sel->choice);
-    return *found ? note_slower(z, sel, able, n) : TN_OK;
+    return *found ? note_slower(z, sel, able, n) : note_gaps(z, sel, able, n);
 }
 
 /* -- Fusion ----------------------------------------------------------------------------------------------- */
@@ -315,10 +380,11 @@ static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t
     rc = select_op(z, &x.sel, c, &found);
     if (rc != TN_OK)
         return rc;
-    x.gain = members_cost(basic, c->pattern, &x.match) - x.sel.choice.cost;
+    x.gain = pin_of(z, c->v->op) ? DBL_MAX
+                                 : members_cost(basic, c->pattern, &x.match) - x.sel.choice.cost;
     if (!found)
         return note_loser(z, &basic[at], c, x.sel.losers ? x.sel.losers->reason : "cannot run");
-    if (x.gain <= 0 && !pin_of(z, c->v->op)) {
+    if (x.gain <= 0) {
         snprintf(reason, sizeof reason, "fusing is estimated to cost %.0f ns per row more",
                  -x.gain);
         return note_loser(z, &basic[at], c, reason);

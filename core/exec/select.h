@@ -20,7 +20,8 @@ struct kernel_source {
     void *instance;
 };
 
-/* A pin of the configuration. `op` names a basic or fused op; `variant` is "plugin/variant". */
+/* A pin of the configuration. `op` names a basic or fused op; `variant` is "plugin/variant". A pinned basic op is never
+ * fused away; a pinned fused op goes before other fusions wherever its variant can run, whatever it costs. */
 struct pin {
     const char *op;
     const char *variant;
@@ -56,8 +57,11 @@ struct choice {
         uint32_t max_rows;
         const struct candidate *candidate;
     } ranges[CHOICE_MAX_RANGES];
-    double cost; /* nanoseconds per row, summed over the probed row counts */
+    double cost; /* nanoseconds per row, summed over the powers of two and the most rows */
 };
+
+/* The variant for that many rows, of which there is at least one. */
+const struct candidate *choice_for(const struct choice *c, uint32_t rows);
 
 /* Why a candidate was not taken for an op. */
 struct verdict {

@@ -9,6 +9,7 @@
 #include "build/llama_plugin.h"
 #include "check_util.h"
 #include "engine/plan_json.h"
+#include "exec/graph.h"
 #include "tenon/ops.h"
 
 static char dir[64];
@@ -237,6 +238,26 @@ START_TEST(logits_are_shared_like_their_matrix)
     ck_assert_uint_eq(e.plan->weights[logits->weights[0]].shard, TN_SHARD_AXIS0);
     ck_assert_uint_eq(e.plan->values[logits->out[0]].shard_units, 16);
     ck_assert_uint_eq(e.plan->values[gather->out[0]].shard_units, 0);
+    emission_release(&e);
+    json_decref(config);
+}
+END_TEST
+
+START_TEST(plan_can_be_cut_for_several_ranks)
+{
+    json_t *config = llama_config();
+    struct emission e;
+    tn_err err;
+
+    set(config, "attention_bias", "true");
+    set(config, "mlp_bias", "true");
+    ck_assert_ok(llama_emit(config, NULL, &e, &err), &err);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        struct topology t = {rank, 2, 0, 1};
+        struct graph *g = NULL;
+        ck_assert_ok(graph_new(e.plan, &t, TN_DT_F32, &g, &err), &err);
+        graph_free(g);
+    }
     emission_release(&e);
     json_decref(config);
 }
@@ -546,6 +567,7 @@ int main(void)
     tcase_add_test(t, dynamic_scaling_needs_four_dimensions);
     tcase_add_test(t, plan_has_the_shape_of_the_config);
     tcase_add_test(t, logits_are_shared_like_their_matrix);
+    tcase_add_test(t, plan_can_be_cut_for_several_ranks);
     tcase_add_test(t, both_spellings_give_the_same_plan);
     tcase_add_checked_fixture(p, make_dir, remove_dir);
     tcase_add_test(p, matching_checkpoint_is_accepted);

@@ -443,6 +443,25 @@ START_TEST(dummy_weights_do_not_depend_on_where_reading_begins)
 }
 END_TEST
 
+START_TEST(dummy_weights_fill_exactly_their_bytes)
+{
+    for (uint32_t dtype = 1; dtype < TN_DT_COUNT; dtype++) {
+        struct plan_weight w = {
+            .role = TN_ROLE_MATRIX, .dtype = dtype, .n_dims = 2, .dims = {3, 32}};
+        uint64_t bytes = plan_weight_bytes(&w);
+        unsigned char *p = mem_alloc((size_t)bytes); /* ASan sees one byte more */
+        int zeros = 0;
+        memset(p, 0, (size_t)bytes);
+        dummy_fill(&w, 3, 0, 96, p);
+        for (uint64_t i = 0; i < bytes; i++)
+            zeros += p[i] == 0;
+        ck_assert_msg(zeros <= (int)bytes / 4 || dtype == TN_DT_F64 || dtype == TN_DT_I64,
+                      "%s: %d of %d bytes are zero", tn_dtype_name(dtype), zeros, (int)bytes);
+        mem_free(p);
+    }
+}
+END_TEST
+
 START_TEST(dummy_weights_have_the_stated_spread)
 {
     enum { N = 1 << 16 };
@@ -483,6 +502,7 @@ int main(void)
     tcase_add_test(t, writing_survives_memory_running_out);
     tcase_add_test(t, opening_13_gigabytes_reads_kilobytes);
     tcase_add_test(d, dummy_weights_do_not_depend_on_where_reading_begins);
+    tcase_add_test(d, dummy_weights_fill_exactly_their_bytes);
     tcase_add_test(d, dummy_weights_have_the_stated_spread);
     suite_add_tcase(s, t);
     suite_add_tcase(s, d);

@@ -189,6 +189,22 @@ START_TEST(bad_weights_are_refused)
 }
 END_TEST
 
+START_TEST(int4_rows_end_with_a_byte)
+{
+    struct plan_weight w = {
+        .name = "w", .role = TN_ROLE_MATRIX, .dtype = TN_DT_I4, .n_dims = 2, .dims = {4, 5}};
+    struct plan *p = sample_empty();
+    tn_err err = TN_ERR_INIT;
+    uint32_t id;
+
+    ck_assert_int_eq(plan_add_weight(p, &w, &id, &err), TN_E_RANGE);
+    w.dims[1] = 6;
+    ck_assert_ok(plan_add_weight(p, &w, &id, &err), &err);
+    ck_assert_uint_eq(plan_weight_bytes(&w), 12);
+    plan_free(p);
+}
+END_TEST
+
 START_TEST(long_names_are_refused)
 {
     char text[LIMIT_TENSOR_NAME + 8];
@@ -518,6 +534,7 @@ int main(void)
     tcase_add_test(t, missing_or_mistyped_parts_are_refused);
     tcase_add_test(t, foreign_format_numbers_are_refused);
     tcase_add_test(t, bad_weights_are_refused);
+    tcase_add_test(t, int4_rows_end_with_a_byte);
     tcase_add_test(t, long_names_are_refused);
     tcase_add_test(t, bad_references_are_refused);
     tcase_add_test(t, bad_attributes_are_refused);
