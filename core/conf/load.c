@@ -360,8 +360,8 @@ static void parse_with_libconfig(struct load *l, const char *text)
     if (ok)
         take_root(l, config_root_setting(&cfg));
     else /* conf_scan lets through what libconfig takes; getting here is our bug, but no reason to die */
-        errors_add(l->errors, l->file, (uint32_t)config_error_line(&cfg), NULL, "%s",
-                   config_error_text(&cfg) ? config_error_text(&cfg) : "cannot be parsed");
+        errors_add(l->errors, l->file, (uint32_t)config_error_line(&cfg), NULL, "libconfig: %s",
+                   config_error_text(&cfg) ? config_error_text(&cfg) : "no reason given");
     config_destroy(&cfg);
 }
 

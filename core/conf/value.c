@@ -37,10 +37,12 @@ bool value_real(const char *text, size_t len, double *out)
     struct c_locale locale;
     double v;
 
-    if (len == 0 || len >= sizeof buf || strspn(text, "+-.0123456789eE") < len)
+    if (len == 0 || len >= sizeof buf)
         return false;
     memcpy(buf, text, len);
     buf[len] = '\0';
+    if (strspn(buf, "+-.0123456789eE") < len)
+        return false;
     if (!c_locale_enter(&locale))
         return false;
     v = strtod(buf, &end);

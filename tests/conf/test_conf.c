@@ -167,6 +167,18 @@ START_TEST(reals_are_finite_and_within_range)
 }
 END_TEST
 
+START_TEST(a_number_at_the_end_of_the_file_is_not_read_past)
+{
+    char out[256], *text = mem_alloc(6); /* exact size, so that ASan sees an overread by one */
+
+    memcpy(text, "a = 1.", 6);
+    bad_bytes(text, 6, out, sizeof out);
+    memcpy(text, "a = 1e", 6);
+    bad_bytes(text, 6, out, sizeof out);
+    mem_free(text);
+}
+END_TEST
+
 START_TEST(wrong_types_are_named)
 {
     refused("kv : { block_tokens = 16.0; };", "is a real number; must be a whole number");
@@ -543,6 +555,7 @@ int main(void)
     tcase_add_test(t, files_that_are_not_files_are_refused);
     tcase_add_test(t, integers_do_not_wrap);
     tcase_add_test(t, reals_are_finite_and_within_range);
+    tcase_add_test(t, a_number_at_the_end_of_the_file_is_not_read_past);
     tcase_add_test(t, wrong_types_are_named);
     tcase_add_test(t, loose_grammar_is_refused);
     tcase_add_test(t, numbers_do_not_depend_on_the_locale);
