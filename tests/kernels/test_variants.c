@@ -89,6 +89,31 @@ static void product_case(const tn_variant *v, uint32_t rows, uint64_t k_width, u
     kit_free(&k);
 }
 
+/* Rows full of numbers halfway between two steps of quantization: dividing by the step and multiplying by its
+ * reciprocal round them differently. */
+static void int8_ties(const tn_variant *v)
+{
+    struct kit k;
+    struct shape s = {.in_width = {128}, .linear_width = {40}, .matrix = TN_DT_I8};
+    uint32_t rows[] = {30}, context[] = {30};
+    struct env got = {.kv = NULL}, want;
+
+    kit_init(&k, 4);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
+    const tn_op *op = compose(&k, v, &s);
+    env_fill(&k, &got, op->in[0], b, 1.0f, false);
+    for (uint32_t i = 0; i < 30 * 128; i++) {
+        float step = 0.01f * (1.0f + (float)(i / 128));
+        ((float *)got.data[op->in[0]->id])[i] =
+            ((float)(i % 128) - (i % 128 < 127 ? 0.5f : 0.0f)) * step;
+    }
+    want = got;
+    run_variant(&k, &cpu, v, op, b, &got);
+    run_reference(&k, &reference, op, b, &want);
+    expect_close(v, op, b, &got, &want, 0.0, 0.0);
+    kit_free(&k);
+}
+
 static void product_cases(const tn_variant *v)
 {
     product_case(v, 1, 352, 511, false);
@@ -99,6 +124,8 @@ static void product_cases(const tn_variant *v)
     product_case(v, 15, 64, 31, false);
     product_case(v, 29, 352, 65, true);
     product_case(v, 64, 48, 200, false);
+    if (is(v->op, TN_OP_LINEAR_INT8))
+        int8_ties(v);
     if (HARNESS_SLOW)
         return;
     product_case(v, 17, 2050, 128, true);
@@ -229,12 +256,45 @@ static void attention_case(const tn_variant *v, uint32_t dim, uint32_t kv_heads,
     kit_free(&k);
 }
 
+/* Keys and values that a row must not see are NaN: nothing of them may reach it. */
+static void attention_sees_its_own(const tn_variant *v, int64_t window, uint32_t bad)
+{
+    struct kit k;
+    struct shape s = {.in_width = {2 * 64}, .heads = 2, .kv_heads = 2, .head_dim = 64};
+    uint32_t rows[] = {30}, context[] = {30};
+    struct env e = {.kv = NULL};
+
+    s.window = window;
+    kit_init(&k, 12);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
+    const tn_op *op = compose(&k, v, &s);
+    e.kv = kit_kv(&k, b, 2, 64, TN_DT_F32);
+    for (uint32_t pos = bad; pos < bad + 2; pos++) {
+        char *page = (char *)e.kv->base + (uint64_t)b->host->block_table[0] * e.kv->block_bytes;
+        for (uint32_t h = 0; h < 4; h++) /* keys of both heads, then values */
+            memset(page + (h * 16 + pos) * 64 * sizeof(float), 0xff, 64 * sizeof(float));
+    }
+    env_fill(&k, &e, op->in[0], b, 3.0f, false);
+    run_variant(&k, &cpu, v, op, b, &e);
+    for (uint32_t t = 0; t < 30; t++) {
+        bool sees = t >= bad && (window == 0 || (int64_t)t - (bad + 1) < window);
+        float y = value_at(op->out[0], e.data[op->out[0]->id], t * 128 + 70);
+        expect((isnan(y) != 0) == sees, "%s: row %u should %ssee the NaN", v->name, t,
+               sees ? "" : "not ");
+    }
+    kit_free(&k);
+}
+
 static void attention_cases(const tn_variant *v)
 {
     static const uint32_t ragged[] = {5, 1, 40, 1}, contexts[] = {70, 33, 40, 129};
     static const uint32_t one[] = {1, 1}, shortest[] = {1, 2}, longer[] = {600, 1100};
     static const uint32_t chunk[] = {37}, after[] = {530};
 
+    for (uint32_t bad = 6; bad < 14; bad++) {
+        attention_sees_its_own(v, 0, bad);
+        attention_sees_its_own(v, 4, bad);
+    }
     attention_case(v, 64, 2, 4, TN_DT_F32, 16, 4, ragged, contexts, 0, 0.0);
     attention_case(v, 32, 3, 1, TN_DT_BF16, 16, 4, ragged, contexts, 0, 0.0);
     attention_case(v, 80, 2, 2, TN_DT_F16, 8, 4, ragged, contexts, 0, 0.0);
