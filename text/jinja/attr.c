@@ -276,33 +276,33 @@ static int64_t clip(struct jvalue part, int64_t n, int64_t low, int64_t high, in
     return i < low ? low : i > high ? high : i;
 }
 
-bool jslice_indices(struct jvm *vm, const struct jvalue part[3], size_t n, int64_t *start,
-                    int64_t *step, size_t *count)
+bool jslice_indices(struct jvm *vm, const struct jvalue part[3], size_t n, struct jslice *out)
 {
-    int64_t size = (int64_t)n, stop, low, high;
+    int64_t size = (int64_t)n, low, high;
 
     for (size_t i = 0; i < 3; i++) {
         if (part[i].type != J_NONE && !jis_int(part[i]))
             return jvm_fail(vm, JINJA_TYPE,
                             "slice indices must be integers or None or have an __index__ method");
     }
-    *step = part[2].type == J_NONE ? 1 : jint_of(part[2]);
-    if (*step == 0)
+    out->step = part[2].type == J_NONE ? 1 : jint_of(part[2]);
+    if (out->step == 0)
         return jvm_fail(vm, JINJA_VALUE, "slice step cannot be zero");
-    if (*step < -INT64_MAX)
-        *step = -INT64_MAX;
-    low = *step < 0 ? -1 : 0;
-    high = *step < 0 ? size - 1 : size;
-    *start = clip(part[0], size, low, high, *step < 0 ? high : low);
-    stop = clip(part[1], size, low, high, *step < 0 ? low : high);
-    if (*step > 0)
-        *count = *start < stop ? (size_t)((stop - *start - 1) / *step + 1) : 0;
-    else
-        *count = stop < *start ? (size_t)((*start - stop - 1) / -*step + 1) : 0;
+    if (out->step < -INT64_MAX)
+        out->step = -INT64_MAX;
+    low = out->step < 0 ? -1 : 0;
+    high = out->step < 0 ? size - 1 : size;
+    out->start = clip(part[0], size, low, high, out->step < 0 ? high : low);
+    out->stop = clip(part[1], size, low, high, out->step < 0 ? low : high);
+    out->count = 0;
+    if (out->step > 0 && out->start < out->stop)
+        out->count = (size_t)((out->stop - out->start - 1) / out->step + 1);
+    else if (out->step < 0 && out->stop < out->start)
+        out->count = (size_t)((out->start - out->stop - 1) / -out->step + 1);
     return true;
 }
 
-static bool slice_str(struct jvm *vm, struct jvalue s, int64_t start, int64_t step, size_t count,
+static bool slice_str(struct jvm *vm, struct jvalue s, const struct jslice *slice,
                       struct jvalue *out)
 {
     size_t chars = jstr_chars(s.u.s), *at, from;
@@ -310,11 +310,11 @@ static bool slice_str(struct jvm *vm, struct jvalue s, int64_t start, int64_t st
 
     if (!jvm_spend_bytes(vm, s.u.s->len))
         return false;
-    if (count == 0)
+    if (slice->count == 0)
         return jstr_sub(vm, s, 0, 0, out);
-    if (step == 1) {
-        from = jstr_offset(s.u.s, (size_t)start);
-        return jstr_sub(vm, s, from, jstr_offset(s.u.s, (size_t)start + count) - from, out);
+    if (slice->step == 1) {
+        from = jstr_offset(s.u.s, (size_t)slice->start);
+        return jstr_sub(vm, s, from, jstr_offset(s.u.s, (size_t)slice->stop) - from, out);
     }
     at = jvm_array(vm, chars + 1, sizeof *at);
     if (!at || !jbuild_init(vm, &b))
@@ -324,8 +324,8 @@ static bool slice_str(struct jvm *vm, struct jvalue s, int64_t start, int64_t st
         at[i] = pos;
         pos += jstr_decode(s.u.s, pos, &cp);
     }
-    for (size_t i = 0; i < count; i++) {
-        const size_t *c = &at[start + (int64_t)i * step];
+    for (size_t i = 0; i < slice->count; i++) {
+        const size_t *c = &at[slice->start + (int64_t)i * slice->step];
         if (!jvm_spend(vm, 1) || !jbuild_sub(&b, s.u.s, c[0], c[1] - c[0]))
             return false;
     }
@@ -335,20 +335,28 @@ static bool slice_str(struct jvm *vm, struct jvalue s, int64_t start, int64_t st
     return true;
 }
 
-static bool slice_range(struct jvm *vm, const struct jrange *r, int64_t start, int64_t step,
-                        size_t count, struct jvalue *out)
+/* The item at index i, or where it would be; saturates. */
+static int64_t range_edge(const struct jrange *r, int64_t i)
+{
+    int64_t v;
+
+    if (__builtin_mul_overflow(i, r->step, &v) || __builtin_add_overflow(v, r->start, &v))
+        return (i < 0) == (r->step < 0) ? INT64_MAX : INT64_MIN;
+    return v;
+}
+
+static bool slice_range(struct jvm *vm, const struct jrange *r, const struct jslice *s,
+                        struct jvalue *out)
 {
     struct jrange *part = jvm_alloc(vm, sizeof *part);
 
     if (!part)
         return false;
-    part->start = count ? jrange_at(r, (size_t)start) : 0;
-    if (count < 2 || __builtin_mul_overflow(r->step, step, &part->step))
-        part->step = 1; /* there is no second item */
-    part->stop = part->start;
-    if (count)
-        part->stop = jrange_at(part, count - 1) + (part->step > 0 ? 1 : -1);
-    part->count = count;
+    part->start = range_edge(r, s->start);
+    part->stop = range_edge(r, s->stop);
+    if (__builtin_mul_overflow(r->step, s->step, &part->step))
+        part->step = s->step; /* there is at most one item, and no second to be wrong about */
+    part->count = s->count;
     *out = (struct jvalue){.type = J_RANGE, .u.range = part};
     return true;
 }
@@ -356,8 +364,8 @@ static bool slice_range(struct jvm *vm, const struct jrange *r, int64_t start, i
 bool jattr_slice(struct jvm *vm, struct jvalue owner, const struct jvalue part[3],
                  struct jvalue *out)
 {
-    int64_t start, step;
-    size_t n, count;
+    struct jslice s;
+    size_t n;
 
     if (owner.type == J_UNDEFINED)
         return jundef_fail(vm, owner);
@@ -367,15 +375,15 @@ bool jattr_slice(struct jvm *vm, struct jvalue owner, const struct jvalue part[3
         owner.type != J_RANGE)
         return jvm_fail(vm, JINJA_TYPE, "'%s' object is not subscriptable", jvalue_type(owner));
     jvalue_len(owner, &n);
-    if (!jslice_indices(vm, part, n, &start, &step, &count))
+    if (!jslice_indices(vm, part, n, &s))
         return false;
     if (owner.type == J_STR)
-        return slice_str(vm, owner, start, step, count, out);
+        return slice_str(vm, owner, &s, out);
     if (owner.type == J_RANGE)
-        return slice_range(vm, owner.u.range, start, step, count, out);
-    if (!jlist_new(vm, owner.type, count, out) || !jvm_spend(vm, count / 8))
+        return slice_range(vm, owner.u.range, &s, out);
+    if (!jlist_new(vm, owner.type, s.count, out) || !jvm_spend(vm, s.count / 8))
         return false;
-    for (size_t i = 0; i < count; i++)
-        out->u.list->items[i] = owner.u.list->items[start + (int64_t)i * step];
+    for (size_t i = 0; i < s.count; i++)
+        out->u.list->items[i] = owner.u.list->items[s.start + (int64_t)i * s.step];
     return true;
 }

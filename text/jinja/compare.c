@@ -250,3 +250,23 @@ bool jvalue_sort(struct jvm *vm, struct jvalue *keys, struct jvalue *values, siz
         return true;
     return permute(vm, values, a, n) && (keys == values || permute(vm, keys, a, n));
 }
+
+bool jdict_sorted(struct jvm *vm, const struct jdict *dict, struct jpair **out)
+{
+    size_t n = dict->count;
+    struct jvalue *keys = jvm_array(vm, n, sizeof *keys), *at = jvm_array(vm, n, sizeof *at);
+    struct jpair *pairs = jvm_array(vm, n, sizeof *pairs);
+
+    if (!keys || !at || !pairs)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        keys[i] = dict->pairs[i].key;
+        at[i] = jint((int64_t)i);
+    }
+    if (!jvalue_sort(vm, keys, at, n, false))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        pairs[i] = dict->pairs[at[i].u.i];
+    *out = pairs;
+    return true;
+}

@@ -54,8 +54,11 @@ bool jattr_only(struct jvm *vm, struct jvalue owner, struct jvalue name, struct 
 /* owner[start:stop:step]; J_NONE for a missing part. */
 bool jattr_slice(struct jvm *vm, struct jvalue owner, const struct jvalue part[3],
                  struct jvalue *out);
-/* start, stop and step for `n` items, as slice.indices(n); *count is how many there are. */
-bool jslice_indices(struct jvm *vm, const struct jvalue part[3], size_t n, int64_t *start,
-                    int64_t *step, size_t *count);
+/* What slice(start, stop, step).indices(n) gives, and how many items those are. */
+struct jslice {
+    int64_t start, stop, step;
+    size_t count;
+};
+bool jslice_indices(struct jvm *vm, const struct jvalue part[3], size_t n, struct jslice *out);
 
 #endif

@@ -255,16 +255,51 @@ static bool do_wordcount(struct jvm *vm, const struct jargs *a, struct jvalue *o
     return true;
 }
 
-/* Python's pprint, as long as the value fits one line: sorted by key, else like repr. */
+static bool put_pretty(struct jbuild *b, struct jvalue v);
+
+static bool put_pretty_items(struct jbuild *b, struct jvalue v)
+{
+    const char *around = v.type == J_LIST ? "[]" : v.type == J_TUPLE ? "()" : "{}";
+    bool trusted = !(v.flags & JF_UNTRUSTED);
+    struct jpair *pairs = NULL;
+    size_t n;
+
+    if ((v.type == J_DICT && !jdict_sorted(b->vm, v.u.dict, &pairs)) ||
+        !jbuild_char(b, (uint32_t)around[0], trusted))
+        return false;
+    jvalue_len(v, &n);
+    for (size_t i = 0; i < n; i++) {
+        if ((i && !jbuild_cstr(b, ", ", trusted)) ||
+            (pairs && (!put_pretty(b, pairs[i].key) || !jbuild_cstr(b, ": ", trusted))) ||
+            !put_pretty(b, pairs ? pairs[i].value : v.u.list->items[i]))
+            return false;
+    }
+    return (v.type != J_TUPLE || n != 1 || jbuild_char(b, ',', trusted)) &&
+           jbuild_char(b, (uint32_t)around[1], trusted);
+}
+
+static bool put_pretty(struct jbuild *b, struct jvalue v)
+{
+    bool ok;
+
+    if (v.type != J_LIST && v.type != J_TUPLE && v.type != J_DICT)
+        return jbuild_repr(b, v);
+    if (!jvm_enter(b->vm))
+        return false;
+    ok = jvm_spend(b->vm, 1) && put_pretty_items(b, v);
+    jvm_leave(b->vm);
+    return ok;
+}
+
+/* Python's pprint: repr with sorted keys, as long as that fits one line of 80 characters. */
 static bool do_pprint(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
     struct jbuild b;
 
-    if (!jbuild_init(vm, &b) || !jbuild_repr(&b, a->self) || !jbuild_done(&b, out))
+    if (!jbuild_init(vm, &b) || !put_pretty(&b, a->self) || !jbuild_done(&b, out))
         return false;
-    if (jstr_chars(out->u.s) > 80 || a->self.type == J_DICT)
-        return jvm_fail(vm, JINJA_UNSUPPORTED, "pprint of large values is not supported");
-    return true;
+    return jstr_chars(out->u.s) <= 80 ||
+           jvm_fail(vm, JINJA_UNSUPPORTED, "pprint of more than 80 characters is not supported");
 }
 
 const struct jbuiltin jfilters_text[] = {

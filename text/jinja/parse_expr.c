@@ -697,7 +697,8 @@ struct jnode *jparse_tuple(struct jparser *p, const struct jtuple_rule *rule)
     if (!is_tuple && items.count > 0)
         return items.items[0];
     if (!is_tuple && !rule->parentheses) {
-        jparser_fail(p, "an expression");
+        jcompile_fail(p->c, p->current.pos, JINJA_SYNTAX, "Expected an expression, got '%s'",
+                      jtoken_describe(p->current.type));
         return NULL;
     }
     return jnode_list(p->c, JN_TUPLE, pos, &items);

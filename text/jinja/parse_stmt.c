@@ -505,6 +505,18 @@ static bool at_end(const struct jparser *p, const char *const *ends)
     return false;
 }
 
+static void fail_unclosed(struct jparser *p, const char *const *ends)
+{
+    char tags[128];
+    size_t n = 0;
+
+    for (size_t i = 0; i < JPARSE_TAGS && ends[i]; i++)
+        n += (size_t)snprintf(tags + n, sizeof tags - n, "%s'%s'", i ? " or " : "", ends[i]);
+    jcompile_fail(p->c, p->current.pos, JINJA_SYNTAX,
+                  "Unexpected end of template. Jinja was looking for the following tags: %s.",
+                  tags);
+}
+
 /* Up to one of the tags in `ends` (whose name is then current) or, without any, the end of the template. */
 static struct jnode *parse_nodes(struct jparser *p, const char *const *ends)
 {
@@ -530,9 +542,7 @@ static struct jnode *parse_nodes(struct jparser *p, const char *const *ends)
     if (!ok)
         return NULL;
     if (ends) {
-        jcompile_fail(p->c, p->current.pos, JINJA_SYNTAX,
-                      "Unexpected end of template. Jinja was looking for the following tags: '%s'.",
-                      ends[0]);
+        fail_unclosed(p, ends);
         return NULL;
     }
     return flush(p, &output, &body) ? jnode_list(p->c, JN_BODY, pos, &body) : NULL;

@@ -112,34 +112,13 @@ static bool put_key(struct dump *d, struct jvalue key)
            put_str(d, v.u.s);
 }
 
-/* The pairs in the order of their keys. */
-static bool sorted(struct jvm *vm, const struct jdict *dict, struct jpair **out)
-{
-    size_t n = dict->count;
-    struct jvalue *keys = jvm_array(vm, n, sizeof *keys), *at = jvm_array(vm, n, sizeof *at);
-    struct jpair *pairs = jvm_array(vm, n, sizeof *pairs);
-
-    if (!keys || !at || !pairs)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        keys[i] = dict->pairs[i].key;
-        at[i] = jint((int64_t)i);
-    }
-    if (!jvalue_sort(vm, keys, at, n, false))
-        return false;
-    for (size_t i = 0; i < n; i++)
-        pairs[i] = dict->pairs[at[i].u.i];
-    *out = pairs;
-    return true;
-}
-
 static bool put_dict(struct dump *d, const struct jdict *dict, bool trusted)
 {
     struct jpair *pairs = dict->pairs;
 
     if (dict->count == 0)
         return jbuild_cstr(d->b, "{}", trusted);
-    if (d->sort && !sorted(d->b->vm, dict, &pairs))
+    if (d->sort && !jdict_sorted(d->b->vm, dict, &pairs))
         return false;
     d->level++;
     if (!jbuild_char(d->b, '{', trusted))

@@ -135,22 +135,23 @@ bool junicode_case_ignorable(uint32_t cp)
            cp == 0xff1a;
 }
 
-bool junicode_id_start(uint32_t cp)
+static bool id_start_category(uint32_t cp)
 {
     return cp == '_' || junicode_alpha(cp) || (cp >= 0x80 && category(cp) == UTF8PROC_CATEGORY_NL);
 }
 
+bool junicode_id_start(uint32_t cp)
+{
+    return id_start_category(cp) != in_spans(id_start_exceptions, COUNT(id_start_exceptions), cp);
+}
+
 bool junicode_id_continue(uint32_t cp)
 {
-    utf8proc_category_t c;
+    utf8proc_category_t c = category(cp);
+    bool fits = id_start_category(cp) || c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC ||
+                c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_PC;
 
-    if (junicode_id_start(cp) || junicode_decimal(cp))
-        return true;
-    if (cp < 0x80)
-        return false;
-    c = category(cp);
-    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_PC ||
-           cp == 0xb7 || cp == 0x387;
+    return fits != in_spans(id_continue_exceptions, COUNT(id_continue_exceptions), cp);
 }
 
 int junicode_decimal_value(uint32_t cp)

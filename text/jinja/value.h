@@ -224,5 +224,7 @@ bool jvalue_same(struct jvalue a, struct jvalue b);
 /* Stable sort of `n` values by their keys; `keys` may be `values`. Both arrays are permuted. */
 bool jvalue_sort(struct jvm *vm, struct jvalue *keys, struct jvalue *values, size_t n,
                  bool reverse);
+/* The pairs of a dict, copied, in the order of their keys. */
+bool jdict_sorted(struct jvm *vm, const struct jdict *dict, struct jpair **out);
 
 #endif
