@@ -108,7 +108,7 @@ static bool data_attr(struct jvm *vm, struct jvalue owner, const struct jstr *na
         *out = jbool(c->at);
     else if (jis_number(owner) && (jstr_is(name, "real") || jstr_is(name, "numerator")) &&
              (owner.type != J_FLOAT || name->len == 4))
-        *out = owner;
+        *out = owner.type == J_FLOAT ? owner : jint(jint_of(owner));
     else if (jis_number(owner) && jstr_is(name, "imag"))
         *out = owner.type == J_FLOAT ? jfloat(0) : jint(0);
     else if (jis_int(owner) && jstr_is(name, "denominator"))
@@ -280,14 +280,14 @@ bool jslice_indices(struct jvm *vm, const struct jvalue part[3], size_t n, struc
 {
     int64_t size = (int64_t)n, low, high;
 
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 3; i-- > 0;) { /* the step comes first, as in Python */
         if (part[i].type != J_NONE && !jis_int(part[i]))
             return jvm_fail(vm, JINJA_TYPE,
                             "slice indices must be integers or None or have an __index__ method");
+        if (i == 2 && part[i].type != J_NONE && jint_of(part[i]) == 0)
+            return jvm_fail(vm, JINJA_VALUE, "slice step cannot be zero");
     }
     out->step = part[2].type == J_NONE ? 1 : jint_of(part[2]);
-    if (out->step == 0)
-        return jvm_fail(vm, JINJA_VALUE, "slice step cannot be zero");
     if (out->step < -INT64_MAX)
         out->step = -INT64_MAX;
     low = out->step < 0 ? -1 : 0;

@@ -141,8 +141,6 @@ bool jarg_int(struct jvm *vm, const struct jargs *a, size_t i, int64_t *out)
 {
     if (a->v[i].type == J_MISSING)
         return true;
-    if (a->v[i].type == J_UNDEFINED)
-        return jundef_fail(vm, a->v[i]);
     if (!jis_int(a->v[i]))
         return jvm_fail(vm, JINJA_TYPE, "'%s' object cannot be interpreted as an integer",
                         jvalue_type(a->v[i]));

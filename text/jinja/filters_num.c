@@ -54,10 +54,10 @@ static bool do_int(struct jvm *vm, const struct jargs *a, struct jvalue *out)
     int64_t base = 10, i;
     double f;
 
-    if (!jarg_int(vm, a, 1, &base))
-        return false;
     if (v.type == J_UNDEFINED)
         return jundef_fail(vm, v);
+    if (jarg_given(a, 1)) /* whatever int() refuses as a base leaves the float to try */
+        base = jis_int(a->v[1]) ? jint_of(a->v[1]) : -1;
     *out = otherwise;
     if (jis_int(v))
         *out = jint(jint_of(v));
@@ -144,14 +144,12 @@ static bool round_towards(struct jvm *vm, struct jvalue v, struct jvalue precisi
 static bool do_round(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
     struct jvalue v = a->self;
-    const struct jstr *method = NULL;
+    const struct jstr *method = a->v[1].type == J_STR ? a->v[1].u.s : NULL;
     int64_t digits = 0;
     bool ok;
 
-    if (!jarg_str(vm, a, 1, &method))
-        return false;
-    if (method && !jstr_is(method, "common") && !jstr_is(method, "ceil") &&
-        !jstr_is(method, "floor"))
+    if (jarg_given(a, 1) && (!method || (!jstr_is(method, "common") && !jstr_is(method, "ceil") &&
+                                         !jstr_is(method, "floor"))))
         return jvm_fail(vm, JINJA_RUNTIME, "method must be common, ceil or floor");
     if (v.type == J_UNDEFINED || !jis_number(v))
         return jvm_fail(vm, JINJA_TYPE, "type %s doesn't define __round__ method", jvalue_type(v));
@@ -189,9 +187,13 @@ static bool do_filesizeformat(struct jvm *vm, const struct jargs *a, struct jval
         bytes = jfloat_of(a->self);
     else if (a->self.type == J_UNDEFINED)
         return jundef_fail(vm, a->self);
-    else if (a->self.type != J_STR ||
-             jnumber_float(jstr_data(a->self.u.s), a->self.u.s->len, &bytes) != JPARSE_OK)
-        return jvm_fail(vm, JINJA_VALUE, "could not convert %s to float", jvalue_type(a->self));
+    else if (a->self.type != J_STR)
+        return jvm_fail(vm, JINJA_TYPE,
+                        "float() argument must be a string or a real number, not "
+                        "'%s'",
+                        jvalue_type(a->self));
+    else if (jnumber_float(jstr_data(a->self.u.s), a->self.u.s->len, &bytes) != JPARSE_OK)
+        return jvm_fail(vm, JINJA_VALUE, "could not convert string to float");
     if (bytes == 1) {
         snprintf(text, sizeof text, "1 Byte");
     } else if (bytes < base) {

@@ -111,7 +111,12 @@ static bool find_builtin(struct jvm *vm, struct picker *p, struct jvalue name)
     const char *kind = p->map ? "filter" : "test";
     struct jbuild b;
     struct jvalue repr;
+    bool hashable;
 
+    if (!jvalue_hashable(vm, name, &hashable))
+        return false;
+    if (!hashable)
+        return jvm_fail(vm, JINJA_TYPE, "unhashable type: '%s'", jvalue_type(name));
     if (name.type == J_STR)
         p->f = p->map ? jfilter_find(jstr_data(name.u.s), name.u.s->len)
                       : jtest_find(jstr_data(name.u.s), name.u.s->len);

@@ -69,19 +69,35 @@ static bool do_reverse(struct jvm *vm, const struct jargs *a, struct jvalue *out
     return jattr_slice(vm, v, part, out);
 }
 
+/* The `reverse` of sorted(), which wants an integer. */
+static bool reverse_flag(struct jvm *vm, const struct jargs *a, size_t i, bool *out)
+{
+    int64_t flag = 0;
+
+    if (jarg_given(a, i) && !jis_int(a->v[i]))
+        return jvm_fail(vm, JINJA_TYPE, "'%s' object cannot be interpreted as an integer",
+                        jvalue_type(a->v[i]));
+    if (!jarg_int(vm, a, i, &flag))
+        return false;
+    *out = flag != 0;
+    return true;
+}
+
 static bool do_sort(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
     struct jvalue *keys, attribute = jarg_given(a, 2) ? a->v[2] : jnone();
     struct jlist items;
+    bool reverse;
 
-    if (!jiter_list(vm, a->self, &items) || !jlist_new(vm, J_LIST, items.count, out))
+    if (!reverse_flag(vm, a, 0, &reverse) || !jiter_list(vm, a->self, &items) ||
+        !jlist_new(vm, J_LIST, items.count, out))
         return false;
     keys = jvm_array(vm, items.count, sizeof *keys);
     if (!keys || !jgetter_keys(vm, attribute, !jarg_flag(a, 1, false), &items, keys))
         return false;
     if (items.count)
         memcpy(out->u.list->items, items.items, items.count * sizeof *items.items);
-    return jvalue_sort(vm, keys, out->u.list->items, items.count, jarg_flag(a, 0, false));
+    return jvalue_sort(vm, keys, out->u.list->items, items.count, reverse);
 }
 
 static bool do_dictsort(struct jvm *vm, const struct jargs *a, struct jvalue *out)
@@ -90,6 +106,7 @@ static bool do_dictsort(struct jvm *vm, const struct jargs *a, struct jvalue *ou
     bool by_key = !jarg_given(a, 1) || (a->v[1].type == J_STR && jstr_is(a->v[1].u.s, "key"));
     struct jvalue view, *keys;
     struct jlist pairs;
+    bool reverse;
 
     if (!by_key && !(a->v[1].type == J_STR && jstr_is(a->v[1].u.s, "value")))
         return jvm_fail(vm, JINJA_RUNTIME, "You can only sort by either \"key\" or \"value\"");
@@ -98,14 +115,15 @@ static bool do_dictsort(struct jvm *vm, const struct jargs *a, struct jvalue *ou
     if (a->self.type != J_DICT)
         return jvm_fail(vm, JINJA_TYPE, "'%s' object has no attribute 'items'",
                         jvalue_type(a->self));
-    if (!jview_new(vm, a->self.u.dict, JVIEW_ITEMS, &view) || !jiter_list(vm, view, &pairs))
+    if (!reverse_flag(vm, a, 2, &reverse) || !jview_new(vm, a->self.u.dict, JVIEW_ITEMS, &view) ||
+        !jiter_list(vm, view, &pairs))
         return false;
     keys = jvm_array(vm, pairs.count, sizeof *keys);
     for (size_t i = 0; keys && i < pairs.count; i++) {
         if (!jgetter_get(vm, &getter, pairs.items[i].u.list->items[by_key ? 0 : 1], &keys[i]))
             return false;
     }
-    return keys && jvalue_sort(vm, keys, pairs.items, pairs.count, jarg_flag(a, 2, false)) &&
+    return keys && jvalue_sort(vm, keys, pairs.items, pairs.count, reverse) &&
            jlist_of(vm, J_LIST, pairs.items, pairs.count, out);
 }
 
@@ -225,9 +243,11 @@ static bool fill_batch(struct jvm *vm, const struct jvalue *args, struct jlist *
     if (next != JNEXT_END)
         return false;
     if (one.count && args[2].type != J_NONE) {
-        if (!jis_int(size))
+        if (!jvalue_order(vm, JLT, jint((int64_t)one.count), size, &full))
+            return false;
+        if (full && !jis_int(size))
             return jvm_fail(vm, JINJA_TYPE, "the size of a batch must be an integer");
-        while ((int64_t)one.count < jint_of(size)) {
+        while (full && (int64_t)one.count < jint_of(size)) {
             if (!jvm_spend(vm, 1) || !jitems_push(vm, &one, args[2]))
                 return false;
         }

@@ -6,6 +6,7 @@
 #include "jinja/call.h"
 #include "jinja/format.h"
 #include "jinja/html.h"
+#include "jinja/number.h"
 #include "jinja/pick.h"
 #include "jinja/text.h"
 #include "jinja/tojson.h"
@@ -202,36 +203,40 @@ static bool do_indent(struct jvm *vm, const struct jargs *a, struct jvalue *out)
     return true;
 }
 
+/* assert v >= least */
+static bool at_least(struct jvm *vm, const char *what, struct jvalue v, size_t least)
+{
+    bool holds;
+
+    return jvalue_order(vm, JGE, v, jint((int64_t)least), &holds) &&
+           (holds || jvm_fail(vm, JINJA_VALUE, "expected %s >= %zu", what, least));
+}
+
 static bool do_truncate(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
-    int64_t length = 255, leeway = 5, end_len = 3, n;
-    struct jvalue s = a->self, end;
+    struct jvalue length = jarg_given(a, 0) ? a->v[0] : jint(255), s = a->self;
+    struct jvalue leeway = jarg_some(a, 3) ? a->v[3] : jint(5), end = a->v[2], most;
+    size_t end_len, n;
     struct jbuild b;
+    bool fits;
 
-    if (s.type == J_UNDEFINED || s.type != J_STR)
-        return s.type == J_UNDEFINED
-                   ? jstr_cstr(vm, "", out)
-                   : jvm_fail(vm, JINJA_TYPE, "object of type '%s' cannot be truncated",
-                              jvalue_type(s));
-    if (!jarg_int(vm, a, 0, &length) || !jstr_cstr(vm, "...", &end) ||
-        (jarg_some(a, 3) && !jarg_int(vm, a, 3, &leeway)))
+    if (!jarg_given(a, 2) && !jstr_cstr(vm, "...", &end))
         return false;
-    if (jarg_given(a, 2)) {
-        if (a->v[2].type != J_STR)
-            return jvm_fail(vm, JINJA_TYPE, "the end must be a string");
-        end = a->v[2];
-        end_len = (int64_t)jstr_chars(end.u.s);
-    }
-    n = (int64_t)jstr_chars(s.u.s);
-    if (length < end_len)
-        return jvm_fail(vm, JINJA_VALUE, "expected length >= %lld, got %lld", (long long)end_len,
-                        (long long)length);
-    if (leeway < 0)
-        return jvm_fail(vm, JINJA_VALUE, "expected leeway >= 0, got %lld", (long long)leeway);
+    if (!jvalue_len(end, &end_len))
+        return jvm_fail(vm, JINJA_TYPE, "object of type '%s' has no len()", jvalue_type(end));
+    if (!at_least(vm, "length", length, end_len) || !at_least(vm, "leeway", leeway, 0))
+        return false;
+    if (!jvalue_len(s, &n))
+        return jvm_fail(vm, JINJA_TYPE, "object of type '%s' has no len()", jvalue_type(s));
+    if (!jnumber_binary(vm, JOP_ADD, length, leeway, &most) ||
+        !jvalue_order(vm, JLE, jint((int64_t)n), most, &fits))
+        return false;
     *out = s;
-    if (length > INT64_MAX - leeway || n <= length + leeway)
+    if (fits)
         return true;
-    if (!jstr_sub(vm, s, 0, jstr_offset(s.u.s, (size_t)(length - end_len)), &s) ||
+    if (s.type != J_STR || end.type != J_STR || !jis_int(length))
+        return jvm_fail(vm, JINJA_TYPE, "'%s' object cannot be truncated", jvalue_type(s));
+    if (!jstr_sub(vm, s, 0, jstr_offset(s.u.s, (size_t)jint_of(length) - end_len), &s) ||
         (!jarg_flag(a, 1, false) && !jtext_rsplit_once(vm, s, ' ', &s)))
         return false;
     return jbuild_init(vm, &b) && jbuild_str(&b, s.u.s) && jbuild_str(&b, end.u.s) &&

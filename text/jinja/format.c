@@ -223,11 +223,9 @@ static bool convert(struct percent *p, struct jbuild *b)
     struct jvalue v;
     bool left;
 
-    if (!parse_percent(p, &s, &left))
-        return false;
-    if (s.type == '%')
-        return jbuild_sub(b, p->format, p->at - 1, 1);
-    if (!next_arg(p, &v))
+    if (char_at(p) == '%')
+        return jbuild_sub(b, p->format, p->at++, 1);
+    if (!parse_percent(p, &s, &left) || !next_arg(p, &v))
         return false;
     s.align = left ? '<' : strchr("sra", s.type) || s.type == 'c' ? '>' : 0;
     if (left)

@@ -54,6 +54,8 @@ static bool fill_dict(struct jvm *vm, const struct jcall *call, struct jvalue *o
 
     if (call->count > 1)
         return jvm_fail(vm, JINJA_TYPE, "dict expected at most 1 argument, got %zu", call->count);
+    if (call->count && call->args[0].type == J_UNDEFINED)
+        return jundef_fail(vm, call->args[0]);
     if (!jdict_new(vm, call->keyword_count, out))
         return false;
     if (call->count && call->args[0].type == J_DICT) {

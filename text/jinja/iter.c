@@ -136,7 +136,7 @@ bool jiter_reversed(struct jvm *vm, struct jvalue v, struct jvalue *out, bool *c
     struct jlist chars;
 
     *can = v.type == J_LIST || v.type == J_TUPLE || v.type == J_STR || v.type == J_RANGE ||
-           v.type == J_DICT || v.type == J_VIEW;
+           v.type == J_DICT || v.type == J_VIEW || v.type == J_UNDEFINED;
     if (!*can)
         return true;
     if (v.type == J_STR) {

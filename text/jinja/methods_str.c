@@ -130,8 +130,9 @@ bool jtext_splitlines(struct jvm *vm, struct jvalue v, bool keep_ends, struct jl
 static bool str_splitlines(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
     struct jlist lines;
+    int64_t keep = 0;
 
-    return jtext_splitlines(vm, a->self, jarg_flag(a, 0, false), &lines) &&
+    return jarg_int(vm, a, 0, &keep) && jtext_splitlines(vm, a->self, keep != 0, &lines) &&
            jlist_of(vm, J_LIST, lines.items, lines.count, out);
 }
 
@@ -271,9 +272,8 @@ static bool str_format_map(struct jvm *vm, const struct jargs *a, struct jvalue 
 {
     struct jcall call = {0};
 
-    if (a->v[0].type != J_DICT)
-        return jvm_fail(vm, JINJA_TYPE, "format_map() needs a mapping, not %s",
-                        jvalue_type(a->v[0]));
+    if (a->v[0].type != J_DICT) /* no error unless a field asks for a name */
+        return jformat_braces(vm, a->self, &call, out);
     call.keywords = jvm_array(vm, a->v[0].u.dict->count, sizeof *call.keywords);
     if (!call.keywords)
         return false;

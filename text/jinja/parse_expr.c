@@ -666,12 +666,11 @@ struct jnode *jparse_primary(struct jparser *p, bool namespaces)
     }
 }
 
-static bool tuple_ends(const struct jparser *p, const struct jtuple_rule *rule)
+static bool tuple_ends(const struct jparser *p)
 {
     enum jtok t = p->current.type;
 
-    return t == JT_VAR_END || t == JT_BLOCK_END || t == JT_RPAREN ||
-           (rule->end && jparser_is(p, rule->end));
+    return t == JT_VAR_END || t == JT_BLOCK_END || t == JT_RPAREN;
 }
 
 struct jnode *jparse_tuple(struct jparser *p, const struct jtuple_rule *rule)
@@ -684,7 +683,7 @@ struct jnode *jparse_tuple(struct jparser *p, const struct jtuple_rule *rule)
         struct jnode *n;
         if (items.count > 0 && !jparser_expect(p, JT_COMMA))
             return NULL;
-        if (tuple_ends(p, rule))
+        if (tuple_ends(p))
             break;
         n = rule->names_only ? jparse_primary(p, rule->namespaces)
                              : jparse_expression(p, rule->no_cond);

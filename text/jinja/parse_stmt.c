@@ -96,10 +96,9 @@ static void set_ctx(struct jnode *n, enum jctx ctx)
         set_ctx(n->kids[i], ctx);
 }
 
-static struct jnode *parse_target(struct jparser *p, enum jctx ctx, const char *end,
-                                  bool namespaces)
+static struct jnode *parse_target(struct jparser *p, enum jctx ctx, bool namespaces)
 {
-    struct jtuple_rule rule = {.names_only = true, .end = end, .namespaces = namespaces};
+    struct jtuple_rule rule = {.names_only = true, .namespaces = namespaces};
     struct jnode *n = jparse_tuple(p, &rule);
 
     if (!n)
@@ -149,11 +148,11 @@ static struct jnode *parse_for(struct jparser *p, uint32_t pos)
 {
     static const char *const body_ends[JPARSE_TAGS] = {"endfor", "else"};
     static const char *const else_ends[JPARSE_TAGS] = {"endfor"};
-    struct jtuple_rule rule = {.no_cond = true, .end = "recursive"};
+    struct jtuple_rule rule = {.no_cond = true};
     struct jnode *kid[JFOR_KIDS] = {0}, *n;
     bool recursive;
 
-    kid[JFOR_TARGET] = parse_target(p, JCTX_STORE, "in", false);
+    kid[JFOR_TARGET] = parse_target(p, JCTX_STORE, false);
     if (!kid[JFOR_TARGET])
         return NULL;
     if (!jparser_skip(p, "in")) {
@@ -211,7 +210,7 @@ static struct jnode *parse_set(struct jparser *p, uint32_t pos)
     struct jtuple_rule rule = {0};
     struct jnode *kid[3] = {0};
 
-    kid[0] = parse_target(p, JCTX_STORE, NULL, true);
+    kid[0] = parse_target(p, JCTX_STORE, true);
     if (!kid[0])
         return NULL;
     if (p->current.type == JT_ASSIGN) {
@@ -312,7 +311,7 @@ static struct jnode *parse_with(struct jparser *p, uint32_t pos)
     while (p->current.type != JT_BLOCK_END) {
         if (targets.count > 0 && !jparser_expect(p, JT_COMMA))
             return NULL;
-        if (!jnodes_push(p->c, &targets, parse_target(p, JCTX_PARAM, NULL, false)) ||
+        if (!jnodes_push(p->c, &targets, parse_target(p, JCTX_PARAM, false)) ||
             !jparser_expect(p, JT_ASSIGN) ||
             !jnodes_push(p->c, &values, jparse_expression(p, false)))
             return NULL;

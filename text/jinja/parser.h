@@ -32,13 +32,12 @@ static inline void jparser_leave(struct jparser *p)
     p->depth--;
 }
 
-/* How a tuple may look and end. */
+/* How a tuple may look. It ends with the tag or parenthesis around it, or where no comma follows. */
 struct jtuple_rule {
     bool names_only;  /* primaries instead of expressions: the target of an assignment */
     bool no_cond;     /* no inline if */
     bool parentheses; /* () is allowed */
     bool namespaces;  /* a.b is the attribute of a namespace */
-    const char *end;  /* a name that ends it, or NULL */
 };
 
 struct jnode *jparse_expression(struct jparser *p, bool no_cond);

@@ -172,6 +172,8 @@ static bool set_indent(struct jvm *vm, struct jvalue v, struct dump *d)
         d->indent = v.u.s;
         return true;
     }
+    if (v.type == J_UNDEFINED)
+        return jundef_fail(vm, v);
     if (!jis_int(v))
         return jvm_fail(vm, JINJA_TYPE, "can't multiply sequence by non-int of type '%s'",
                         jvalue_type(v));
@@ -209,7 +211,7 @@ bool jtojson(struct jvm *vm, const struct jargs *a, struct jvalue *out)
         return false;
     d.item_separator = comma.u.s;
     d.key_separator = colon.u.s;
-    if ((d.pretty && !set_indent(vm, a->v[1], &d)) ||
+    if ((d.pretty && a->self.type != J_STR && !set_indent(vm, a->v[1], &d)) ||
         (jarg_some(a, 2) && !set_separators(vm, a->v[2], &d)))
         return false;
     return put_value(&d, a->self) && jbuild_done(&b, out);

@@ -213,6 +213,8 @@ bool jwordwrap(struct jvm *vm, const struct jargs *a, struct jvalue *out)
                         jvalue_type(a->self));
     w.break_hyphens = jarg_flag(a, 3, true);
     /* A default line break is no more trusted than the text. */
+    if (jarg_given(a, 0) && a->v[0].type == J_UNDEFINED)
+        return jundef_fail(vm, a->v[0]);
     if (!jstr_wrap(vm, "\n", 1, jstr_trusted(a->self.u.s), &sep) || !jarg_int(vm, a, 0, &w.width))
         return false;
     if (jarg_some(a, 2) && !jvalue_str(vm, a->v[2], &sep))
