@@ -309,7 +309,6 @@ static bool eval_kind(struct jvm *vm, const struct jnode *n, struct jvalue *out)
     case JN_CALL: return eval_call(vm, n, out);
     case JN_GETATTR: return kid(vm, n, 0, &v) && jattr_get(vm, v, n->value, out);
     case JN_GETITEM: return eval_getitem(vm, n, out);
-    case JN_SLICE: *out = (struct jvalue){.type = J_SLICE}; return true;
     default: return jvm_fail(vm, JINJA_RUNTIME, "not an expression");
     }
 }

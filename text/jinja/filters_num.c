@@ -132,6 +132,8 @@ static bool round_towards(struct jvm *vm, struct jvalue v, struct jvalue precisi
     if (!jnumber_binary(vm, JOP_POW, jint(10), precision, &scale) ||
         !jnumber_binary(vm, JOP_MUL, v, scale, &scaled))
         return false;
+    if (!jis_number(scaled))
+        return jvm_fail(vm, JINJA_TYPE, "must be real number, not %s", jvalue_type(scaled));
     if (scaled.type == J_FLOAT) {
         enum jparse parsed = jnumber_truncate(up ? ceil(scaled.u.f) : floor(scaled.u.f), &i);
         if (parsed != JPARSE_OK)
@@ -151,7 +153,7 @@ static bool do_round(struct jvm *vm, const struct jargs *a, struct jvalue *out)
     if (jarg_given(a, 1) && (!method || (!jstr_is(method, "common") && !jstr_is(method, "ceil") &&
                                          !jstr_is(method, "floor"))))
         return jvm_fail(vm, JINJA_RUNTIME, "method must be common, ceil or floor");
-    if (v.type == J_UNDEFINED || !jis_number(v))
+    if ((!method || jstr_is(method, "common")) && !jis_number(v))
         return jvm_fail(vm, JINJA_TYPE, "type %s doesn't define __round__ method", jvalue_type(v));
     if (method && !jstr_is(method, "common")) {
         ok = round_towards(vm, v, jarg_given(a, 0) ? a->v[0] : jint(0), jstr_is(method, "ceil"),

@@ -13,6 +13,8 @@ static bool do_length(struct jvm *vm, const struct jargs *a, struct jvalue *out)
 {
     size_t n;
 
+    if (a->self.type == J_LOOP)
+        return jloop_length(vm, a->self.u.loop, out);
     if (!jvalue_len(a->self, &n))
         return jvm_fail(vm, JINJA_TYPE, "object of type '%s' has no len()", jvalue_type(a->self));
     *out = jint((int64_t)n);

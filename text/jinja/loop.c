@@ -103,6 +103,14 @@ static bool length(struct jvm *vm, struct jloop *loop)
     return true;
 }
 
+bool jloop_length(struct jvm *vm, struct jloop *loop, struct jvalue *out)
+{
+    if (!length(vm, loop))
+        return false;
+    *out = jint((int64_t)loop->length);
+    return true;
+}
+
 static bool number_attr(struct jvm *vm, struct jloop *loop, const struct jstr *name,
                         struct jvalue *out, bool *known)
 {

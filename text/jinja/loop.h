@@ -33,6 +33,8 @@ enum jnext jloop_next(struct jvm *vm, struct jloop *loop, struct jvalue *out);
 /* loop.name; *known is false if a LoopContext has no such attribute. */
 bool jloop_attr(struct jvm *vm, const struct jvalue *self, const struct jstr *name,
                 struct jvalue *out, bool *known);
+/* How many items the loop has in all. */
+bool jloop_length(struct jvm *vm, struct jloop *loop, struct jvalue *out);
 /* Runs a for statement whose activation is current. */
 enum jflow jloop_exec(struct jvm *vm, const struct jnode *n, struct jbuild *out);
 /* loop(iterable) of a recursive loop. */

@@ -33,7 +33,7 @@ bool jtext_strip(struct jvm *vm, struct jvalue v, const struct jstr *chars, int 
 
     while ((sides & JSTRIP_LEFT) && from < to) {
         n = jstr_decode(s, from, &cp);
-        if (chars && !jvm_spend_bytes(vm, chars->len))
+        if (chars && !jvm_spend_bytes(vm, chars->len * 8))
             return false;
         if (!in_set(chars, cp))
             break;
@@ -42,7 +42,7 @@ bool jtext_strip(struct jvm *vm, struct jvalue v, const struct jstr *chars, int 
     while ((sides & JSTRIP_RIGHT) && to > from) {
         at = jstr_before(s, to);
         jstr_decode(s, at, &cp);
-        if (chars && !jvm_spend_bytes(vm, chars->len))
+        if (chars && !jvm_spend_bytes(vm, chars->len * 8))
             return false;
         if (!in_set(chars, cp))
             break;

@@ -479,12 +479,18 @@ static struct jnode *parse_subscribed(struct jparser *p)
 static struct jnode *parse_brackets(struct jparser *p, uint32_t pos, struct jnode *owner)
 {
     struct jnodes keys = {0};
+    bool slices = false;
 
     while (p->current.type != JT_RBRACKET) {
         if (keys.count > 0 && !jparser_expect(p, JT_COMMA))
             return NULL;
         if (!jnodes_push(p->c, &keys, parse_subscribed(p)))
             return NULL;
+        slices |= keys.items[keys.count - 1]->kind == JN_SLICE;
+    }
+    if (slices && keys.count > 1) { /* the Python that jinja2 makes of it is not well formed */
+        jcompile_fail(p->c, pos, JINJA_SYNTAX, "invalid syntax: a slice among other keys");
+        return NULL;
     }
     if (!jparser_next(p))
         return NULL;

@@ -284,6 +284,10 @@ static struct jnode *parse_call_block(struct jparser *p, uint32_t pos, bool gene
             return NULL;
         if (kid[JCALL_CALL]->kind != JN_CALL)
             return fail_at(p, pos, "expected call");
+        for (size_t i = 0; i < kid[JCALL_CALL]->sig->keywords; i++) {
+            if (jstr_is(kid[JCALL_CALL]->sig->names[i], "caller"))
+                return fail_at(p, pos, "keyword argument repeated: caller");
+        }
     }
     kid[JCALL_BODY] = parse_body(p, generation ? generation_ends : ends);
     if (!kid[JCALL_BODY] || !jparser_next(p))

@@ -135,19 +135,11 @@ static bool repr_object(struct jbuild *b, struct jvalue v)
 
 static bool repr_loop(struct jbuild *b, struct jvalue v)
 {
-    struct jvalue index, length;
-    bool known;
-    struct jstr name;
-    struct jbuf index_buf = {.data = (char[]){"index"}, .len = 5};
-    struct jbuf length_buf = {.data = (char[]){"length"}, .len = 6};
+    struct jvalue length;
 
-    name = (struct jstr){&index_buf, 0, 5, 5};
-    if (!jloop_attr(b->vm, &v, &name, &index, &known))
-        return false;
-    name = (struct jstr){&length_buf, 0, 6, 6};
-    return jloop_attr(b->vm, &v, &name, &length, &known) && jbuild_cstr(b, "<LoopContext ", true) &&
-           jbuild_repr(b, index) && jbuild_char(b, '/', true) && jbuild_repr(b, length) &&
-           jbuild_char(b, '>', true);
+    return jloop_length(b->vm, v.u.loop, &length) && jbuild_cstr(b, "<LoopContext ", true) &&
+           jbuild_repr(b, jint(v.u.loop->index0 + 1)) && jbuild_char(b, '/', true) &&
+           jbuild_repr(b, length) && jbuild_char(b, '>', true);
 }
 
 static bool repr_inside(struct jbuild *b, struct jvalue v)

@@ -64,10 +64,10 @@ static bool put_mapped(struct jbuild *b, const struct jstr *s, size_t at,
     return true;
 }
 
-/* Steps for one character; every 16th costs one. */
+/* Steps for the character at `at`: one for every fourth. */
 static bool pace(struct jvm *vm, size_t at)
 {
-    return (at & 15) != 0 || jvm_spend(vm, 1);
+    return (at & 3) != 0 || jvm_spend(vm, 1);
 }
 
 bool jtext_lower_part(struct jbuild *b, const struct jstr *s, size_t from, size_t to)
@@ -121,16 +121,40 @@ static bool put_case(struct jbuild *b, enum jcase how, const struct jstr *s, siz
                                                               : junicode_to_title);
 }
 
+/* ASCII text in the builder's own buffer, where nobody else sees it yet. */
+static void map_ascii(enum jcase how, char *text, size_t n)
+{
+    bool in_word = false;
+
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        bool lower = c >= 'a' && c <= 'z', upper = c >= 'A' && c <= 'Z', capital = false;
+        switch (how) {
+        case JCASE_LOWER:
+        case JCASE_FOLD: break;
+        case JCASE_UPPER: capital = true; break;
+        case JCASE_CAPITALIZE: capital = i == 0; break;
+        case JCASE_TITLE: capital = !in_word; break;
+        case JCASE_SWAP: capital = lower; break;
+        }
+        in_word = lower || upper;
+        if ((lower && capital) || (upper && !capital))
+            text[i] = (char)(c ^ 0x20);
+    }
+}
+
 bool jtext_case(struct jvm *vm, enum jcase how, struct jvalue v, struct jvalue *out)
 {
     const struct jstr *s = v.u.s;
     struct jbuild b;
-    bool in_word = false;
+    bool in_word = false, ascii = jstr_ascii(s);
     uint32_t cp;
 
-    if (!jbuild_init(vm, &b))
+    if (!jbuild_init(vm, &b) || (ascii && !jbuild_str(&b, s)))
         return false;
-    for (size_t at = 0; at < s->len; at += jstr_decode(s, at, &cp)) {
+    if (ascii)
+        map_ascii(how, b.buf->data, b.buf->len);
+    for (size_t at = ascii ? s->len : 0; at < s->len; at += jstr_decode(s, at, &cp)) {
         if (!pace(vm, at) || !put_case(&b, how, s, at, &in_word))
             return false;
     }

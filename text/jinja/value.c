@@ -329,7 +329,6 @@ const char *jvalue_type(struct jvalue v)
                                         [J_TUPLE] = "tuple",
                                         [J_DICT] = "dict",
                                         [J_RANGE] = "range",
-                                        [J_SLICE] = "slice",
                                         [J_FUNC] = "function",
                                         [J_METHOD] = "builtin_function_or_method",
                                         [J_MACRO] = "Macro",
@@ -356,7 +355,7 @@ bool jvalue_hashable(struct jvm *vm, struct jvalue v, bool *yes)
 {
     bool ok = true;
 
-    *yes = v.type != J_LIST && v.type != J_DICT && v.type != J_SLICE &&
+    *yes = v.type != J_LIST && v.type != J_DICT &&
            (v.type != J_VIEW || v.u.view->kind == JVIEW_VALUES);
     if (v.type != J_TUPLE)
         return true;

@@ -33,7 +33,6 @@ enum jtype {
     J_DICT,
     J_VIEW,  /* dict.keys(), .values(), .items() */
     J_RANGE, /* range(...) */
-    J_SLICE, /* a:b inside a tuple subscript; good for nothing, as in Python */
     J_ITER,  /* generators and reversed(): consumed by use */
     J_FUNC,  /* a global function */
     J_METHOD,
