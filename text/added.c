@@ -7,7 +7,7 @@
 #include "added.h"
 
 #include "base/mem.h"
-#include "limits.h"
+#include "textlimits.h"
 #include "unidata.h"
 
 static void matcher_release(struct added_matcher *m)

@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "bpe_merge.h"
-#include "limits.h"
+#include "textlimits.h"
 #include "unidata.h"
 
 struct bpe_work {

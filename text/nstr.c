@@ -4,7 +4,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
-#include "limits.h"
+#include "textlimits.h"
 #include "unidata.h"
 
 void nstr_release(struct nstr *s)

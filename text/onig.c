@@ -9,8 +9,8 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
-#include "limits.h"
 #include "onig_class.h"
+#include "textlimits.h"
 #include "unidata.h"
 
 #define MAX_GROUPS 200 /* PCRE2 itself stops at 250 nested parentheses */

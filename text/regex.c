@@ -11,8 +11,8 @@
 
 #include "base/mem.h"
 #include "base/strbuf.h"
-#include "limits.h"
 #include "onig.h"
+#include "textlimits.h"
 #include "unidata.h"
 
 #define JIT_STACK_MAX (32 * 1024 * 1024)

@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 #include "bytelevel.h"
-#include "limits.h"
+#include "textlimits.h"
 
 void vocab_release(struct vocab *v)
 {

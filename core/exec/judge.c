@@ -92,7 +92,7 @@ static bool dtypes_fit(const struct judge *j, const struct graph_op *op, const t
         return false;
     }
     if (w) {
-        snprintf(reason, size, "does not take %s weights", tn_dtype_name(w->dtype));
+        snprintf(reason, size, "does not take %s weights (%s)", tn_dtype_name(w->dtype), w->name);
         return false;
     }
     if (!touches_kv(&op->op))

@@ -9,9 +9,9 @@
 
 #include "jinja/jinja.h"
 
-static const char *const failures[] = {"ok",      "syntax", "raised", "undefined",  "security",
-                                       "runtime", "type",   "value",  "lookup",     "arithmetic",
-                                       "limit",   "unsupported", "nomem"};
+static const char *const failures[] = {
+    "ok",    "syntax", "raised",     "undefined", "security",    "runtime", "type",
+    "value", "lookup", "arithmetic", "limit",     "unsupported", "nomem"};
 
 static json_t *error_json(const tn_err *err)
 {
@@ -27,9 +27,9 @@ static json_t *result_json(const struct jinja_result *r)
     json_t *ranges = json_array(), *spans = json_array();
 
     for (size_t i = 0; i < r->range_count; i++)
-        json_array_append_new(ranges, json_pack("[I, I, b]", (json_int_t)r->ranges[i].begin,
-                                                (json_int_t)r->ranges[i].end,
-                                                (int)r->ranges[i].trusted));
+        json_array_append_new(ranges,
+                              json_pack("[I, I, b]", (json_int_t)r->ranges[i].begin,
+                                        (json_int_t)r->ranges[i].end, (int)r->ranges[i].trusted));
     for (size_t i = 0; i < r->generation_count; i++)
         json_array_append_new(spans, json_pack("[I, I]", (json_int_t)r->generations[i].begin,
                                                (json_int_t)r->generations[i].end));

@@ -191,8 +191,8 @@ static void find_keys(const struct attention *a, uint32_t seq, uint32_t head, in
     while (begin < end) { /* page by page */
         uint64_t position = (uint64_t)from + begin, slot = position % kv->block_tokens;
         uint64_t page = (uint64_t)table[position / kv->block_tokens];
-        const unsigned char *key =
-            (const unsigned char *)kv->base + page * kv->block_bytes + head_bytes + slot * row_bytes;
+        const unsigned char *key = (const unsigned char *)kv->base + page * kv->block_bytes +
+                                   head_bytes + slot * row_bytes;
         for (; begin < end && slot < kv->block_tokens; slot++, key += row_bytes)
             x->keys[begin++] = key;
     }

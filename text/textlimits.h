@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The caps of the text room, beside those of base/limits.h that also concern it (LIMIT_TOKENIZER_BYTES,
  * LIMIT_VOCAB, LIMIT_TEMPLATE_BYTES, LIMIT_STOP_STRINGS, LIMIT_JSON_DEPTH). */
-#ifndef TEXT_LIMITS_H
-#define TEXT_LIMITS_H
+#ifndef TEXT_TEXTLIMITS_H
+#define TEXT_TEXTLIMITS_H
 
 #include "base/limits.h"
 
