@@ -4,6 +4,11 @@
 option(TENON_TESTS "Build the tests" ON)
 option(TENON_WERROR "Treat warnings as errors" ON)
 option(TENON_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
+option(TENON_CUDA "Build the CUDA plugins where nvcc is found" ON)
+find_program(TENON_NVCC nvcc PATHS /usr/local/cuda/bin DOC "CUDA's compiler; without it there are no CUDA plugins")
+if(NOT TENON_NVCC)
+  set(TENON_CUDA OFF)
+endif()
 set(TENON_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, e.g. address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE)
@@ -98,4 +103,37 @@ function(tenon_fuzz name source)
     add_test(NAME replay_${name} COMMAND replay_${name} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
     set_tests_properties(replay_${name} PROPERTIES TIMEOUT 120)
   endif()
+endfunction()
+
+# tenon_cuda_image(TARGET NAME SOURCE ARCHS arch...): device code of a kernel plugin. SOURCE (.cu) is compiled to a fatbin with
+# code for each architecture ("80", "90a", ...) and embedded in TARGET as tenon_image_NAME, tenon_image_NAME_bytes (both const).
+# The plugin loads it through its device's image_load, so it links nothing of CUDA.
+function(tenon_cuda_image target name source)
+  cmake_parse_arguments(I "" "" "ARCHS;DEPENDS" ${ARGN})
+  set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${name}.fatbin)
+  set(codes)
+  foreach(arch IN LISTS I_ARCHS)
+    list(APPEND codes -gencode=arch=compute_${arch},code=sm_${arch})
+  endforeach()
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/${name}.S.in "    .section .rodata
+    .balign 64
+    .global tenon_image_${name}
+    .hidden tenon_image_${name}
+tenon_image_${name}:
+    .incbin \"${fatbin}\"
+0:
+    .balign 8
+    .global tenon_image_${name}_bytes
+    .hidden tenon_image_${name}_bytes
+tenon_image_${name}_bytes:
+    .quad 0b - tenon_image_${name}
+    .section .note.GNU-stack,\"\",@progbits
+")
+  configure_file(${CMAKE_CURRENT_BINARY_DIR}/${name}.S.in ${CMAKE_CURRENT_BINARY_DIR}/${name}.S COPYONLY)
+  add_custom_command(OUTPUT ${fatbin}
+    COMMAND ${TENON_NVCC} -std=c++17 -O3 -lineinfo -Xptxas=-v,-warn-spills -Werror all-warnings ${codes}
+      -I${PROJECT_SOURCE_DIR}/sdk/include -MD -MF ${fatbin}.d -fatbin -o ${fatbin} ${source}
+    DEPENDS ${source} ${I_DEPENDS} DEPFILE ${fatbin}.d WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} VERBATIM)
+  set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/${name}.S PROPERTIES OBJECT_DEPENDS ${fatbin})
+  target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${name}.S)
 endfunction()

@@ -48,6 +48,24 @@ enum tn_copy_kind {
     TN_COPY_DEVICE_TO_DEVICE = 3
 };
 
+enum tn_launch_flag {
+    /** The kernel may begin before the one ahead of it in the stream has ended: it waits itself (CUDA: programmatic
+     *  dependent launch, griddepcontrol.wait) before it touches what that one writes. */
+    TN_LAUNCH_OVERLAP = 1
+};
+
+/** One launch of a kernel of an image. Zero in a cluster dimension means 1. */
+typedef struct tn_kernel_launch {
+    tn_hdr h;
+    void *entry; /**< from image_entry */
+    uint32_t grid[3], block[3], cluster[3];
+    uint32_t shared_bytes; /**< dynamic shared memory */
+    uint32_t flags;        /**< ::tn_launch_flag */
+    uint32_t reserved0;
+    void *
+        *params; /**< host array of addresses of the kernel's parameters, copied during the call */
+} tn_kernel_launch;
+
 /** Work for one worker of a parallel region: part `index` of `count`. */
 typedef void (*tn_parallel_fn)(void *arg, uint32_t index, uint32_t count);
 
@@ -104,12 +122,21 @@ typedef struct tn_device_api {
     int32_t (*graph_launch)(tn_device *d, tn_graph *g, tn_stream *s, tn_err *err);
     void (*graph_free)(tn_device *d, tn_graph *g);
 
-    /* (opt) TN_DEVICE_IMAGES */
+    /* (opt) TN_DEVICE_IMAGES: device code, so that a kernel set needs no library of the device's vendor */
+    /** Loads an image (CUDA: a cubin or fatbin) and makes its kernels ready. Not on the step path. */
     int32_t (*image_load)(tn_device *d, const void *image, uint64_t bytes, tn_image **out,
                           tn_err *err);
+    /** A kernel by name, ready to launch; its limit of dynamic shared memory is what the device allows. */
     int32_t (*image_entry)(tn_device *d, tn_image *image, const char *name, void **out,
                            tn_err *err);
     void (*image_unload)(tn_device *d, tn_image *image);
+    /** Enqueues one kernel; allocates nothing, waits for nothing, may be captured. */
+    int32_t (*launch)(tn_device *d, tn_stream *s, const tn_kernel_launch *k, tn_err *err);
+    /** A function of the driver by name ("cuTensorMapEncodeTiled"), for what this table lacks. TN_E_NOTFOUND. */
+    int32_t (*native_symbol)(tn_device *d, const char *name, void **out, tn_err *err);
+    /** The driver's own handles: context and stream (CUDA: CUcontext, CUstream), for libraries that want them. */
+    void *(*native_context)(tn_device *d);
+    void *(*native_stream)(tn_device *d, tn_stream *s);
 
     /** (opt) Nonzero in *yes if `d` can reach the memory of `peer` directly. */
     int32_t (*peer_access)(tn_device *d, tn_device *peer, uint32_t *yes, tn_err *err);
