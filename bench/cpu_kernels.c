@@ -2,7 +2,7 @@
 /*
  * Speed of plugins/kernels/cpu against what the machine can do, measured in the same run.
  *
- *     cpu_kernels [threads [SUBSTRING of variants]]
+ *     cpu_kernels [threads [SUBSTRING of variants | roof]]
  *
  * First the roof: bytes per second that one and all workers read, and multiply-adds per second of the
  * instructions that the kernels use. Then, for the shapes of a LLaMA of 1.1 billion parameters, one row (decode;
@@ -165,6 +165,26 @@ static void open_plugin(const char *path, const char *threads)
         die(path, err.msg);
 }
 
+/* Whether this machine has the instructions that a variant needs. */
+static int runs_here(const tn_variant *v)
+{
+    uint64_t have = 0;
+
+    have |= __builtin_cpu_supports("avx") ? TN_CPU(AVX) : 0;
+    have |= __builtin_cpu_supports("avx2") ? TN_CPU(AVX2) : 0;
+    have |= __builtin_cpu_supports("fma") ? TN_CPU(FMA) : 0;
+    have |= __builtin_cpu_supports("f16c") ? TN_CPU(F16C) : 0;
+    have |= __builtin_cpu_supports("bmi2") ? TN_CPU(BMI2) : 0;
+    have |= __builtin_cpu_supports("avx512f") ? TN_CPU(AVX512F) : 0;
+    have |= __builtin_cpu_supports("avx512bw") ? TN_CPU(AVX512BW) : 0;
+    have |= __builtin_cpu_supports("avx512dq") ? TN_CPU(AVX512DQ) : 0;
+    have |= __builtin_cpu_supports("avx512vl") ? TN_CPU(AVX512VL) : 0;
+    have |= __builtin_cpu_supports("avx512vnni") ? TN_CPU(AVX512VNNI) : 0;
+    have |= __builtin_cpu_supports("avx512bf16") ? TN_CPU(AVX512BF16) : 0;
+    have |= __builtin_cpu_supports("avxvnni") ? TN_CPU(AVXVNNI) : 0;
+    return (v->cpu[0] & ~have) == 0 && v->cpu[1] == 0;
+}
+
 static const tn_variant *find_variant(const char *name)
 {
     for (uint32_t i = 0; i < set->n_variants; i++)
@@ -214,7 +234,7 @@ static void measure_roof(void)
             api->parallel(device, peak_read_part, &part);
         best_of(run % 2 ? &roof.read_one : &roof.read_all, (double)part.bytes / (now() - t) * 1e-9);
         for (enum peak p = 0; p < PEAK_COUNT; p++) {
-            if (!peak_here(p))
+            if (!peak_name(p))
                 continue;
             t = now();
             api->parallel(device, run_peak, &p);
@@ -227,8 +247,9 @@ static void print_roof(void)
 {
     printf("workers %u; read %.1f GB/s by one, %.1f by all\n", api->n_workers(device),
            roof.read_one, roof.read_all);
-    printf("peak GFLOP/s by all: float32 %.0f, bfloat16 %.0f, int8 %.0f\n\n", roof.peak[PEAK_F32],
-           roof.peak[PEAK_BF16], roof.peak[PEAK_INT8]);
+    printf("peak GFLOP/s by all: float32 %.0f (%s), bfloat16 %.0f (%s), int8 %.0f (%s)\n\n",
+           roof.peak[PEAK_F32], peak_name(PEAK_F32), roof.peak[PEAK_BF16], peak_name(PEAK_BF16),
+           roof.peak[PEAK_INT8], peak_name(PEAK_INT8));
 }
 
 /* -- Ops ------------------------------------------------------------------------------------------- */
@@ -476,6 +497,17 @@ static tn_batch *new_batch(uint32_t rows, uint32_t context, uint32_t block_token
     return b;
 }
 
+static void free_batch(tn_batch *b)
+{
+    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
+
+    free((void *)a->positions); /* the rows' arrays are one block, and so are the ends */
+    free((void *)a->first_row);
+    free((void *)a->block_table);
+    free(a);
+    free(b);
+}
+
 /* Seconds of the fastest of many runs, each on weights (or a cache) that no processor cache holds. */
 static double time_of(struct bound *b, const tn_batch *batch)
 {
@@ -508,6 +540,19 @@ static const struct {
     {"i8.avx2", TN_DT_I8, PEAK_INT8},
 };
 
+/* The first of kernels[], the fastest, that this machine runs for that dtype. */
+static const char *best_suffix(uint32_t dtype)
+{
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "linear.%s", kernels[i].suffix);
+        if (kernels[i].dtype == dtype && runs_here(find_variant(name)))
+            return kernels[i].suffix;
+    }
+    die(tn_dtype_name(dtype), "no kernel for this machine");
+    return NULL;
+}
+
 static void bench_product(const char *suffix, uint32_t dtype, enum peak peak, enum product p)
 {
     static const uint32_t row_counts[] = {1, 8, PREFILL};
@@ -531,6 +576,7 @@ static void bench_product(const char *suffix, uint32_t dtype, enum peak peak, en
             printf(" | %3u: %5.0f GFLOP/s %3.0f%%\n", row_counts[i], flops,
                    100 * flops / roof.peak[peak]);
         unbind(&b);
+        free_batch(batch);
     }
     fflush(stdout);
 }
@@ -548,7 +594,7 @@ static void bench_model(void)
     for (int i = 0; i <= LAYERS * HEAD; i++) {
         enum product p = i < LAYERS * HEAD ? i % HEAD : HEAD;
         char name[64];
-        snprintf(name, sizeof name, "%s.bf16.avx512bf16", products[p].variant);
+        snprintf(name, sizeof name, "%s.%s", products[p].variant, best_suffix(TN_DT_BF16));
         bind(&all[i], find_variant(name), ops[p], 1, 16, 1);
         bytes += (double)all[i].packed_bytes;
     }
@@ -572,6 +618,7 @@ static void bench_model(void)
            bytes / best * 1e-9, 100 * bytes / best * 1e-9 / roof.read_all);
     printf("  the fastest of each product: %.2f ms, %.1f GB/s, %.0f%% of read\n\n", sum * 1e3,
            bytes / sum * 1e-9, 100 * bytes / sum * 1e-9 / roof.read_all);
+    free_batch(one);
 }
 
 static void bench_attention(const char *variant, uint32_t dtype, uint32_t rows, uint32_t context,
@@ -619,6 +666,7 @@ static void bench_attention(const char *variant, uint32_t dtype, uint32_t rows, 
            (double)bytes / best * 1e-9, 100 * (double)bytes / best * 1e-9 / roof.read_all,
            flops / best * 1e-9);
     unbind(&b);
+    free_batch(batch);
     api->mem_free(device, pages);
 }
 
@@ -643,28 +691,49 @@ static void bench_pool(void)
     printf("an empty parallel region: %.2f us\n\n", best * 1e6);
 }
 
+static void bench_products(const char *only)
+{
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "linear.%s", kernels[i].suffix);
+        if (!strstr(kernels[i].suffix, only) || !runs_here(find_variant(name)))
+            continue;
+        for (enum product p = 0; p < N_PRODUCTS; p++)
+            if (p != HEAD || kernels[i].dtype != TN_DT_I8)
+                bench_product(kernels[i].suffix, kernels[i].dtype, kernels[i].peak, p);
+    }
+}
+
+static void bench_attentions(void)
+{
+    const char *v =
+        runs_here(find_variant("attention.avx512")) ? "attention.avx512" : "attention.avx2";
+
+    for (uint32_t kv_heads = KV_HEADS; kv_heads <= HEADS; kv_heads += HEADS - KV_HEADS) {
+        bench_attention(v, TN_DT_BF16, 1, 2048, kv_heads);
+        bench_attention(v, TN_DT_F32, 1, 2048, kv_heads);
+        bench_attention(v, TN_DT_BF16, PREFILL, PREFILL, kv_heads);
+    }
+    printf("\n");
+}
+
 int main(int argc, char **argv)
 {
     const char *only = argc > 2 ? argv[2] : "";
 
+    if (!peak_name(PEAK_F32))
+        die("this machine", "has neither AVX2 nor AVX-512");
     open_plugin(DEFAULT_PLUGIN, argc > 1 ? argv[1] : NULL);
     measure_roof();
     print_roof();
+    if (strcmp(only, "roof") == 0)
+        return 0;
     bench_pool();
-    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
-        for (enum product p = 0; p < N_PRODUCTS; p++)
-            if ((p != HEAD || kernels[i].dtype != TN_DT_I8) && peak_here(kernels[i].peak) &&
-                strstr(kernels[i].suffix, only))
-                bench_product(kernels[i].suffix, kernels[i].dtype, kernels[i].peak, p);
-    if (peak_here(PEAK_BF16) && strstr("model", only))
+    bench_products(only);
+    if (strstr("model", only))
         bench_model();
-    for (uint32_t kv_heads = KV_HEADS; kv_heads <= HEADS && strstr("attention", only);
-         kv_heads += HEADS - KV_HEADS) {
-        bench_attention("attention.avx512", TN_DT_BF16, 1, 2048, kv_heads);
-        bench_attention("attention.avx512", TN_DT_F32, 1, 2048, kv_heads);
-        bench_attention("attention.avx512", TN_DT_BF16, PREFILL, PREFILL, kv_heads);
-    }
-    printf("\n");
+    if (strstr("attention", only))
+        bench_attentions();
     measure_roof();
     print_roof();
     return 0;

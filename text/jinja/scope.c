@@ -172,7 +172,7 @@ static bool analyze_kids(struct scoping *s, struct frame *f, struct jnode *n)
 /* Names that a branch assigns, and nothing before the if did, may stay without a value of their own. */
 static bool analyze_if(struct scoping *s, struct frame *f, struct jnode *n)
 {
-    size_t mark = f->stored_count;
+    size_t mark;
 
     if (!analyze(s, f, n->kids[JIF_TEST]))
         return false;

@@ -367,6 +367,16 @@ bool jvalue_hashable(struct jvm *vm, struct jvalue v, bool *yes)
     return ok;
 }
 
+/* The same bits: tells -0 from 0, and a NaN is itself. */
+static bool same_float(double a, double b)
+{
+    uint64_t x, y;
+
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    return x == y;
+}
+
 bool jvalue_same(struct jvalue a, struct jvalue b)
 {
     if (a.type != b.type)
@@ -376,7 +386,7 @@ bool jvalue_same(struct jvalue a, struct jvalue b)
     case J_SELF: return true;
     case J_BOOL: return a.u.b == b.u.b;
     case J_INT: return a.u.i == b.u.i;
-    case J_FLOAT: return memcmp(&a.u.f, &b.u.f, sizeof a.u.f) == 0;
+    case J_FLOAT: return same_float(a.u.f, b.u.f);
     case J_STR: return a.flags == b.flags && jstr_equal(a.u.s, b.u.s);
     default: return a.u.list == b.u.list; /* all others are pointers */
     }
