@@ -108,6 +108,34 @@ int32_t vocab_index(struct vocab *v, bool bytes, bool last_wins, tn_err *err)
     return rc;
 }
 
+int32_t vocab_load_object(struct vocab *v, const struct tape *t, uint32_t model, bool bytes,
+                          tn_err *err)
+{
+    uint32_t object = tape_get(t, model, "vocab"), at = object + 1, id;
+    int32_t rc = TN_OK;
+
+    if (!tape_is(t, object, TAPE_OBJECT))
+        return tape_err(t, object == TAPE_NONE ? model : object, "model.vocab", err,
+                        "must be an object of tokens and their ids");
+    for (uint32_t i = 0; rc == TN_OK && i < t->nodes[object].len; i++) {
+        size_t len;
+        const char *text = tape_str(t, at, &len);
+        if (!tape_uint(t, at + 1, &id))
+            return tape_err(t, at, "model.vocab", err, "the id of \"%.*s\" must be a whole number",
+                            shown(len), text);
+        rc = vocab_add(v, id, text, len, err);
+        if (rc != TN_OK)
+            err_file(err, t->file);
+        at = t->nodes[at + 1].next;
+    }
+    if (rc == TN_OK) {
+        rc = vocab_index(v, bytes, false, err);
+        if (rc != TN_OK)
+            err_file(err, t->file);
+    }
+    return rc;
+}
+
 bool vocab_text(const struct vocab *v, uint32_t id, const char **text, size_t *len)
 {
     if (id >= v->size || v->entries[id].len == VOCAB_NONE)

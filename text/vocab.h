@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/map.h"
+#include "jsontape.h"
 
 #define VOCAB_NONE UINT32_MAX
 
@@ -33,6 +34,11 @@ void vocab_release(struct vocab *v); /* zeroed is allowed */
 
 /* Adds an entry before indexing. TN_E_FORMAT for an id that is taken or above LIMIT_VOCAB, or a text that is too long. */
 int32_t vocab_add(struct vocab *v, uint32_t id, const char *text, size_t len, tn_err *err);
+
+/* Reads the "vocab" member {"text": id, ...} of a model and indexes it (`bytes` as in vocab_index). TN_E_FORMAT for what
+ * is no vocabulary: none, an id that is not a number, or text or id that stands twice. */
+int32_t vocab_load_object(struct vocab *v, const struct tape *t, uint32_t model, bool bytes,
+                          tn_err *err);
 
 /* Builds the maps. With `last_wins` a text that stands twice belongs to its last id, else it is TN_E_FORMAT. */
 int32_t vocab_index(struct vocab *v, bool bytes, bool last_wins, tn_err *err);
