@@ -161,7 +161,7 @@ static void open_plugin(const char *path, const char *threads)
         if (strcmp(p->ifaces[i].id, TN_IFACE_DEVICE) == 0)
             api = p->ifaces[i].vtbl;
     }
-    if (api->open(instance, 0, &device, &err) || set->attach(instance, api, device, &err))
+    if (api->open(instance, 0, 0, 1, &device, &err) || set->attach(instance, api, device, &err))
         die(path, err.msg);
 }
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/strbuf.h"
+#include "loop/rank.h"
 
 const char *tn_version(void)
 {
@@ -146,9 +147,10 @@ static uint32_t default_output_len(const tn_runtime *rt)
 void tn_info(const tn_runtime *rt, tn_runtime_info *info)
 {
     const struct instance *in = rt->instance;
+    const struct rank *r = in->ranks[0];
     tn_runtime_info full = {.h = TN_HDR(tn_runtime_info),
-                            .device = in->place,
-                            .device_name = in->info.name,
+                            .device = r->place,
+                            .device_name = r->info.name,
                             .vocab = in->vocab,
                             .max_seq_len = in->max_seq_len,
                             .max_input_len = in->max_input_len,
@@ -161,11 +163,11 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
                             .bos = (int32_t)in->meta.bos,
                             .n_eos = in->meta.n_eos,
                             .eos = in->meta.eos,
-                            .weight_bytes = binding_weight_bytes(in->binding),
-                            .streamed_bytes = binding_streamed_bytes(in->binding),
+                            .weight_bytes = binding_weight_bytes(r->binding),
+                            .streamed_bytes = binding_streamed_bytes(r->binding),
                             .kv_pages = in->n_pages,
                             .kv_page_tokens = in->block_tokens,
-                            .kv_page_bytes = binding_page_bytes(in->binding)};
+                            .kv_page_bytes = binding_page_bytes(r->binding)};
 
     copy_known(info, &full, info->h.size, sizeof full);
 }

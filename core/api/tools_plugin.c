@@ -9,6 +9,7 @@
 #include "base/strbuf.h"
 #include "build/build.h"
 #include "engine/names.h"
+#include "loop/rank.h"
 
 /* What every tool with plugins opens. */
 struct session {
@@ -228,14 +229,15 @@ static void append_op(json_t *ops, const struct selected *s)
 
 static json_t *explanation(const struct instance *in)
 {
-    const struct selection *s = binding_selection(in->binding);
+    const struct rank *r = in->ranks[0];
+    const struct selection *s = binding_selection(r->binding);
     json_t *ops = json_array();
 
     for (size_t i = 0; i < s->n_ops; i++)
         append_op(ops, &s->ops[i]);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "device", in->place, "device_name",
-                     in->info.name, "activation_dtype", tn_dtype_name(in->act_dtype), "kv_dtype",
-                     tn_dtype_name(in->kv_dtype), "kv_layout",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "device", r->place, "device_name",
+                     r->info.name, "activation_dtype", tn_dtype_name(r->act_dtype), "kv_dtype",
+                     tn_dtype_name(r->kv_dtype), "kv_layout",
                      s->kv_layout ? s->kv_layout->name : "", "ops", ops);
 }
 

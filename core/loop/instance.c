@@ -2,14 +2,11 @@
 #include "loop/instance.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 
-#include "base/checked.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/names.h"
-#include "plugin/cpu.h"
+#include "loop/rank.h"
 
 /* -- Plugins ------------------------------------------------------------------------------------------- */
 
@@ -69,45 +66,15 @@ static int32_t find_kind(struct instance *in, const char **kind, tn_err *err)
     return TN_OK;
 }
 
-static int32_t open_device(struct instance *in, tn_err *err)
+static int32_t find_device(struct instance *in, tn_err *err)
 {
-    uint32_t index = (uint32_t)conf_int(in->o.conf, CONF_DEVICE_INDEX), count = 0;
     const char *kind = NULL;
-    int32_t rc;
+    int32_t rc = find_kind(in, &kind, err);
 
-    if ((rc = find_kind(in, &kind, err)) != TN_OK ||
-        (rc = registry_device(in->view, kind, &in->api, &in->device_instance, err)) != TN_OK ||
-        (rc = in->api->count(in->device_instance, &count, err)) != TN_OK)
-        return rc;
-    if (index >= count) {
-        err_at(err, TN_E_NOTFOUND, NULL, TN_NO_OFFSET, "device.index",
-               "is %" PRIu32 ", but there are %" PRIu32 " devices of kind %s", index, count, kind);
-        return TN_E_NOTFOUND;
-    }
-    in->info = (tn_device_info){.h = TN_HDR(tn_device_info)};
-    rc = in->api->info(in->device_instance, index, &in->info, err);
     if (rc == TN_OK)
-        rc = in->api->open(in->device_instance, index, &in->device, err);
-    snprintf(in->place, sizeof in->place, "%s:%" PRIu32, kind, index);
-    if (rc != TN_OK)
-        err_plugin(err, registry_plugin_of(in->view, in->api));
-    return rc;
-}
-
-static int32_t attach_sets(struct instance *in, tn_err *err)
-{
-    int32_t rc = registry_kernel_sets(in->view, in->api->kind, &in->sets, err);
-
-    for (uint32_t i = 0; i < in->sets.count && rc == TN_OK; i++) {
-        const struct registry_set *s = &in->sets.items[i];
-        if (s->set->attach)
-            rc = s->set->attach(s->instance, in->api, in->device, err);
-        if (rc != TN_OK) {
-            err_plugin(err, s->plugin_name);
-            return rc;
-        }
-        in->sources[in->n_attached++] = (struct kernel_source){s->plugin_name, s->set, s->instance};
-    }
+        rc = registry_device(in->view, kind, &in->api, &in->device_instance, err);
+    if (rc == TN_OK)
+        rc = registry_kernel_sets(in->view, kind, &in->sets, err);
     return rc;
 }
 
@@ -170,99 +137,6 @@ static uint32_t logits_rows(const struct instance *in)
     return fit > in->max_batch_size ? (uint32_t)fit : in->max_batch_size;
 }
 
-static void set_dtypes(struct instance *in)
-{
-    const char *act = conf_text(in->o.conf, CONF_DEVICE_DTYPE);
-    const char *kv = conf_text(in->o.conf, CONF_KV_DTYPE);
-
-    in->act_dtype = strcmp(act, "auto") == 0 ? in->api->act_dtype(in->device, in->meta.dtype)
-                                             : dtype_number(act);
-    in->kv_dtype = strcmp(kv, "auto") == 0   ? in->meta.dtype
-                   : strcmp(kv, "fp8") == 0  ? TN_DT_F8E4M3
-                   : strcmp(kv, "int8") == 0 ? TN_DT_I8
-                                             : dtype_number(kv);
-}
-
-/* -- Binding ------------------------------------------------------------------------------------------- */
-
-static int32_t copy_pins(struct instance *in, uint32_t *n, tn_err *err)
-{
-    const struct conf_pin *pins;
-    uint32_t count = conf_pins(in->o.conf, &pins);
-
-    *n = 0;
-    in->pins = mem_zarray(count, sizeof *in->pins);
-    if (!in->pins)
-        return err_nomem(err, "pins");
-    for (uint32_t i = 0; i < count; i++)
-        if (pins[i].device[0] == '\0' || strcmp(pins[i].device, in->place) == 0)
-            in->pins[(*n)++] = (struct pin){pins[i].op, pins[i].variant};
-    return TN_OK;
-}
-
-static int32_t bind_engine(struct instance *in, tn_err *err)
-{
-    struct bind_options o = {.engine = in->engine,
-                             .api = in->api,
-                             .device = in->device,
-                             .place = in->place,
-                             .ledger = in->o.ledger,
-                             .topo = TOPOLOGY_SINGLE,
-                             .select = {.sources = in->sources,
-                                        .n_sources = in->n_attached,
-                                        .device = &in->info,
-                                        .device_kind = in->api->kind,
-                                        .act_dtype = in->act_dtype,
-                                        .kv_dtype = in->kv_dtype,
-                                        .max_rows = in->max_num_tokens,
-                                        .max_logits = in->max_logits,
-                                        .fusion = conf_bool(in->o.conf, CONF_KERNELS_FUSION)},
-                             .max_seqs = in->max_batch_size,
-                             .max_context = in->max_seq_len,
-                             .block_tokens = in->block_tokens,
-                             .progress = in->o.progress,
-                             .arg = in->o.arg,
-                             .dry = in->o.dry};
-    int32_t rc = copy_pins(in, &o.select.n_pins, err);
-
-    if (rc != TN_OK)
-        return rc;
-    o.select.pins = in->pins;
-    cpu_features(o.select.cpu);
-    return binding_new(&o, &in->binding, err);
-}
-
-/* As many pages as all sequences could fill, as far as the memory allowed for the cache goes. */
-static int32_t size_cache(struct instance *in, tn_err *err)
-{
-    uint64_t page = binding_page_bytes(in->binding);
-    uint64_t want = (uint64_t)in->max_batch_size * ceil_div(in->max_seq_len, in->block_tokens);
-    uint64_t cap = (uint64_t)conf_int(in->o.conf, CONF_KV_MAX_BYTES);
-    uint64_t free_bytes = 0, total = 0, budget, fit;
-    int32_t rc;
-
-    rc = in->api->mem_info(in->device, &free_bytes, &total, err);
-    if (rc != TN_OK)
-        return rc;
-    budget = (uint64_t)((double)free_bytes * conf_real(in->o.conf, CONF_KV_FRACTION));
-    if (cap && cap < budget)
-        budget = cap;
-    fit = page ? budget / page : want;
-    in->n_pages = (uint32_t)(fit < want ? fit : want);
-    if (in->n_pages > LIMIT_KV_BLOCKS)
-        in->n_pages = LIMIT_KV_BLOCKS;
-    if (in->n_pages == 0) {
-        err_at(err, TN_E_NOSPACE, NULL, TN_NO_OFFSET, "kv.max_bytes",
-               "the cache may take %" PRIu64 " bytes, less than one page of %" PRIu64, budget,
-               page);
-        err_remedy(err, "free memory on %s, or raise kv.max_bytes or kv.free_mem_fraction",
-                   in->place);
-        return TN_E_NOSPACE;
-    }
-    log_info("%s: %" PRIu32 " cache pages of %" PRIu64 " bytes", in->place, in->n_pages, page);
-    return binding_alloc_kv(in->binding, in->n_pages, err);
-}
-
 /* -- Opening ------------------------------------------------------------------------------------------- */
 
 static int32_t check_topology(const struct instance *in, tn_err *err)
@@ -275,6 +149,34 @@ static int32_t check_topology(const struct instance *in, tn_err *err)
     return TN_OK;
 }
 
+/* Every rank opened, then as many cache pages as the one with the least room can hold. */
+static int32_t open_ranks(struct instance *in, tn_err *err)
+{
+    uint32_t n_pages = LIMIT_KV_BLOCKS, fit = 0;
+    int32_t rc = TN_OK;
+
+    in->ranks = mem_zarray(in->n_ranks, sizeof *in->ranks);
+    if (!in->ranks)
+        return err_nomem(err, "ranks");
+    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++) {
+        struct rank_options o = {.topo = TOPOLOGY_SINGLE,
+                                 .device_index = (uint32_t)conf_int(in->o.conf, CONF_DEVICE_INDEX),
+                                 .share = i,
+                                 .n_shares = in->n_ranks};
+        rc = rank_open(in, &o, &in->ranks[i], err);
+    }
+    if (in->o.dry)
+        return rc;
+    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++) {
+        rc = rank_fit_pages(in->ranks[i], &fit, err);
+        n_pages = least(n_pages, fit);
+    }
+    in->n_pages = n_pages;
+    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++)
+        rc = rank_alloc_kv(in->ranks[i], n_pages, err);
+    return rc;
+}
+
 static int32_t assemble(struct instance *in, tn_err *err)
 {
     int32_t rc;
@@ -284,13 +186,10 @@ static int32_t assemble(struct instance *in, tn_err *err)
         rc = engine_meta_read(in->engine->meta, in->engine->path,
                               plan_hyper_int(in->engine->plan, TN_HP_VOCAB, 1), &in->meta, err);
     if (rc != TN_OK || (rc = check_topology(in, err)) != TN_OK ||
-        (rc = open_device(in, err)) != TN_OK || (rc = attach_sets(in, err)) != TN_OK ||
-        (rc = set_limits(in, err)) != TN_OK)
+        (rc = find_device(in, err)) != TN_OK || (rc = set_limits(in, err)) != TN_OK)
         return rc;
     in->max_logits = logits_rows(in);
-    set_dtypes(in);
-    rc = bind_engine(in, err);
-    return rc == TN_OK && !in->o.dry ? size_cache(in, err) : rc;
+    return open_ranks(in, err);
 }
 
 int32_t instance_open(const struct instance_options *o, struct instance **out, tn_err *err)
@@ -301,6 +200,7 @@ int32_t instance_open(const struct instance_options *o, struct instance **out, t
     if (!in)
         return err_nomem(err, "a runtime");
     in->o = *o;
+    in->n_ranks = 1;
     in->view = registry_acquire(o->registry);
     rc = assemble(in, err);
     if (rc != TN_OK) {
@@ -315,16 +215,10 @@ void instance_close(struct instance *in)
 {
     if (!in)
         return;
-    binding_free(in->binding);
-    while (in->n_attached > 0) {
-        const struct kernel_source *s = &in->sources[--in->n_attached];
-        if (s->set->detach)
-            s->set->detach(s->instance, in->device);
-    }
-    if (in->device)
-        in->api->close(in->device);
+    for (uint32_t i = in->ranks ? in->n_ranks : 0; i > 0; i--)
+        rank_close(in->ranks[i - 1]);
+    mem_free(in->ranks);
     engine_close(in->engine);
     registry_release(in->view);
-    mem_free(in->pins);
     mem_free(in);
 }

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An engine made ready on one device: plugins found, device opened, plan bound, cache allocated. The step loop runs it;
- * `tenon plugin explain` looks at it without loading anything. */
+/* An engine made ready to run: what its ranks share. Plugins found, engine mapped, limits settled, and each rank of this
+ * process opened on its device (rank.h). The step loop runs it; `tenon plugin explain` looks at it without loading
+ * anything. */
 #ifndef CORE_LOOP_INSTANCE_H
 #define CORE_LOOP_INSTANCE_H
 
 #include "conf/conf.h"
 #include "engine/engine.h"
 #include "engine/meta.h"
-#include "exec/bind.h"
 #include "plugin/registry.h"
+
+struct rank;
 
 struct instance_options {
     const struct conf *conf; /* outlives the instance */
@@ -25,19 +27,14 @@ struct instance {
     const struct registry_view *view;
     struct engine *engine;
     struct engine_meta meta;
-    struct registry_sets sets;
-    struct kernel_source sources[REGISTRY_MAX_SETS];
-    uint32_t n_attached; /* sets that were attached to the device */
-    struct pin *pins;
-    const tn_device_api *api;
+    const tn_device_api *api; /* of the kind of device that all ranks run on */
     void *device_instance;
-    tn_device *device;
-    tn_device_info info;
-    char place[48]; /* "cpu:0" */
-    struct binding *binding;
+    struct registry_sets sets;
+    struct rank **ranks; /* those of this process; the first has the logits and the tokens */
+    uint32_t n_ranks;
     /* Limits in force: the configuration's where it names them, else the engine's. */
     uint32_t vocab, max_seq_len, max_input_len, max_output_len, max_batch_size, max_num_tokens;
-    uint32_t max_logits, block_tokens, n_pages, act_dtype, kv_dtype;
+    uint32_t max_logits, block_tokens, n_pages;
 };
 
 int32_t instance_open(const struct instance_options *o, struct instance **out, tn_err *err);

@@ -8,8 +8,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kv/cache.h"
-#include "loop/arrays.h"
 #include "loop/mailbox.h"
+#include "loop/rank.h"
 #include "loop/ticket.h"
 #include "tenon/ops.h"
 
@@ -17,11 +17,11 @@ struct loop {
     struct instance *in;
     struct kv_cache *kv;
     struct sched *sched;
-    struct step_arrays arrays;
     struct mailbox *mailbox;
     pthread_t thread;
     bool started;
-    tn_err failure;       /* of the step being committed; the loop's thread, like the next */
+    tn_err failure; /* of the step being committed; the loop's thread, like the next two */
+    const float *logits;
     struct ticket *ended; /* tickets whose last event is due */
 
     pthread_mutex_t lock; /* guards stats */
@@ -81,9 +81,8 @@ static void on_event(void *arg, const struct sched_event *e)
         ticket_post(t, &out);
         break;
     case SCHED_EVENT_LOGITS:
-        t->on_logits(t->arg,
-                     binding_logits(l->in->binding) + (size_t)e->first_logits * l->in->vocab,
-                     e->position, e->n_logits, l->in->vocab);
+        t->on_logits(t->arg, l->logits + (size_t)e->first_logits * l->in->vocab, e->position,
+                     e->n_logits, l->in->vocab);
         break;
     case SCHED_EVENT_FINISHED:
         out.kind = TICKET_FINISHED;
@@ -134,14 +133,18 @@ static void serve_mailbox(struct loop *l)
 
 static void run_step(struct loop *l, const struct sched_step *step)
 {
-    struct sched_result result = {.sampled = l->arrays.sampled, .logprob = l->arrays.logprob};
+    struct rank *rank = l->in->ranks[0];
+    struct rank_result got = {NULL, NULL, NULL};
+    struct sched_result result = {.status = TN_OK};
     tn_err err = TN_ERR_INIT;
 
-    step_arrays_fill(&l->arrays, l->sched, step);
     err_reset(&l->failure);
-    result.status = binding_run(l->in->binding, &l->arrays.batch, &l->failure);
+    result.status = rank_submit(rank, l->sched, step, &l->failure);
     if (result.status == TN_OK)
-        result.status = binding_wait(l->in->binding, &l->failure);
+        result.status = rank_wait(rank, &got, &l->failure);
+    result.sampled = got.sampled;
+    result.logprob = got.logprob;
+    l->logits = got.logits;
     if (result.status != TN_OK)
         log_error("step %" PRIu64 " failed: %s", step->number, l->failure.msg);
     if (sched_commit(l->sched, step, &result, clock_ns(), &err) != TN_OK)
@@ -242,17 +245,11 @@ int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
         return err_nomem(err, "the step loop");
     l->in = in;
     pthread_mutex_init(&l->lock, NULL);
-    if (!(in->info.flags & TN_DEVICE_HOST_MEMORY))
-        rc = tn_err_set(err, TN_E_UNSUPPORTED,
-                        "the step loop runs devices that compute in host memory; %s does not",
-                        in->place);
-    else
-        rc = make_scheduler(l, err);
+    rc = make_scheduler(l, err);
     if (rc == TN_OK)
         rc = mailbox_new(&l->mailbox, err);
     if (rc == TN_OK)
-        rc = step_arrays_init(&l->arrays, l->sched, in->api, in->device, in->place, in->o.ledger,
-                              err);
+        rc = rank_prepare(in->ranks[0], l->sched, err);
     if (rc == TN_OK)
         rc = start_thread(l, err);
     if (rc != TN_OK) {
@@ -271,7 +268,6 @@ void loop_stop(struct loop *l)
         mailbox_close(l->mailbox);
         pthread_join(l->thread, NULL);
     }
-    step_arrays_release(&l->arrays);
     sched_free(l->sched);
     kv_free(l->kv);
     mailbox_unref(l->mailbox);

@@ -166,7 +166,7 @@ void plug_load(struct plug *p, const char *name, const char *threads)
             p->devices = p->plugin->ifaces[i].vtbl;
     }
     if (p->devices)
-        ck_assert_ok(p->devices->open(p->instance, 0, &p->device, &err), &err);
+        ck_assert_ok(p->devices->open(p->instance, 0, 0, 1, &p->device, &err), &err);
     if (p->set && p->set->attach)
         ck_assert_ok(p->set->attach(p->instance, p->devices, p->device, &err), &err);
 }

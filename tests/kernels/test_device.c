@@ -97,7 +97,7 @@ START_TEST(sleeping_workers_wake_up)
 
     memset(&s, 0, sizeof s);
     ck_assert_ok(cpu.plugin->init(&cpu.host, config, 3, &instance, &err), &err);
-    ck_assert_ok(cpu.devices->open(instance, 0, &d, &err), &err);
+    ck_assert_ok(cpu.devices->open(instance, 0, 0, 1, &d, &err), &err);
     for (int i = 0; i < 500; i++)
         cpu.devices->parallel(d, mark, &s);
     for (int i = 0; i < 3; i++)
@@ -115,12 +115,35 @@ START_TEST(devices_open_and_close_many_times)
         tn_device *d = NULL;
         struct seen s;
         memset(&s, 0, sizeof s);
-        ck_assert_ok(cpu.devices->open(cpu.instance, 0, &d, &err), &err);
+        ck_assert_ok(cpu.devices->open(cpu.instance, 0, 0, 1, &d, &err), &err);
         if (i % 2)
             cpu.devices->parallel(d, mark, &s);
         cpu.devices->close(d);
     }
     ck_assert_int_eq(cpu.threads, 3); /* those of the fixture */
+}
+END_TEST
+
+/* Ranks side by side get all workers between them, and each at least one. */
+START_TEST(shares_of_a_device_divide_its_workers)
+{
+    static const tn_kv config[] = {{"threads", "7"}};
+    static const uint32_t workers[] = {2, 2, 3};
+    tn_err err = TN_ERR_INIT;
+    void *instance = NULL;
+    tn_device *d[3] = {NULL, NULL, NULL}, *one = NULL;
+
+    ck_assert_ok(cpu.plugin->init(&cpu.host, config, 1, &instance, &err), &err);
+    for (uint32_t i = 0; i < 3; i++) {
+        ck_assert_ok(cpu.devices->open(instance, 0, i, 3, &d[i], &err), &err);
+        ck_assert_uint_eq(cpu.devices->n_workers(d[i]), workers[i]);
+    }
+    ck_assert_ok(cpu.devices->open(instance, 0, 19, 20, &one, &err), &err);
+    ck_assert_uint_eq(cpu.devices->n_workers(one), 1);
+    cpu.devices->close(one);
+    for (int i = 0; i < 3; i++)
+        cpu.devices->close(d[i]);
+    cpu.plugin->fini(instance);
 }
 END_TEST
 
@@ -246,7 +269,7 @@ START_TEST(a_host_that_says_no_leaves_nothing_behind)
         calls_left = nth;
         int32_t rc = cpu.plugin->init(&host, &config, 1, &instance, &err);
         if (!rc)
-            rc = cpu.devices->open(instance, 0, &d, &err);
+            rc = cpu.devices->open(instance, 0, 0, 1, &d, &err);
         ck_assert_msg((rc == TN_OK) == (nth >= 6), "with %d calls: %d", nth, rc);
         ck_assert(rc == TN_OK || err.msg[0]);
         if (!rc)
@@ -270,6 +293,7 @@ int main(void)
     tcase_add_test(c, two_callers_at_once_both_finish);
     tcase_add_test(c, sleeping_workers_wake_up);
     tcase_add_test(c, devices_open_and_close_many_times);
+    tcase_add_test(c, shares_of_a_device_divide_its_workers);
     tcase_add_test(c, memory_is_aligned_and_whole);
     tcase_add_test(c, too_much_memory_is_an_error_with_sizes);
     tcase_add_test(c, the_machine_is_described);

@@ -224,9 +224,10 @@ static int32_t dev_info(void *instance, uint32_t index, tn_device_info *info, tn
     return tn_err_set(err, TN_E_NOTFOUND, "no");
 }
 
-static int32_t dev_open(void *instance, uint32_t index, tn_device **out, tn_err *err)
+static int32_t dev_open(void *instance, uint32_t index, uint32_t share, uint32_t n_shares,
+                        tn_device **out, tn_err *err)
 {
-    (void)instance, (void)index, (void)out;
+    (void)instance, (void)index, (void)share, (void)n_shares, (void)out;
     return tn_err_set(err, TN_E_NOTFOUND, "no");
 }
 

@@ -73,7 +73,8 @@ static int32_t info(void *instance, uint32_t index, tn_device_info *info, tn_err
     return TN_OK;
 }
 
-static int32_t device_open(void *instance, uint32_t index, tn_device **out, tn_err *err)
+static int32_t device_open(void *instance, uint32_t index, uint32_t share, uint32_t n_shares,
+                           tn_device **out, tn_err *err)
 {
     const struct cpu_instance *in = instance;
     tn_device *d;
@@ -85,7 +86,7 @@ static int32_t device_open(void *instance, uint32_t index, tn_device **out, tn_e
     if (!d)
         return tn_err_set(err, TN_E_NOMEM, "cpu: no memory for a device");
     d->host = in->host;
-    rc = pool_open(in->host, &in->settings, &d->pool, err);
+    rc = pool_open(in->host, &in->settings, share, n_shares, &d->pool, err);
     if (rc) {
         in->host->free(in->host->ctx, d);
         return rc;

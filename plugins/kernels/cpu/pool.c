@@ -143,10 +143,12 @@ void pool_run(struct pool *p, tn_parallel_fn fn, void *arg)
     atomic_store(&p->busy, 0);
 }
 
-int32_t pool_open(const tn_host *host, const struct cpu_settings *settings, struct pool **out,
-                  tn_err *err)
+int32_t pool_open(const tn_host *host, const struct cpu_settings *settings, uint32_t share,
+                  uint32_t n_shares, struct pool **out, tn_err *err)
 {
-    uint32_t n = settings->threads ? settings->threads : 1;
+    uint32_t begin = (uint32_t)((uint64_t)settings->threads * share / n_shares);
+    uint32_t end = (uint32_t)((uint64_t)settings->threads * (share + 1) / n_shares);
+    uint32_t n = end > begin ? end - begin : 1;
     uint64_t bytes = sizeof(struct pool) + n * sizeof(struct worker);
     struct pool *p = host->alloc(host->ctx, bytes, CACHE_LINE);
     int32_t rc = TN_OK;
@@ -165,7 +167,7 @@ int32_t pool_open(const tn_host *host, const struct cpu_settings *settings, stru
         snprintf(name, sizeof name, "cpu/%u", i);
         w->pool = p;
         w->index = i;
-        rc = host->thread_spawn(host->ctx, name, settings->pin ? (int32_t)i : -1, work, w,
+        rc = host->thread_spawn(host->ctx, name, settings->pin ? (int32_t)(begin + i) : -1, work, w,
                                 &w->thread, err);
         p->n_started += !rc;
     }

@@ -12,9 +12,10 @@
 
 struct pool;
 
-/* Starts settings->threads - 1 threads; the caller of pool_run is the remaining worker. */
-int32_t pool_open(const tn_host *host, const struct cpu_settings *settings, struct pool **out,
-                  tn_err *err);
+/* Starts threads, one less than this share of settings->threads (at least one worker): the caller of pool_run is the
+ * remaining worker. With `pin`, shares are bound to CPUs side by side. */
+int32_t pool_open(const tn_host *host, const struct cpu_settings *settings, uint32_t share,
+                  uint32_t n_shares, struct pool **out, tn_err *err);
 
 /* Stops and joins the threads. NULL is allowed. No pool_run is in progress. */
 void pool_close(struct pool *p);

@@ -80,7 +80,10 @@ typedef struct tn_device_api {
     /** Devices that are there. 0 with TN_OK is a proper answer. */
     int32_t (*count)(void *instance, uint32_t *n, tn_err *err);
     int32_t (*info)(void *instance, uint32_t index, tn_device_info *info, tn_err *err);
-    int32_t (*open)(void *instance, uint32_t index, tn_device **out, tn_err *err);
+    /** Opens device `index` for a rank. If `n_shares` ranks of this process run side by side on it, each opens it, as
+     *  `share` 0, 1, ...; what is owned per opening, as worker threads are, is divided among them. */
+    int32_t (*open)(void *instance, uint32_t index, uint32_t share, uint32_t n_shares,
+                    tn_device **out, tn_err *err);
     /** Waits for outstanding work, then closes. All memory must have been freed. */
     void (*close)(tn_device *d);
     /** The dtype in which this device best computes activations for weights of `weight_dtype`. */

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One rank: one device with its share of the plan, bound and ready to run steps.
+ *
+ * A rank is used by one thread at a time. Steps go in with rank_submit and come out, oldest first, with rank_wait;
+ * between the two a device with streams computes while the host does something else.
+ */
+#ifndef CORE_LOOP_RANK_H
+#define CORE_LOOP_RANK_H
+
+#include "exec/bind.h"
+#include "loop/arrays.h"
+#include "loop/instance.h"
+
+struct rank_options {
+    struct topology topo;
+    uint32_t device_index;
+    uint32_t share, n_shares; /* of ranks that share this device; see tn_device_api::open */
+};
+
+struct rank {
+    const struct instance *in;
+    struct rank_options o;
+    char place[48]; /* "cpu:0" */
+    tn_device *device;
+    tn_device_info info;
+    struct kernel_source sources[REGISTRY_MAX_SETS];
+    uint32_t n_attached; /* sets that were attached to the device */
+    struct pin *pins;
+    uint32_t act_dtype, kv_dtype;
+    struct binding *binding;
+    struct step_arrays arrays;
+};
+
+/* Opens the device and binds the engine's plan to it. `in` outlives the rank. */
+int32_t rank_open(const struct instance *in, const struct rank_options *o, struct rank **out,
+                  tn_err *err);
+void rank_close(struct rank *r); /* NULL is allowed */
+
+/* How many cache pages the rank has room for, at most what all sequences could fill. TN_E_NOSPACE if not even one. */
+int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err);
+int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err);
+
+/* Memory for the arrays of steps that `s` may schedule; once, before the first step. */
+int32_t rank_prepare(struct rank *r, const struct sched *s, tn_err *err);
+
+/* Begins a step. The step stays valid until it was waited for. */
+int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_step *step,
+                    tn_err *err);
+
+/* What a step gave; host memory, valid until the next submit. */
+struct rank_result {
+    const int32_t *sampled; /* [n_logits] */
+    const float *logprob;   /* [n_logits] */
+    const float *logits;    /* [n_logits, vocab] */
+};
+
+/* Waits for the oldest step that was submitted. */
+int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err);
+
+#endif
