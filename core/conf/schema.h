@@ -48,7 +48,7 @@
     INT(KV_BLOCK_TOKENS, "kv.block_tokens", "16", 1, 256, CONF_RULE_POWER_OF_TWO,                  \
         "tokens per page of the KV cache")                                                         \
     CHOICE(KV_DTYPE, "kv.dtype", "auto", "auto|float32|float16|bfloat16|fp8|int8",                 \
-           "dtype of the KV cache; auto: that of the weights")                                     \
+           "dtype of the KV cache; auto: that of the activations")                                 \
     INT(KV_MAX_BYTES, "kv.max_bytes", "0", 0, INT64_C(1) << 50, CONF_RULE_NONE,                    \
         "largest size of the KV cache in bytes; 0: by kv.free_mem_fraction alone")                 \
     REAL(KV_FRACTION, "kv.free_mem_fraction", "0.9", 0.01, 1.0,                                    \

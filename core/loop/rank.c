@@ -62,7 +62,7 @@ static void set_dtypes(struct rank *r)
 
     r->act_dtype = strcmp(act, "auto") == 0 ? in->api->act_dtype(r->device, in->meta.dtype)
                                             : dtype_number(act);
-    r->kv_dtype = strcmp(kv, "auto") == 0   ? in->meta.dtype
+    r->kv_dtype = strcmp(kv, "auto") == 0   ? r->act_dtype
                   : strcmp(kv, "fp8") == 0  ? TN_DT_F8E4M3
                   : strcmp(kv, "int8") == 0 ? TN_DT_I8
                                             : dtype_number(kv);

@@ -164,7 +164,8 @@ static void check_greedy(tn_runtime *rt, const struct golden *g, const char *wha
     tn_release(req);
 }
 
-static void check_model(const char *model, const char *kernels, const char *max_tokens)
+static void check_model(const char *model, const char *dtype, const char *kernels,
+                        const char *max_tokens)
 {
     tn_kv settings[] = {{"kernels.sets", kernels}, {"scheduler.max_num_tokens", max_tokens}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
@@ -176,7 +177,7 @@ static void check_model(const char *model, const char *kernels, const char *max_
     snprintf(what, sizeof what, "%s with %s", model, kernels);
     snprintf(path, sizeof path, SOURCE_DIR "/tests/models/%s", model);
     golden_read(model, &g);
-    build_engine_of(path, dir, "float32");
+    build_engine_of(path, dir, dtype);
     o.engine = engine;
     o.settings = settings;
     o.n_settings = 2;
@@ -189,14 +190,21 @@ static void check_model(const char *model, const char *kernels, const char *max_
 
 START_TEST(goldens_hold)
 {
-    check_model(models[_i % N_MODELS], sets[_i / N_MODELS], "2048");
+    check_model(models[_i % N_MODELS], "float32", sets[_i / N_MODELS], "2048");
+}
+END_TEST
+
+/* As a user gets it who asks for nothing: weights as stored, the cache as precise as the arithmetic. */
+START_TEST(goldens_hold_by_default)
+{
+    check_model(models[_i], "auto", "cpu,reference", "2048");
 }
 END_TEST
 
 /* The same with prompts cut into chunks of one or two pages. */
 START_TEST(goldens_hold_with_chunked_prefill)
 {
-    check_model(models[_i], "cpu,reference", "64");
+    check_model(models[_i], "float32", "cpu,reference", "64");
 }
 END_TEST
 
@@ -208,6 +216,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, goldens_hold, 0, 2 * N_MODELS);
+    tcase_add_loop_test(t, goldens_hold_by_default, 0, N_MODELS);
     tcase_add_loop_test(t, goldens_hold_with_chunked_prefill, 0, N_MODELS);
     suite_add_tcase(s, t);
     return run_suite(s);
