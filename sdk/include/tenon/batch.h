@@ -7,6 +7,24 @@
  * and, counting them, has a context of context[s] tokens; its rows are therefore the positions
  * context[s] - n .. context[s] - 1. There is no padding, and a sequence with zero rows does not occur.
  * Kernels get every array twice: readable by the host (to plan a launch) and by the device.
+ *
+ * **Captured steps.** On a device with graphs the core captures steps in which every sequence has one row, once per
+ * bucket of R rows, and replays them for any step of up to R sequences. Such a batch has ::TN_BATCH_CAPTURED in
+ * its flags, and this contract; variants that keep it carry TN_VARIANT_GRAPH_SAFE:
+ *
+ *  - n_rows, n_seqs and n_logits are R, max_rows_per_seq is 1, max_context is the most that a sequence may ever
+ *    have, max_blocks is the width of the table in every replay. Launches must serve all that these allow: a grid
+ *    that grows with max_context should rather be sized by the device and loop over what there is.
+ *  - Host arrays do not exist (batch->host is NULL): all that differs between steps is read on the device, when the
+ *    kernel runs. Addresses in `dev` are the same in every replay of the graph, and so must be all other pointers.
+ *  - Rows beyond the step's own are padding: each a sequence of one row (row_seq[r] = r, first_row[r] = r) with token
+ *    0, position 0, row_slot -1, context 0, a block table of TN_NO_BLOCK, and greedy sampling. Kernels compute
+ *    them like any other row, except that nothing is stored in the cache for a row_slot of -1, and that
+ *    attention over a context of 0 reads no page and writes zeros. What they sample is ignored.
+ *    dev->counts tells how many rows are real, for kernels that want to share out work.
+ *  - A launch allocates nothing, waits for nothing, and keeps no state from one launch to the next, except in its
+ *    workspace, where it must find any content acceptable (a counter that a kernel leaves at zero is not: the workspace
+ *    is shared. Memory of the set's own, zeroed in `attach`, may hold such counters).
  */
 #ifndef TENON_BATCH_H
 #define TENON_BATCH_H
@@ -61,8 +79,19 @@ TN_STATIC_ASSERT(sizeof(tn_sample_row) == 72, "tn_sample_row is frozen within ma
 /** Token id that `sample` writes for a row whose logits are not numbers. */
 #define TN_SAMPLE_NAN (-1)
 
+/** How much of a step's arrays is real; differs from tn_batch in captured steps only. */
+typedef struct tn_batch_counts {
+    uint32_t n_rows, n_seqs, n_logits;
+    uint32_t max_rows_per_seq;
+    uint32_t max_context;
+    uint32_t reserved0;
+    uint64_t sum_context; /**< over the sequences */
+} tn_batch_counts;
+
+TN_STATIC_ASSERT(sizeof(tn_batch_counts) == 32, "tn_batch_counts is frozen within major 1");
+
 /** The arrays of a step, in one address space. All are owned by the core and const to kernels,
- *  except sampled and logprob, which the `sample` op writes. */
+ *  except sampled and logprob, which the `sample` op writes, and tokens, which `feed` completes. */
 typedef struct tn_batch_arrays {
     tn_hdr h;
     const int32_t *tokens;    /**< [T] token ids, each in [0, vocab) */
@@ -80,7 +109,14 @@ typedef struct tn_batch_arrays {
     const int32_t *history; /**< tokens of the sequences that have a penalty on */
     int32_t *sampled;       /**< [L] out: chosen token or TN_SAMPLE_NAN */
     float *logprob;         /**< [L] out: log softmax of the unmodified row at the chosen token */
+    /** [T] for `feed`: index in `sampled` of the step before, whose token this row takes, or -1: it stands in tokens */
+    const int32_t *token_row;
+    const tn_batch_counts *counts; /**< one */
 } tn_batch_arrays;
+
+enum tn_batch_flag {
+    TN_BATCH_CAPTURED = 1 /**< this launch is being captured: see "Captured steps" */
+};
 
 typedef struct tn_batch {
     tn_hdr h;
@@ -91,9 +127,10 @@ typedef struct tn_batch {
     uint32_t max_blocks;   /**< width of block_table */
     uint32_t max_rows_per_seq;
     uint32_t max_context;
-    uint32_t reserved;
-    uint64_t step; /**< number of the step since the runtime started */
-    const tn_batch_arrays *host;
+    uint32_t flags; /**< ::tn_batch_flag */
+    uint64_t step;  /**< number of the step since the runtime started */
+    const tn_batch_arrays
+        *host; /**< NULL in a captured step; sampled and logprob are not filled in time */
     const tn_batch_arrays *dev; /**< equal to host on a device that computes in host memory */
 } tn_batch;
 

@@ -36,7 +36,7 @@ extern "C" {
 #endif
 
 enum tn_variant_flag {
-    TN_VARIANT_GRAPH_SAFE = 1,      /**< launch may be captured and replayed */
+    TN_VARIANT_GRAPH_SAFE = 1,      /**< may be captured: "Captured steps" in batch.h */
     TN_VARIANT_DETERMINISTIC = 2,   /**< equal inputs give equal bits */
     TN_VARIANT_BATCH_INVARIANT = 4, /**< a row's bits do not depend on the other rows of the step */
     TN_VARIANT_PACK_ON_DEVICE = 8   /**< `pack` reads and writes device memory on a stream */

@@ -38,6 +38,7 @@
  * | logits        | x[T,H]         | W[V,H], b[V]?  | y[L,V] float32 | scale (1.0), softcap (0.0)
  * | sample        | x[L,V] float32 | -              | i[L,1] int32   | -
  * | linear.int8   | x[T,K]         | W[N,K] int8, s[N] float32, b[N]? | y[T,N] | -
+ * | feed          | -              | -              | -       | -
  *
  * (*) sharded by tensor parallelism, see ::TN_ATTR_SHARDED. "?" optional. Integers and reals are
  * written in the plan under the names of the last column.
@@ -78,6 +79,10 @@
  * linear.int8 Dynamic per-token W8A8: a = max|x[t]| / 127, q[k] = round-half-even(x[t][k] / a) (all 0
  *             if a is 0), y[t][n] = a * s[n] * float(sum_k q[k] * W[n][k]) + b[n]; the sum is exact
  *             in int32.
+ * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
+ *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
+ *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
+ *             sampled[token_row[t]]). Without it steps wait for the host.
  */
 #ifndef TENON_OPS_H
 #define TENON_OPS_H
@@ -108,5 +113,6 @@
 #define TN_OP_LOGITS "logits"
 #define TN_OP_SAMPLE "sample"
 #define TN_OP_LINEAR_INT8 "linear.int8"
+#define TN_OP_FEED "feed"
 
 #endif
