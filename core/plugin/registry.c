@@ -199,12 +199,14 @@ static int32_t find_candidates(const struct registry_options *o, struct candidat
     return rc;
 }
 
+/* That a machine lacks what a plugin is for, a GPU or its driver, is nothing to warn of. */
 static void log_refusal(const struct plugin *p)
 {
+    bool normal = p->state == PLUGIN_DISABLED || p->err.code == TN_E_UNSUPPORTED;
     struct strbuf line = STRBUF_INIT;
 
     err_print(&p->err, &line);
-    log_write(p->state == PLUGIN_DISABLED ? TN_LOG_INFO : TN_LOG_WARN, "%s", strbuf_str(&line));
+    log_write(normal ? TN_LOG_INFO : TN_LOG_WARN, "%s", strbuf_str(&line));
     strbuf_release(&line);
 }
 

@@ -764,6 +764,14 @@ class Plugin(Case):
         self.assertRegex(self.ok("plugin", "list"), r"(?m)^loaded +llama ")
         self.assertIn("linear", self.ok("plugin", "list", "--variants"))
 
+    def test_without_a_driver_the_gpu_plugin_is_refused_and_the_rest_works(self):
+        if "cuda" not in self.plugin_list():
+            self.skipTest("built without CUDA")
+        plugins = self.plugin_list("--set", "plugin.cuda.driver=/nonexistent/libcuda.so.1")
+        self.assertEqual(plugins["cuda"]["state"], "refused", plugins["cuda"])
+        self.assertIn("there is no CUDA driver", plugins["cuda"]["reason"])
+        self.assertEqual(plugins["cpu"]["state"], "loaded", plugins["cpu"])
+
     def test_digests_are_those_of_the_files(self):
         import hashlib
 

@@ -43,7 +43,8 @@ typedef struct tn_plugin {
     /**
      * Makes an instance. `config` holds the plugin's own group of the configuration; unknown keys are
      * for the plugin to refuse. On failure everything acquired has been given back. Optional: without
-     * it `instance` is NULL in all calls. Called from the thread that loads plugins.
+     * it `instance` is NULL in all calls. Called from the thread that loads plugins. TN_E_UNSUPPORTED if this
+     * machine lacks what the plugin is for: it is listed as refused with that reason, without a warning.
      */
     int32_t (*init)(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,
                     tn_err *err);
