@@ -39,6 +39,8 @@
          "variants to use whatever they cost: op, device (all if left out), variant SET/NAME")     \
     BOOL(KERNELS_FUSION, "kernels.fusion", "true",                                                 \
          "replace sequences of ops by the fused ops that kernel sets offer")                       \
+    BOOL(KERNELS_GRAPHS, "kernels.graphs", "true",                                                 \
+         "capture decode steps and replay them, on devices with graphs")                           \
     TEXT(DEVICE_KIND, "device.kind", "auto", CONF_RULE_NAME,                                       \
          "kind of device to run on: cpu, cuda, ...; auto: a GPU if a plugin finds one")            \
     INT(DEVICE_INDEX, "device.index", "0", 0, 1023, CONF_RULE_NONE,                                \

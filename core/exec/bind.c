@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "exec/bind.h"
 
-#include <assert.h>
 #include <inttypes.h>
 
 #include "base/mem.h"
@@ -187,6 +186,7 @@ static int32_t bind(struct binding *b, tn_err *err)
     if ((rc = bound_open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
         (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
         return rc;
+    bound_find_feed(b);
     return bound_load_weights(b, err);
 }
 
@@ -220,6 +220,11 @@ void binding_free(struct binding *b)
     mem_free(b);
 }
 
+tn_stream *binding_stream(const struct binding *b)
+{
+    return b->stream;
+}
+
 const float *binding_logits(const struct binding *b)
 {
     return b->logits;
@@ -238,41 +243,4 @@ uint64_t binding_weight_bytes(const struct binding *b)
 uint64_t binding_streamed_bytes(const struct binding *b)
 {
     return b->streamed_bytes;
-}
-
-/* -- Running ------------------------------------------------------------------------------------------ */
-
-static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err)
-{
-    uint32_t rows = s->logits_rows ? batch->n_logits : batch->n_rows;
-    const struct candidate *c;
-    int32_t rc;
-
-    if (rows == 0)
-        return TN_OK;
-    c = choice_for(&s->sel->choice, rows);
-    s->launch.batch = batch;
-    if (s->samples)
-        s->out[0] = batch->dev->sampled;
-    rc = c->v->launch(c->source->instance, &s->launch, err);
-    if (rc != TN_OK && err) {
-        err_plugin(err, c->source->plugin);
-        err_prefix(err, "%s in layer %" PRId32, c->v->name, s->launch.op->layer);
-    }
-    return rc;
-}
-
-int32_t binding_run(struct binding *b, const tn_batch *batch, tn_err *err)
-{
-    int32_t rc = TN_OK;
-
-    assert(batch->n_rows <= b->o.select.max_rows && batch->n_logits <= b->o.select.max_logits);
-    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
-        rc = run_step(&b->steps[i], batch, err);
-    return rc;
-}
-
-int32_t binding_wait(struct binding *b, tn_err *err)
-{
-    return b->stream ? b->o.api->stream_sync(b->o.device, b->stream, err) : TN_OK;
 }

@@ -41,8 +41,22 @@ uint64_t binding_page_bytes(const struct binding *b);
 /* Allocates the cache: `n_pages` pages per layer. Once, before the first step. */
 int32_t binding_alloc_kv(struct binding *b, uint32_t n_pages, tn_err *err);
 
-/* Enqueues one step. On a device that computes in host memory it is complete on return. */
-int32_t binding_run(struct binding *b, const tn_batch *batch, tn_err *err);
+/* Enqueues one step. On a device that computes in host memory it is complete on return. `feed`: rows take tokens from the
+ * step before (tenon/ops.h); only if binding_feeds. */
+int32_t binding_run(struct binding *b, const tn_batch *batch, bool feed, tn_err *err);
+
+/* Whether a step can take tokens that the host does not know yet. */
+bool binding_feeds(const struct binding *b);
+
+/* Whether steps of that many rows can be captured: NULL, or who is against it, for people. */
+const char *binding_uncapturable(const struct binding *b, uint32_t rows);
+
+/* Captures a step, with its feeding if binding_feeds; `batch` as tenon/batch.h says under "Captured steps". The graph is the
+ * caller's; it dies before the binding does. */
+int32_t binding_capture(struct binding *b, const tn_batch *batch, tn_graph **out, tn_err *err);
+
+/* The stream that steps run in; NULL on a device without streams. */
+tn_stream *binding_stream(const struct binding *b);
 
 /* Waits for the steps that were enqueued and reports their errors. */
 int32_t binding_wait(struct binding *b, tn_err *err);

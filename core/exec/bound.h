@@ -40,6 +40,8 @@ struct binding {
     uint32_t n_kv;
     const float *logits;
     tn_stream *stream;
+    const struct kernel_source *feed_source; /* NULL: tokens come from the host alone */
+    const tn_variant *feed;
 };
 
 /* memory.c: device memory that lives as long as the binding, and its owners in the ledger. */
@@ -50,6 +52,9 @@ int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t byte
 
 /* weights.c: packs and places the weights of every step. */
 int32_t bound_load_weights(struct binding *b, tn_err *err);
+
+/* run.c: looks for the set that offers `feed`. */
+void bound_find_feed(struct binding *b);
 
 /* buffers.c: gives every value an address; values that do not live at once share memory. */
 int32_t bound_place_values(struct binding *b, tn_err *err);

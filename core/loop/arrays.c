@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "loop/arrays.h"
 
+#include <string.h>
+
 #include "base/checked.h"
 #include "base/mem.h"
 
 #define ARRAY_ALIGN 64
+
+/* -- Layout -------------------------------------------------------------------------------------------- */
 
 /* Hands out consecutive pieces of a block; with base NULL it only adds up. */
 struct carver {
@@ -20,10 +24,11 @@ static void *carve(struct carver *c, uint64_t count, uint64_t size)
     return p;
 }
 
-static void carve_all(struct step_arrays *a, const struct batch_capacity *n, struct carver *c)
+/* What every step has. Block tables come last: their size varies most. */
+static void carve_fixed(const struct batch_capacity *n, struct carver *c, struct batch_buffers *b,
+                        tn_batch_counts **counts)
 {
-    struct batch_buffers *b = &a->buffers;
-
+    *counts = carve(c, 1, sizeof **counts);
     b->tokens = carve(c, n->rows, sizeof *b->tokens);
     b->positions = carve(c, n->rows, sizeof *b->positions);
     b->row_seq = carve(c, n->rows, sizeof *b->row_seq);
@@ -32,51 +37,326 @@ static void carve_all(struct step_arrays *a, const struct batch_capacity *n, str
     b->first_row = carve(c, n->seqs + 1, sizeof *b->first_row);
     b->context = carve(c, n->seqs, sizeof *b->context);
     b->prompt_len = carve(c, n->seqs, sizeof *b->prompt_len);
-    b->block_table = carve(c, n->blocks, sizeof *b->block_table);
     b->logits_row = carve(c, n->logits, sizeof *b->logits_row);
     b->sample = carve(c, n->logits, sizeof *b->sample);
-    b->bias_ids = carve(c, n->bias, sizeof *b->bias_ids);
-    b->bias_values = carve(c, n->bias, sizeof *b->bias_values);
-    b->history = carve(c, n->history, sizeof *b->history);
-    a->sampled = carve(c, n->logits, sizeof *a->sampled);
-    a->logprob = carve(c, n->logits, sizeof *a->logprob);
+    b->block_table = carve(c, n->blocks, sizeof *b->block_table);
+}
+
+static void lay_out_input(struct step_arrays *a)
+{
+    const struct batch_capacity *n = &a->capacity;
+    struct carver c = {NULL, 0};
+    struct batch_buffers unused;
+    tn_batch_counts *counts;
+
+    carve_fixed(n, &c, &unused, &counts);
+    a->bias_at = c.at;
+    carve(&c, n->bias, sizeof(int32_t));
+    a->value_at = c.at;
+    carve(&c, n->bias, sizeof(float));
+    a->history_at = c.at;
+    carve(&c, n->history, sizeof(int32_t));
+    a->in_bytes = c.at;
+    a->out_bytes = align_up(n->logits * sizeof(int32_t), ARRAY_ALIGN) + n->logits * sizeof(float);
+}
+
+static void place_rare(const struct step_arrays *a, uint8_t *base, struct batch_buffers *b)
+{
+    b->bias_ids = (int32_t *)(base + a->bias_at);
+    b->bias_values = (float *)(base + a->value_at);
+    b->history = (int32_t *)(base + a->history_at);
+}
+
+static float *logprob_of(void *out, uint32_t n_logits)
+{
+    return (float *)((uint8_t *)out + align_up(n_logits * sizeof(int32_t), ARRAY_ALIGN));
+}
+
+static void point_arrays(tn_batch_arrays *to, const struct batch_buffers *b,
+                         const tn_batch_counts *counts, void *out, uint32_t n_logits)
+{
+    *to = (tn_batch_arrays){.h = TN_HDR(tn_batch_arrays),
+                            .tokens = b->tokens,
+                            .positions = b->positions,
+                            .row_seq = b->row_seq,
+                            .row_slot = b->row_slot,
+                            .first_row = b->first_row,
+                            .context = b->context,
+                            .prompt_len = b->prompt_len,
+                            .block_table = b->block_table,
+                            .logits_row = b->logits_row,
+                            .sample = b->sample,
+                            .bias_ids = b->bias_ids,
+                            .bias_values = b->bias_values,
+                            .history = b->history,
+                            .sampled = out,
+                            .logprob = logprob_of(out, n_logits),
+                            .token_row = b->token_row,
+                            .counts = counts};
+}
+
+/* The device's addresses for arrays of these sizes. */
+static void point_device(const struct step_arrays *a, const struct batch_capacity *n,
+                         tn_batch_arrays *to)
+{
+    struct carver c = {a->dev_in, 0};
+    struct batch_buffers b;
+    tn_batch_counts *counts;
+
+    carve_fixed(n, &c, &b, &counts);
+    place_rare(a, a->dev_in, &b);
+    point_arrays(to, &b, counts, a->dev_out, (uint32_t)n->logits);
+}
+
+/* -- Life ---------------------------------------------------------------------------------------------- */
+
+static int32_t host_alloc(struct step_arrays *a, uint64_t bytes, void **out, tn_err *err)
+{
+    int32_t rc = a->mirrored && a->api->pinned_alloc
+                     ? a->api->pinned_alloc(a->device, bytes, out, err)
+                 : a->mirrored ? ((*out = mem_aligned((size_t)bytes, ARRAY_ALIGN)) != NULL
+                                      ? TN_OK
+                                      : err_nomem(err, "the arrays of steps"))
+                               : a->api->mem_alloc(a->device, bytes, out, err);
+
+    if (rc == TN_OK)
+        ledger_take(a->own_host, bytes);
+    return rc;
+}
+
+static void host_free(struct step_arrays *a, void *p, uint64_t bytes)
+{
+    if (!p)
+        return;
+    if (!a->mirrored)
+        a->api->mem_free(a->device, p);
+    else if (a->api->pinned_alloc)
+        a->api->pinned_free(a->device, p);
+    else
+        mem_free(p);
+    ledger_give(a->own_host, bytes);
+}
+
+static int32_t device_alloc(struct step_arrays *a, uint64_t bytes, void **out, tn_err *err)
+{
+    int32_t rc = a->api->mem_alloc(a->device, bytes, out, err);
+
+    if (rc == TN_OK)
+        ledger_take(a->own_device, bytes);
+    return rc;
+}
+
+static void device_free(struct step_arrays *a, void *p, uint64_t bytes)
+{
+    if (!p)
+        return;
+    a->api->mem_free(a->device, p);
+    ledger_give(a->own_device, bytes);
 }
 
 int32_t step_arrays_init(struct step_arrays *a, const struct sched *s, const tn_device_api *api,
-                         tn_device *device, const char *place, struct ledger *ledger, tn_err *err)
+                         tn_device *device, const tn_device_info *info, const char *place,
+                         struct ledger *ledger, tn_err *err)
 {
-    struct batch_capacity n = batch_capacity(s);
-    struct carver c = {NULL, 0};
     int32_t rc;
 
-    *a = (struct step_arrays){.api = api, .device = device};
-    rc = ledger_owner(ledger, "step arrays", place, &a->owner, err);
+    *a = (struct step_arrays){.api = api, .device = device, .capacity = batch_capacity(s)};
+    a->mirrored = !(info->flags & TN_DEVICE_HOST_MEMORY);
+    a->n_slots = a->mirrored ? STEP_SLOTS : 1;
+    lay_out_input(a);
+    rc = ledger_owner(ledger, "step arrays", place, &a->own_device, err);
+    if (rc == TN_OK && a->mirrored)
+        rc = ledger_owner(ledger, "step arrays", "host", &a->own_host, err);
+    else
+        a->own_host = a->own_device;
+    for (uint32_t i = 0; i < a->n_slots && rc == TN_OK; i++) {
+        rc = host_alloc(a, a->in_bytes, &a->slots[i].in, err);
+        if (rc == TN_OK)
+            rc = host_alloc(a, a->out_bytes, &a->slots[i].out, err);
+    }
+    if (rc == TN_OK && a->mirrored)
+        rc = device_alloc(a, a->in_bytes, &a->dev_in, err);
+    if (rc == TN_OK && a->mirrored)
+        rc = device_alloc(a, a->out_bytes, &a->dev_out, err);
     if (rc != TN_OK)
-        return rc;
-    carve_all(a, &n, &c);
-    rc = api->mem_alloc(device, c.at, &a->host_block, err);
-    if (rc != TN_OK)
-        return rc;
-    a->bytes = c.at;
-    ledger_take(a->owner, a->bytes);
-    c = (struct carver){a->host_block, 0};
-    carve_all(a, &n, &c);
-    return TN_OK;
+        step_arrays_release(a);
+    return rc;
 }
 
 void step_arrays_release(struct step_arrays *a)
 {
-    if (!a->host_block)
+    if (!a->api)
         return;
-    a->api->mem_free(a->device, a->host_block);
-    ledger_give(a->owner, a->bytes);
+    for (uint32_t i = 0; i < a->n_slots; i++) {
+        host_free(a, a->slots[i].in, a->in_bytes);
+        host_free(a, a->slots[i].out, a->out_bytes);
+    }
+    device_free(a, a->dev_in, a->in_bytes);
+    device_free(a, a->dev_out, a->out_bytes);
     *a = (struct step_arrays){0};
 }
 
-void step_arrays_fill(struct step_arrays *a, const struct sched *s, const struct sched_step *step)
+void step_arrays_bytes(const struct sched *s, const tn_device_info *info, uint64_t *host,
+                       uint64_t *device)
 {
-    batch_fill(s, step, 0, &a->buffers, &a->host, &a->batch);
-    a->host.sampled = a->sampled;
-    a->host.logprob = a->logprob;
-    a->batch.dev = &a->host;
+    struct step_arrays a = {.capacity = batch_capacity(s)};
+    bool mirrored = !(info->flags & TN_DEVICE_HOST_MEMORY);
+
+    lay_out_input(&a);
+    *device = a.in_bytes + a.out_bytes;
+    *host = mirrored ? STEP_SLOTS * *device : 0;
+}
+
+/* -- Filling ------------------------------------------------------------------------------------------- */
+
+static uint32_t widest_table(const struct step_arrays *a)
+{
+    return (uint32_t)(a->capacity.blocks / a->capacity.seqs);
+}
+
+static void size_for(const struct step_arrays *a, const struct sched_step *step, uint32_t bucket,
+                     struct batch_capacity *n)
+{
+    *n = bucket ? (struct batch_capacity){.rows = bucket,
+                                          .seqs = bucket,
+                                          .logits = bucket,
+                                          .blocks = (uint64_t)bucket * widest_table(a)}
+                : (struct batch_capacity){.rows = step->n_rows,
+                                          .seqs = step->n_seqs,
+                                          .logits = step->n_logits,
+                                          .blocks = (uint64_t)step->n_seqs * step->max_blocks};
+}
+
+/* Rows that touch nothing, as batch.h defines them. */
+static void pad(struct step_slot *s, const struct batch_capacity *n, uint32_t from)
+{
+    uint64_t stride = n->blocks / n->seqs;
+    struct batch_buffers *b = &s->buffers;
+
+    for (uint32_t i = from; i < n->rows; i++) {
+        b->tokens[i] = 0;
+        b->positions[i] = 0;
+        b->row_seq[i] = (int32_t)i;
+        b->row_slot[i] = -1;
+        b->token_row[i] = SCHED_TOKEN_KNOWN;
+        b->context[i] = 0;
+        b->prompt_len[i] = 0;
+        b->logits_row[i] = (int32_t)i;
+        b->sample[i] = (tn_sample_row){.top_p = 1, .repetition_penalty = 1};
+        b->first_row[i + 1] = (int32_t)i + 1;
+        for (uint64_t k = 0; k < stride; k++)
+            b->block_table[i * stride + k] = TN_NO_BLOCK;
+    }
+}
+
+static void count(struct step_slot *s, const struct sched_step *step)
+{
+    *s->counts = (tn_batch_counts){.n_rows = step->n_rows,
+                                   .n_seqs = step->n_seqs,
+                                   .n_logits = step->n_logits,
+                                   .max_rows_per_seq = step->max_rows_per_seq,
+                                   .max_context = step->max_context};
+    for (uint32_t i = 0; i < step->n_seqs; i++)
+        s->counts->sum_context += step->seqs[i].context;
+}
+
+struct step_slot *step_arrays_fill(struct step_arrays *a, uint32_t slot, const struct sched *s,
+                                   const struct sched_step *step, uint32_t bucket)
+{
+    struct step_slot *t = &a->slots[slot];
+    struct carver c = {t->in, 0};
+    struct batch_capacity n;
+
+    size_for(a, step, bucket, &n);
+    carve_fixed(&n, &c, &t->buffers, &t->counts);
+    place_rare(a, t->in, &t->buffers);
+    t->bytes = c.at;
+    t->n_bias = step->n_bias;
+    t->n_history = step->n_history;
+    t->n_logits = step->n_logits;
+    t->n_unknown = batch_fill(s, step, bucket ? UINT32_MAX : 0, &t->buffers, &t->host, &t->batch);
+    if (bucket)
+        pad(t, &n, step->n_rows);
+    count(t, step);
+    t->sampled = t->out;
+    t->logprob = logprob_of(t->out, (uint32_t)n.logits);
+    point_arrays(&t->host, &t->buffers, t->counts, t->out, (uint32_t)n.logits);
+    if (a->mirrored)
+        point_device(a, &n, &t->dev);
+    t->batch.dev = a->mirrored ? &t->dev : &t->host;
+    return t;
+}
+
+const tn_batch *step_arrays_model(struct step_arrays *a, uint32_t block_tokens, uint32_t bucket,
+                                  uint32_t max_context)
+{
+    struct step_slot *t = &a->model;
+    struct batch_capacity n;
+
+    size_for(a, NULL, bucket, &n);
+    point_device(a, &n, &t->dev);
+    t->batch = (tn_batch){.h = TN_HDR(tn_batch),
+                          .n_rows = bucket,
+                          .n_seqs = bucket,
+                          .n_logits = bucket,
+                          .block_tokens = block_tokens,
+                          .max_blocks = widest_table(a),
+                          .max_rows_per_seq = 1,
+                          .max_context = max_context,
+                          .flags = TN_BATCH_CAPTURED,
+                          .dev = &t->dev};
+    return &t->batch;
+}
+
+const struct step_slot *step_arrays_blank(struct step_arrays *a, uint32_t bucket)
+{
+    struct step_slot *t = &a->slots[0];
+    struct carver c = {t->in, 0};
+    struct batch_capacity n;
+
+    size_for(a, NULL, bucket, &n);
+    carve_fixed(&n, &c, &t->buffers, &t->counts);
+    t->bytes = c.at;
+    t->n_bias = t->n_history = 0;
+    t->buffers.first_row[0] = 0;
+    pad(t, &n, 0);
+    *t->counts = (tn_batch_counts){.max_rows_per_seq = 1};
+    return t;
+}
+
+/* -- Moving -------------------------------------------------------------------------------------------- */
+
+static int32_t send_part(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
+                         uint64_t at, uint64_t bytes, tn_err *err)
+{
+    return bytes == 0 ? TN_OK
+                      : a->api->copy(a->device, stream, (uint8_t *)a->dev_in + at,
+                                     (uint8_t *)slot->in + at, bytes, TN_COPY_HOST_TO_DEVICE, err);
+}
+
+int32_t step_arrays_send(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
+                         tn_err *err)
+{
+    int32_t rc;
+
+    if (!a->mirrored)
+        return TN_OK;
+    if ((rc = send_part(a, slot, stream, 0, slot->bytes, err)) != TN_OK ||
+        (rc = send_part(a, slot, stream, a->bias_at, slot->n_bias * sizeof(int32_t), err)) !=
+            TN_OK ||
+        (rc = send_part(a, slot, stream, a->value_at, slot->n_bias * sizeof(float), err)) != TN_OK)
+        return rc;
+    return send_part(a, slot, stream, a->history_at, slot->n_history * sizeof(int32_t), err);
+}
+
+int32_t step_arrays_fetch(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
+                          tn_err *err)
+{
+    uint64_t bytes;
+
+    if (!a->mirrored || slot->n_logits == 0)
+        return TN_OK;
+    bytes = (uint64_t)((uint8_t *)(slot->logprob + slot->n_logits) - (uint8_t *)slot->out);
+    return a->api->copy(a->device, stream, slot->out, a->dev_out, bytes, TN_COPY_DEVICE_TO_HOST,
+                        err);
 }

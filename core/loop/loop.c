@@ -13,6 +13,13 @@
 #include "loop/ticket.h"
 #include "tenon/ops.h"
 
+/* A step that was scheduled and is not committed. */
+struct flight {
+    const struct sched_step *step;
+    int32_t status; /* of its submission: not TN_OK means that there is nothing to wait for */
+    tn_err err;
+};
+
 struct loop {
     struct instance *in;
     struct kv_cache *kv;
@@ -20,8 +27,10 @@ struct loop {
     struct mailbox *mailbox;
     pthread_t thread;
     bool started;
-    tn_err failure; /* of the step being committed; the loop's thread, like the next two */
+    tn_err failure; /* of the step being committed; the loop's thread, like all up to the lock */
     const float *logits;
+    struct flight flights[STEP_SLOTS]; /* oldest first */
+    uint32_t n_flights, max_flights;
     struct ticket *ended; /* tickets whose last event is due */
 
     pthread_mutex_t lock; /* guards stats */
@@ -131,17 +140,29 @@ static void serve_mailbox(struct loop *l)
 
 /* -- Steps --------------------------------------------------------------------------------------------- */
 
-static void run_step(struct loop *l, const struct sched_step *step)
+/* Begins a step. One that cannot even be submitted is committed in its turn, like any other that fails. */
+static void launch(struct loop *l, const struct sched_step *step)
 {
-    struct rank *rank = l->in->ranks[0];
+    struct flight *f = &l->flights[l->n_flights++];
+
+    f->step = step;
+    err_reset(&f->err);
+    f->status = rank_submit(l->in->ranks[0], l->sched, step, &f->err);
+}
+
+/* Waits for the oldest step and hands out what it gave. */
+static void land(struct loop *l)
+{
+    struct flight *f = &l->flights[0];
     struct rank_result got = {NULL, NULL, NULL};
-    struct sched_result result = {.status = TN_OK};
+    struct sched_result result = {.status = f->status};
+    const struct sched_step *step = f->step;
     tn_err err = TN_ERR_INIT;
 
-    err_reset(&l->failure);
-    result.status = rank_submit(rank, l->sched, step, &l->failure);
     if (result.status == TN_OK)
-        result.status = rank_wait(rank, &got, &l->failure);
+        result.status = rank_wait(l->in->ranks[0], &got, &f->err);
+    l->failure = f->err;
+    memmove(f, f + 1, --l->n_flights * sizeof *f);
     result.sampled = got.sampled;
     result.logprob = got.logprob;
     l->logits = got.logits;
@@ -149,6 +170,37 @@ static void run_step(struct loop *l, const struct sched_step *step)
         log_error("step %" PRIu64 " failed: %s", step->number, l->failure.msg);
     if (sched_commit(l->sched, step, &result, clock_ns(), &err) != TN_OK)
         log_error("step %" PRIu64 ": %s", step->number, err.msg);
+}
+
+/* Ends everything. Steps on the device still write where the next would read, so they are waited for, and forgotten. */
+static void abort_all(struct loop *l, int32_t status)
+{
+    struct rank_result ignored;
+
+    for (uint32_t i = 0; i < l->n_flights; i++)
+        if (l->flights[i].status == TN_OK)
+            rank_wait(l->in->ranks[0], &ignored, NULL);
+    l->n_flights = 0;
+    sched_abort(l->sched, status, clock_ns());
+}
+
+/* Schedules and launches the next step, if there is one. */
+static bool advance(struct loop *l)
+{
+    const struct sched_step *step = NULL;
+    tn_err err = TN_ERR_INIT;
+
+    if (sched_schedule(l->sched, clock_ns(), &step, &err) != TN_OK) {
+        log_error("scheduler: %s", err.msg);
+        abort_all(l, TN_E_INTERNAL);
+    }
+    if (!step)
+        return false;
+    launch(l, step);
+    /* Logits stand in one place, and the next step would overwrite them. */
+    while (rank_wants_logits(step) && l->n_flights > 0)
+        land(l);
+    return true;
 }
 
 static void publish_stats(struct loop *l)
@@ -166,23 +218,22 @@ static void *thread_main(void *arg)
 {
     struct loop *l = arg;
 
+    /* With room for two steps, the one ahead runs on the device while the next is prepared here. */
     while (!mailbox_closed(l->mailbox)) {
-        const struct sched_step *step = NULL;
-        tn_err err = TN_ERR_INIT;
+        bool more;
         serve_mailbox(l);
-        if (sched_schedule(l->sched, clock_ns(), &step, &err) != TN_OK) {
-            log_error("scheduler: %s", err.msg);
-            sched_abort(l->sched, TN_E_INTERNAL, clock_ns());
+        more = advance(l);
+        if (l->n_flights == l->max_flights || (!more && l->n_flights > 0)) {
+            land(l);
+            more = true;
         }
-        if (step)
-            run_step(l, step);
         publish_stats(l);
         deliver_ended(l);
-        if (!step)
+        if (!more)
             mailbox_wait(l->mailbox, sched_next_deadline(l->sched));
     }
     serve_mailbox(l);
-    sched_abort(l->sched, TN_E_CANCELED, clock_ns());
+    abort_all(l, TN_E_CANCELED);
     publish_stats(l);
     deliver_ended(l);
     return NULL;
@@ -216,6 +267,7 @@ static int32_t make_scheduler(struct loop *l, tn_err *err)
     sc.max_batch_size = in->max_batch_size;
     sc.max_num_tokens = in->max_num_tokens;
     sc.max_seq_len = in->max_seq_len;
+    sc.max_in_flight = l->max_flights;
     sc.max_logits = in->max_logits;
     sc.max_queued = (uint32_t)conf_int(in->o.conf, CONF_SCHED_MAX_QUEUE);
     sc.vocab = in->vocab;
@@ -244,6 +296,7 @@ int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
     if (!l)
         return err_nomem(err, "the step loop");
     l->in = in;
+    l->max_flights = rank_depth(in->ranks[0]);
     pthread_mutex_init(&l->lock, NULL);
     rc = make_scheduler(l, err);
     if (rc == TN_OK)

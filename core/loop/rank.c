@@ -145,10 +145,25 @@ int32_t rank_open(const struct instance *in, const struct rank_options *o, struc
     return TN_OK;
 }
 
+static uint64_t logits_bytes(const struct rank *r)
+{
+    return (uint64_t)r->in->max_logits * r->in->vocab * sizeof(float);
+}
+
 void rank_close(struct rank *r)
 {
     if (!r)
         return;
+    /* Steps may still run: what they use must stay until they have ended. */
+    if (r->binding)
+        binding_wait(r->binding, NULL);
+    step_graphs_release(&r->graphs);
+    for (uint32_t i = 0; i < STEP_SLOTS; i++)
+        if (r->done[i])
+            r->in->api->event_free(r->device, r->done[i]);
+    if (r->logits)
+        ledger_give(r->own_logits, logits_bytes(r));
+    mem_free(r->logits);
     step_arrays_release(&r->arrays);
     binding_free(r->binding);
     while (r->n_attached > 0) {
@@ -200,26 +215,93 @@ int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err)
 
 /* -- Steps --------------------------------------------------------------------------------------------- */
 
+uint32_t rank_depth(const struct rank *r)
+{
+    return binding_feeds(r->binding) ? STEP_SLOTS : 1;
+}
+
+bool rank_wants_logits(const struct sched_step *step)
+{
+    for (uint32_t i = 0; i < step->n_seqs; i++)
+        if (step->seqs[i].n_logits > 0 && !step->seqs[i].samples)
+            return true;
+    return false;
+}
+
+static int32_t capture_steps(struct rank *r, tn_err *err)
+{
+    const struct step_graphs_options o = {.binding = r->binding,
+                                          .arrays = &r->arrays,
+                                          .api = r->in->api,
+                                          .device = r->device,
+                                          .place = r->place,
+                                          .ledger = r->in->o.ledger,
+                                          .max_batch_size = r->in->max_batch_size,
+                                          .max_context = r->in->max_seq_len,
+                                          .block_tokens = r->in->block_tokens};
+
+    if (!r->arrays.mirrored || !conf_bool(r->in->o.conf, CONF_KERNELS_GRAPHS))
+        return TN_OK;
+    return step_graphs_init(&r->graphs, &o, err);
+}
+
 int32_t rank_prepare(struct rank *r, const struct sched *s, tn_err *err)
 {
-    if (!(r->info.flags & TN_DEVICE_HOST_MEMORY))
-        return tn_err_set(err, TN_E_UNSUPPORTED,
-                          "the step loop runs devices that compute in host memory; %s does not",
-                          r->place);
-    return step_arrays_init(&r->arrays, s, r->in->api, r->device, r->place, r->in->o.ledger, err);
+    int32_t rc = step_arrays_init(&r->arrays, s, r->in->api, r->device, &r->info, r->place,
+                                  r->in->o.ledger, err);
+
+    for (uint32_t i = 0; i < STEP_SLOTS && rc == TN_OK && binding_stream(r->binding); i++)
+        rc = r->in->api->event_new(r->device, &r->done[i], err);
+    if (rc == TN_OK)
+        rc = ledger_owner(r->in->o.ledger, "logits", "host", &r->own_logits, err);
+    return rc == TN_OK ? capture_steps(r, err) : rc;
+}
+
+/* Whoever asks for logits measures a model and serves nobody: the memory is made when the first does. */
+static int32_t fetch_logits(struct rank *r, const struct step_slot *slot, tn_err *err)
+{
+    if (!r->logits) {
+        r->logits = mem_aligned((size_t)logits_bytes(r), 64);
+        if (!r->logits)
+            return err_nomem(err, "logits");
+        ledger_take(r->own_logits, logits_bytes(r));
+    }
+    return r->in->api->copy(
+        r->device, binding_stream(r->binding), r->logits, binding_logits(r->binding),
+        (uint64_t)slot->n_logits * r->in->vocab * sizeof(float), TN_COPY_DEVICE_TO_HOST, err);
 }
 
 int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_step *step,
                     tn_err *err)
 {
-    step_arrays_fill(&r->arrays, s, step);
-    return binding_run(r->binding, &r->arrays.batch, err);
+    uint32_t slot = (uint32_t)(r->submitted % r->arrays.n_slots);
+    uint32_t bucket = step_graphs_bucket(&r->graphs, step);
+    const struct step_slot *t = step_arrays_fill(&r->arrays, slot, s, step, bucket);
+    tn_stream *stream = binding_stream(r->binding);
+    int32_t rc = step_arrays_send(&r->arrays, t, stream, err);
+
+    if (rc == TN_OK)
+        rc = bucket ? step_graphs_launch(&r->graphs, bucket, stream, err)
+                    : binding_run(r->binding, &t->batch, t->n_unknown > 0, err);
+    if (rc == TN_OK)
+        rc = step_arrays_fetch(&r->arrays, t, stream, err);
+    if (rc == TN_OK && r->arrays.mirrored && rank_wants_logits(step))
+        rc = fetch_logits(r, t, err);
+    if (rc == TN_OK && r->done[slot])
+        rc = r->in->api->event_record(r->device, r->done[slot], stream, err);
+    if (rc == TN_OK)
+        r->submitted++;
+    return rc;
 }
 
 int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err)
 {
-    *out = (struct rank_result){.sampled = r->arrays.sampled,
-                                .logprob = r->arrays.logprob,
-                                .logits = binding_logits(r->binding)};
-    return binding_wait(r->binding, err);
+    uint32_t slot = (uint32_t)(r->waited++ % r->arrays.n_slots);
+    const struct step_slot *t = &r->arrays.slots[slot];
+
+    *out =
+        (struct rank_result){.sampled = t->sampled,
+                             .logprob = t->logprob,
+                             .logits = r->arrays.mirrored ? r->logits : binding_logits(r->binding)};
+    return r->done[slot] ? r->in->api->event_sync(r->device, r->done[slot], err) : TN_OK;
 }

@@ -10,6 +10,7 @@
 
 #include "exec/bind.h"
 #include "loop/arrays.h"
+#include "loop/graphs.h"
 #include "loop/instance.h"
 
 struct rank_options {
@@ -30,6 +31,11 @@ struct rank {
     uint32_t act_dtype, kv_dtype;
     struct binding *binding;
     struct step_arrays arrays;
+    struct step_graphs graphs;
+    tn_event *done[STEP_SLOTS]; /* on a device with streams: the step in that slot has ended */
+    uint64_t submitted, waited; /* steps */
+    float *logits;              /* host copy for steps that want them, made at the first */
+    struct ledger_owner *own_logits;
 };
 
 /* Opens the device and binds the engine's plan to it. `in` outlives the rank. */
@@ -41,18 +47,25 @@ void rank_close(struct rank *r); /* NULL is allowed */
 int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err);
 int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err);
 
-/* Memory for the arrays of steps that `s` may schedule; once, before the first step. */
+/* How many steps may be submitted and not waited for: 2 where the device takes tokens from the step before by itself. */
+uint32_t rank_depth(const struct rank *r);
+
+/* Memory for the arrays of steps that `s` may schedule, and graphs; once, before the first step. */
 int32_t rank_prepare(struct rank *r, const struct sched *s, tn_err *err);
 
-/* Begins a step. The step stays valid until it was waited for. */
+/* Begins a step; of those not waited for there are less than rank_depth, and none wants logits that are not sampled
+ * (rank_wants_logits). The step stays valid until it was waited for. After an error there is nothing to wait for. */
 int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_step *step,
                     tn_err *err);
+
+/* Whether somebody wants the logits of a step themselves. It must be waited for before the next is submitted. */
+bool rank_wants_logits(const struct sched_step *step);
 
 /* What a step gave; host memory, valid until the next submit. */
 struct rank_result {
     const int32_t *sampled; /* [n_logits] */
     const float *logprob;   /* [n_logits] */
-    const float *logits;    /* [n_logits, vocab] */
+    const float *logits;    /* [n_logits, vocab]; NULL if not wanted and not at hand */
 };
 
 /* Waits for the oldest step that was submitted. */

@@ -74,7 +74,7 @@ static void open_device(void)
 {
     load();
     ck_assert_ok(t.plugin->init(&t.host, &driver_key, 1, &t.instance, &t.err), &t.err);
-    ck_assert_ok(t.api->open(t.instance, 0, &t.device, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 0, 0, 1, &t.device, &t.err), &t.err);
 }
 
 static void close_device(void)
@@ -163,7 +163,7 @@ START_TEST(activations_fit_the_weights_and_the_chip)
     ck_assert_uint_eq(t.api->act_dtype(t.device, TN_DT_F32), TN_DT_F32);
     ck_assert_uint_eq(t.api->act_dtype(t.device, TN_DT_I8), TN_DT_BF16);
     t.fake->set_capability(7, 5);
-    ck_assert_ok(t.api->open(t.instance, 0, &old, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 0, 0, 1, &old, &t.err), &t.err);
     ck_assert_uint_eq(t.api->act_dtype(old, TN_DT_BF16), TN_DT_F16);
     t.api->close(old);
 }
@@ -175,7 +175,7 @@ START_TEST(peers_are_enabled_once_and_not_twice)
     uint32_t yes = 0;
 
     t.fake->set_devices(2);
-    ck_assert_ok(t.api->open(t.instance, 1, &peer, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 1, 0, 1, &peer, &t.err), &t.err);
     for (int i = 0; i < 2; i++) {
         yes = 0;
         ck_assert_ok(t.api->peer_access(t.device, peer, &yes, &t.err), &t.err);
@@ -238,7 +238,7 @@ START_TEST(memory_left_at_the_end_is_told)
     tn_device *d = NULL;
     void *p = NULL;
 
-    ck_assert_ok(t.api->open(t.instance, 0, &d, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 0, 0, 1, &d, &t.err), &t.err);
     ck_assert_ok(t.api->mem_alloc(d, 64, &p, &t.err), &t.err);
     t.api->close(d);
     ck_assert_msg(strstr(t.log, "1 blocks of memory still in use") != NULL, "%s", t.log);
@@ -383,7 +383,7 @@ START_TEST(an_image_for_another_chip_is_refused_with_the_chip)
     tn_device *old = NULL;
 
     t.fake->set_capability(8, 0);
-    ck_assert_ok(t.api->open(t.instance, 0, &old, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 0, 0, 1, &old, &t.err), &t.err);
     ck_assert_int_eq(t.api->image_load(old, "SM90", 5, &image, &t.err), TN_E_UNSUPPORTED);
     ck_assert_err_has(&t.err, "no code for compute capability 8.0");
     ck_assert_int_eq(t.api->image_load(old, "junk", 5, &image, &t.err), TN_E_UNSUPPORTED);
@@ -440,7 +440,7 @@ START_TEST(older_chips_take_what_they_can)
     tn_device *old = NULL;
 
     t.fake->set_capability(8, 6);
-    ck_assert_ok(t.api->open(t.instance, 0, &old, &t.err), &t.err);
+    ck_assert_ok(t.api->open(t.instance, 0, 0, 1, &old, &t.err), &t.err);
     ck_assert_ok(launch_one(old, NULL, 0, 1024, TN_LAUNCH_OVERLAP), &t.err);
     ck_assert_uint_eq(t.fake->last_launch()->config.numAttrs, 0);
     ck_assert_int_eq(launch_one(old, NULL, 2, 0, 0), TN_E_UNSUPPORTED);
@@ -477,7 +477,8 @@ static int32_t whole_life(void)
 
     if ((rc = t.plugin->init(&t.host, &driver_key, 1, &instance, err)))
         return rc;
-    if (!(rc = t.api->info(instance, 0, &info, err)) && !(rc = t.api->open(instance, 0, &d, err)) &&
+    if (!(rc = t.api->info(instance, 0, &info, err)) &&
+        !(rc = t.api->open(instance, 0, 0, 1, &d, err)) &&
         !(rc = t.api->mem_alloc(d, 64, &p, err)) &&
         !(rc = t.api->pinned_alloc(d, 64, &pinned, err)) && !(rc = t.api->stream_new(d, &s, err)) &&
         !(rc = t.api->event_new(d, &e, err)) &&

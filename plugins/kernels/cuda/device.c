@@ -121,13 +121,16 @@ static int32_t open_context(tn_device *d, tn_err *err)
                          "opening device %u", (unsigned)d->index);
 }
 
-static int32_t device_open(void *instance, uint32_t index, tn_device **out, tn_err *err)
+static int32_t device_open(void *instance, uint32_t index, uint32_t share, uint32_t n_shares,
+                           tn_device **out, tn_err *err)
 {
     const struct cuda_instance *in = instance;
     CUdevice device;
     tn_device *d;
     int32_t rc = find(in, index, &device, err);
 
+    (void)share; /* an opening owns nothing that could be divided */
+    (void)n_shares;
     if (rc)
         return rc;
     d = in->host->alloc(in->host->ctx, sizeof *d, 64);

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Running what was bound: op by op, or captured once and replayed by the caller. Nothing here allocates. */
+#include <assert.h>
+#include <inttypes.h>
+
+#include "base/err.h"
+#include "exec/bound.h"
+#include "exec/judge.h"
+#include "tenon/ops.h"
+
+static const tn_op feed_op = {.h = TN_HDR(tn_op), .name = TN_OP_FEED, .layer = -1};
+
+void bound_find_feed(struct binding *b)
+{
+    const struct select_options *o = &b->o.select;
+
+    if (o->device->flags & TN_DEVICE_HOST_MEMORY)
+        return;
+    for (uint32_t i = 0; i < o->n_sources && !b->feed; i++) {
+        const tn_kernel_set *set = o->sources[i].set;
+        for (uint32_t k = 0; k < set->n_variants && !b->feed; k++) {
+            const tn_variant *v = set->variants[k];
+            if (strcmp(v->op, TN_OP_FEED) != 0 || judge_device(o, set, v) ||
+                (v->can_run && v->can_run(o->sources[i].instance, &feed_op, NULL) != TN_OK))
+                continue;
+            b->feed = v;
+            b->feed_source = &o->sources[i];
+        }
+    }
+}
+
+bool binding_feeds(const struct binding *b)
+{
+    return b->feed != NULL;
+}
+
+static int32_t run_feed(struct binding *b, const tn_batch *batch, tn_err *err)
+{
+    tn_launch l = {.h = TN_HDR(tn_launch),
+                   .op = &feed_op,
+                   .batch = batch,
+                   .stream = b->stream,
+                   .device = b->o.device,
+                   .tp_rank = b->o.topo.tp_rank,
+                   .tp_size = b->o.topo.tp_size};
+    int32_t rc = b->feed->launch(b->feed_source->instance, &l, err);
+
+    if (rc != TN_OK)
+        err_plugin(err, b->feed_source->plugin);
+    return rc;
+}
+
+static uint32_t step_rows(const struct bound_step *s, const tn_batch *batch)
+{
+    return s->logits_rows ? batch->n_logits : batch->n_rows;
+}
+
+static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err)
+{
+    uint32_t rows = step_rows(s, batch);
+    const struct candidate *c;
+    int32_t rc;
+
+    if (rows == 0)
+        return TN_OK;
+    c = choice_for(&s->sel->choice, rows);
+    s->launch.batch = batch;
+    if (s->samples)
+        s->out[0] = batch->dev->sampled;
+    rc = c->v->launch(c->source->instance, &s->launch, err);
+    if (rc != TN_OK && err) {
+        err_plugin(err, c->source->plugin);
+        err_prefix(err, "%s in layer %" PRId32, c->v->name, s->launch.op->layer);
+    }
+    return rc;
+}
+
+int32_t binding_run(struct binding *b, const tn_batch *batch, bool feed, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    assert(batch->n_rows <= b->o.select.max_rows && batch->n_logits <= b->o.select.max_logits);
+    assert(!feed || b->feed);
+    if (feed)
+        rc = run_feed(b, batch, err);
+    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
+        rc = run_step(&b->steps[i], batch, err);
+    return rc;
+}
+
+int32_t binding_wait(struct binding *b, tn_err *err)
+{
+    return b->stream ? b->o.api->stream_sync(b->o.device, b->stream, err) : TN_OK;
+}
+
+const char *binding_uncapturable(const struct binding *b, uint32_t rows)
+{
+    if (!(b->o.select.device->flags & TN_DEVICE_GRAPHS))
+        return "the device";
+    if (b->feed && !(b->feed->flags & TN_VARIANT_GRAPH_SAFE))
+        return b->feed->name;
+    for (size_t i = 0; i < b->n_steps; i++) {
+        const tn_variant *v = choice_for(&b->steps[i].sel->choice, rows)->v;
+        if (!(v->flags & TN_VARIANT_GRAPH_SAFE))
+            return v->name;
+    }
+    return NULL;
+}
+
+int32_t binding_capture(struct binding *b, const tn_batch *batch, tn_graph **out, tn_err *err)
+{
+    tn_graph *g = NULL;
+    tn_err ignored = TN_ERR_INIT;
+    int32_t rc = b->o.api->capture_begin(b->o.device, b->stream, err), end;
+
+    if (rc != TN_OK)
+        return rc;
+    rc = binding_run(b, batch, b->feed != NULL, err);
+    /* Ended in any case: the stream must be usable again. */
+    end = b->o.api->capture_end(b->o.device, b->stream, &g, rc == TN_OK ? err : &ignored);
+    if (rc != TN_OK) {
+        if (end == TN_OK)
+            b->o.api->graph_free(b->o.device, g);
+        return rc;
+    }
+    if (end == TN_OK)
+        *out = g;
+    return end;
+}

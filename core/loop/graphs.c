@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "loop/graphs.h"
+
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+/* Small batches are padded least, since a row more costs them most. */
+static const uint32_t buckets[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+
+#define N_BUCKETS (sizeof buckets / sizeof *buckets)
+
+static uint64_t free_bytes(const struct step_graphs *g)
+{
+    uint64_t left = 0, total = 0;
+
+    return g->o.api->mem_info(g->o.device, &left, &total, NULL) == TN_OK ? left : 0;
+}
+
+/* The buckets for batches of up to max_batch_size, the last being the first that holds it. */
+static uint32_t choose_buckets(uint32_t max_batch_size, uint32_t rows[STEP_GRAPHS_MAX])
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < N_BUCKETS; i++) {
+        rows[n++] = buckets[i] < max_batch_size ? buckets[i] : max_batch_size;
+        if (buckets[i] >= max_batch_size)
+            break;
+    }
+    return n;
+}
+
+/* Runs a step of padding once, so that whatever a kernel or a library does at its first launch is done: in a capture
+ * it might not be allowed. It also shows whether the kernels bear padding. */
+static int32_t warm_up(struct step_graphs *g, const tn_batch *batch, tn_err *err)
+{
+    const struct step_slot *blank = step_arrays_blank(g->o.arrays, batch->n_rows);
+    int32_t rc = step_arrays_send(g->o.arrays, blank, binding_stream(g->o.binding), err);
+
+    if (rc == TN_OK)
+        rc = binding_run(g->o.binding, batch, binding_feeds(g->o.binding), err);
+    return rc == TN_OK ? binding_wait(g->o.binding, err) : rc;
+}
+
+static bool capture_one(struct step_graphs *g, uint32_t i)
+{
+    const tn_batch *batch =
+        step_arrays_model(g->o.arrays, g->o.block_tokens, g->rows[i], g->o.max_context);
+    tn_err why = TN_ERR_INIT;
+
+    if (warm_up(g, batch, &why) == TN_OK &&
+        binding_capture(g->o.binding, batch, &g->graphs[i], &why) == TN_OK)
+        return true;
+    log_warn("%s: steps of %" PRIu32 " sequences cannot be captured and run op by op: %s",
+             g->o.place, g->rows[i], why.msg);
+    return false;
+}
+
+/* The largest first, so that the smaller ones find the memory that it needed. */
+static void capture_all(struct step_graphs *g)
+{
+    uint64_t begin = clock_ns(), before = free_bytes(g), after;
+    uint32_t n = 0;
+
+    for (uint32_t i = g->n; i-- > 0;)
+        if (!capture_one(g, i))
+            break;
+    for (uint32_t i = 0; i < g->n; i++) {
+        if (!g->graphs[i])
+            continue;
+        g->rows[n] = g->rows[i];
+        g->graphs[n++] = g->graphs[i];
+    }
+    for (uint32_t i = n; i < g->n; i++)
+        g->graphs[i] = NULL;
+    g->n = n;
+    after = free_bytes(g);
+    g->bytes = before > after ? before - after : 0;
+    ledger_take(g->owner, g->bytes);
+    log_info("%s: %" PRIu32 " graphs captured in %.0f ms, %" PRIu64 " bytes", g->o.place, n,
+             (double)(clock_ns() - begin) / 1e6, g->bytes);
+}
+
+int32_t step_graphs_init(struct step_graphs *g, const struct step_graphs_options *o, tn_err *err)
+{
+    int32_t rc;
+
+    *g = (struct step_graphs){.o = *o};
+    rc = ledger_owner(o->ledger, "graphs", o->place, &g->owner, err);
+    if (rc != TN_OK)
+        return rc;
+    g->n = choose_buckets(o->max_batch_size, g->rows);
+    for (uint32_t i = 0; i < g->n; i++) {
+        const char *who = binding_uncapturable(o->binding, g->rows[i]);
+        if (!who)
+            continue;
+        log_info("%s: steps are not captured, because of %s", o->place, who);
+        g->n = i;
+    }
+    if (g->n > 0)
+        capture_all(g);
+    return TN_OK;
+}
+
+void step_graphs_release(struct step_graphs *g)
+{
+    for (uint32_t i = 0; i < g->n; i++)
+        g->o.api->graph_free(g->o.device, g->graphs[i]);
+    if (g->owner)
+        ledger_give(g->owner, g->bytes);
+    *g = (struct step_graphs){0};
+}
+
+uint32_t step_graphs_bucket(const struct step_graphs *g, const struct sched_step *step)
+{
+    if (step->n_rows != step->n_seqs || step->n_logits != step->n_seqs)
+        return 0;
+    for (uint32_t i = 0; i < g->n; i++)
+        if (g->rows[i] >= step->n_seqs)
+            return g->rows[i];
+    return 0;
+}
+
+int32_t step_graphs_launch(struct step_graphs *g, uint32_t bucket, tn_stream *stream, tn_err *err)
+{
+    uint32_t i = 0;
+
+    while (g->rows[i] != bucket)
+        i++;
+    return g->o.api->graph_launch(g->o.device, g->graphs[i], stream, err);
+}
