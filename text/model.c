@@ -2,7 +2,8 @@
 /* The table of models (model.h), and which of them a file means. Read-only, any thread. */
 #include "model.h"
 
-static const struct model_type *const types[] = {&model_bpe};
+static const struct model_type *const types[] = {&model_bpe, &model_wordpiece, &model_wordlevel,
+                                                 &model_unigram};
 
 const struct model_type *model_type_of(const struct tape *t, uint32_t node)
 {
@@ -26,7 +27,7 @@ int32_t model_load(const struct tape *t, uint32_t node, const struct model_hints
     if (type)
         return type->load(t, node, hints, out, err);
     tape_err(t, name == TAPE_NONE ? node : name, "model.type", err,
-             "is none of BPE, Unigram, WordPiece");
+             "is none of BPE, Unigram, WordPiece, WordLevel");
     if (err)
         err->code = TN_E_UNSUPPORTED;
     return TN_E_UNSUPPORTED;

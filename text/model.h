@@ -59,8 +59,8 @@ struct model {
     struct vocab vocab; /* indexed; released by type->free */
 };
 
-/* The models there are: bpe.c, unigram.c, wordpiece.c. */
-extern const struct model_type model_bpe;
+/* The models there are, each in the file of its name. */
+extern const struct model_type model_bpe, model_unigram, model_wordpiece, model_wordlevel;
 
 /* Reads the "model" value of a tokenizer.json. TN_E_UNSUPPORTED for a type that is not known. */
 int32_t model_load(const struct tape *t, uint32_t node, const struct model_hints *hints,

@@ -3,9 +3,31 @@
 #include "normalize.h"
 
 #include "base/mem.h"
+#include "normalize_types.h"
 #include "steps.h"
 
-static const struct normalize_type *const types[] = {NULL};
+static const struct normalize_type *const types[] = {
+    &normalize_NFC,           &normalize_NFD,
+    &normalize_NFKC,          &normalize_NFKD,
+    &normalize_lowercase,     &normalize_strip,
+    &normalize_strip_accents, &normalize_replace,
+    &normalize_prepend,       &normalize_precompiled,
+    &normalize_bert,          &normalize_nmt,
+    &normalize_byte_level,    NULL};
+
+int32_t normalize_load_nothing(struct normalize_step *s, const struct tape *t, uint32_t node,
+                               tn_err *err)
+{
+    (void)t, (void)node, (void)err;
+    s->state = NULL;
+    return TN_OK;
+}
+
+void normalize_release_state(struct normalize_step *s)
+{
+    mem_free(s->state);
+    s->state = NULL;
+}
 
 void normalize_work_release(struct normalize_work *w)
 {

@@ -33,7 +33,7 @@ void nstr_put_input(struct nstr *s, const char *text, size_t n, uint32_t at)
 {
     struct span *a;
 
-    if (!nstr_reserve(s, n))
+    if (n == 0 || !nstr_reserve(s, n))
         return;
     memcpy(s->text + s->len, text, n);
     a = s->align + s->len;
@@ -70,7 +70,14 @@ void nstr_put_as(struct nstr *s, const char *text, size_t n, struct span at)
 
 void rewrite_begin(struct rewrite *r, struct nview in, uint32_t shift, struct nstr *out)
 {
-    *r = (struct rewrite){in, 0, {shift, shift}, out};
+    size_t head = 0;
+
+    /* What stands for no input at the very beginning (a replaced "^") is out of the reference's reach: there a change
+     * of "the whole text" is one of what stands for the whole input. */
+    while (head < in.len && in.align[head].begin == in.align[head].end)
+        head++;
+    nstr_put(out, in.text, in.align, head);
+    *r = (struct rewrite){in, head, {shift, shift}, out};
 }
 
 void rewrite_skip(struct rewrite *r, size_t chars)
@@ -103,8 +110,15 @@ void rewrite_put_cp(struct rewrite *r, uint32_t cp, int64_t change)
     rewrite_put(r, bytes, utf8_encode(cp, bytes), change);
 }
 
-void rewrite_copy(struct rewrite *r, size_t n)
+void rewrite_copy(struct rewrite *r, const char *text, size_t n)
 {
-    nstr_put(r->out, r->in.text + r->off, r->in.align + r->off, n);
-    r->off += n;
+    if (text == r->in.text + r->off) {
+        nstr_put(r->out, text, r->in.align + r->off, n);
+        r->off += n;
+        return;
+    }
+    for (size_t i = 0, len; i < n; i += len) {
+        uni_next(text + i, &len);
+        rewrite_put(r, text + i, len, 0);
+    }
 }

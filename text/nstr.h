@@ -56,7 +56,7 @@ void rewrite_skip(struct rewrite *r, size_t chars);
 /* One step of the stream: `bytes` of a character and its change. */
 void rewrite_put(struct rewrite *r, const char *bytes, size_t n, int64_t change);
 void rewrite_put_cp(struct rewrite *r, uint32_t cp, int64_t change);
-/* Copies the next n old bytes, whole characters, unchanged. */
-void rewrite_copy(struct rewrite *r, size_t n);
+/* Puts n bytes, whole characters, each in the place of the next old one; fast if they are the old ones. */
+void rewrite_copy(struct rewrite *r, const char *text, size_t n);
 
 #endif
