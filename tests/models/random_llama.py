@@ -43,7 +43,7 @@ def config_of(rng):
     heads = rng.choice([1, 2, 3, 4, 6, 8, 12])
     kv = rng.choice([d for d in range(1, heads + 1) if heads % d == 0])
     head_dim = rng.choice([2, 4, 8, 10, 16, 24, 32, 40, 64, 80, 96, 128, 256])
-    hidden = heads * head_dim if rng.random() < 0.5 else rng.choice([16, 33, 50, 64, 100, 130])
+    hidden = heads * (head_dim if rng.random() < 0.5 else rng.choice([5, 11, 16, 25, 33]))
     positions = rng.choice([16, 32, 64, 256])
     rope = rope_of(rng, head_dim, positions)
     rope["rope_theta"] = rng.choice([10000.0, 500000.0, 100.0])
