@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The device "shadow": memory out of reach, streams that are threads, capture and replay. */
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shadow.h"
+
+struct tn_device {
+    struct shadow *s;
+    uint64_t free_bytes;
+    atomic_int n_blocks;
+    int n_pending;        /* events recorded that nobody waited for */
+    tn_stream *capturing; /* by the thread that runs steps, the only one there is */
+};
+
+enum command_kind { DO_COPY, DO_FILL, DO_KERNEL, DO_EVENT, DO_GRAPH };
+
+struct command {
+    struct command *next;
+    enum command_kind kind;
+    void *dst;
+    const void *src;
+    uint64_t bytes;
+    uint8_t byte;
+    struct shadow_kernel kernel;
+    tn_event *event;
+    tn_graph *graph;
+};
+
+struct tn_graph {
+    struct command *first, **last;
+};
+
+struct tn_stream {
+    tn_device *d;
+    tn_thread *thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct command *first, **last;
+    bool ending, busy, broken;
+    tn_graph *capture;
+    int32_t status; /* of the first work that failed */
+    char msg[128];
+};
+
+struct tn_event {
+    tn_stream *stream; /* where it was last recorded */
+    uint64_t recorded, passed;
+};
+
+/* -- A stream's thread ----------------------------------------------------------------------------- */
+
+static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    switch (c->kind) {
+    case DO_COPY: memcpy(c->dst, c->src, c->bytes); break;
+    case DO_FILL: memset(c->dst, c->byte, c->bytes); break;
+    case DO_KERNEL:
+        if (atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 == s->d->s->fail_launch)
+            return tn_err_set(err, TN_E_DEVICE, "shadow: a kernel has failed, as it was told to");
+        rc = shadow_run(&c->kernel, err);
+        break;
+    case DO_GRAPH:
+        for (struct command *g = c->graph->first; g && rc == TN_OK; g = g->next)
+            rc = execute(s, g, err);
+        break;
+    case DO_EVENT: break;
+    }
+    return rc;
+}
+
+static void work(void *arg)
+{
+    tn_stream *s = arg;
+    tn_err err = TN_ERR_INIT;
+
+    pthread_mutex_lock(&s->lock);
+    for (;;) {
+        struct command *c = s->first;
+        int32_t rc = s->status;
+        if (!c && s->ending)
+            break;
+        if (!c) {
+            pthread_cond_wait(&s->changed, &s->lock);
+            continue;
+        }
+        s->first = c->next;
+        if (!s->first)
+            s->last = &s->first;
+        s->busy = true;
+        pthread_mutex_unlock(&s->lock);
+        if (rc == TN_OK)
+            rc = execute(s, c, &err); /* after a failure nothing runs any more */
+        pthread_mutex_lock(&s->lock);
+        if (s->status == TN_OK && rc != TN_OK) {
+            s->status = rc;
+            snprintf(s->msg, sizeof s->msg, "%s", err.msg);
+        }
+        if (c->kind == DO_EVENT)
+            c->event->passed++;
+        s->busy = false;
+        free(c);
+        pthread_cond_broadcast(&s->changed);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int32_t enqueue(tn_stream *s, struct command command, tn_err *err)
+{
+    struct command *c = malloc(sizeof *c);
+
+    if (!c)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    *c = command;
+    c->next = NULL;
+    pthread_mutex_lock(&s->lock);
+    if (s->capture) {
+        *s->capture->last = c;
+        s->capture->last = &c->next;
+    } else {
+        *s->last = c;
+        s->last = &c->next;
+        pthread_cond_broadcast(&s->changed);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return TN_OK;
+}
+
+static int32_t told(const tn_stream *s, tn_err *err)
+{
+    return s->status == TN_OK ? TN_OK : tn_err_set(err, s->status, "%s", s->msg);
+}
+
+/* -- Devices and memory ----------------------------------------------------------------------------- */
+
+static int32_t count(void *instance, uint32_t *n, tn_err *err)
+{
+    (void)instance;
+    (void)err;
+    *n = 1;
+    return TN_OK;
+}
+
+static int32_t info(void *instance, uint32_t index, tn_device_info *info, tn_err *err)
+{
+    (void)instance;
+    (void)index;
+    (void)err;
+    info->flags = TN_DEVICE_STREAMS | TN_DEVICE_GRAPHS;
+    info->numa_node = UINT32_MAX;
+    info->total_bytes = 1u << 30;
+    info->n_units = 1;
+    snprintf(info->name, sizeof info->name, "shadow");
+    snprintf(info->uuid, sizeof info->uuid, "shadow-0");
+    snprintf(info->driver, sizeof info->driver, "1");
+    return TN_OK;
+}
+
+static int32_t device_open(void *instance, uint32_t index, uint32_t share, uint32_t n_shares,
+                           tn_device **out, tn_err *err)
+{
+    struct shadow *s = instance;
+    tn_device *d = s->host->alloc(s->host->ctx, sizeof *d, 64);
+
+    (void)index;
+    (void)share;
+    (void)n_shares;
+    if (!d)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    d->s = s;
+    *out = d;
+    return TN_OK;
+}
+
+static void device_close(tn_device *d)
+{
+    if (atomic_load(&d->n_blocks) != 0 || (d->s->expect_graphs && d->s->n_graphs == 0) ||
+        (d->s->expect_overlap && d->s->n_overlaps == 0))
+        abort(); /* a test must not miss it */
+    d->s->host->free(d->s->host->ctx, d);
+}
+
+static uint32_t act_dtype(tn_device *d, uint32_t weight_dtype)
+{
+    (void)d;
+    (void)weight_dtype;
+    return TN_DT_F32;
+}
+
+static int32_t host_block(tn_device *d, uint64_t bytes, void **out, tn_err *err)
+{
+    void *p = NULL;
+
+    if (posix_memalign(&p, 256, bytes ? bytes : 1) != 0)
+        return tn_err_set(err, TN_E_NOSPACE, "shadow: %llu bytes", (unsigned long long)bytes);
+    memset(p, 0xa5, bytes);
+    atomic_fetch_add(&d->n_blocks, 1);
+    *out = p;
+    return TN_OK;
+}
+
+static int32_t mem_alloc(tn_device *d, uint64_t bytes, void **out, tn_err *err)
+{
+    void *p = NULL;
+    int32_t rc;
+
+    if (d->capturing) {
+        d->capturing->broken = true;
+        return tn_err_set(err, TN_E_DEVICE, "shadow: allocation in a capture");
+    }
+    rc = host_block(d, bytes, &p, err);
+    if (rc == TN_OK)
+        *out = shadow_device(p);
+    return rc;
+}
+
+static void host_block_free(tn_device *d, void *p)
+{
+    if (!p)
+        return;
+    atomic_fetch_sub(&d->n_blocks, 1);
+    free(p);
+}
+
+static void mem_free(tn_device *d, void *p)
+{
+    host_block_free(d, shadow_host(p));
+}
+
+static int32_t mem_info(tn_device *d, uint64_t *free_bytes, uint64_t *total, tn_err *err)
+{
+    (void)d;
+    (void)err;
+    *free_bytes = 64u << 20;
+    *total = 1u << 30;
+    return TN_OK;
+}
+
+static int32_t copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+                    uint32_t kind, tn_err *err)
+{
+    (void)d;
+    return enqueue(s,
+                   (struct command){.kind = DO_COPY,
+                                    .dst = kind == TN_COPY_DEVICE_TO_HOST ? dst : shadow_host(dst),
+                                    .src = kind == TN_COPY_HOST_TO_DEVICE ? src : shadow_host(src),
+                                    .bytes = bytes},
+                   err);
+}
+
+static int32_t fill(tn_device *d, tn_stream *s, void *dst, uint8_t byte, uint64_t bytes,
+                    tn_err *err)
+{
+    (void)d;
+    return enqueue(
+        s, (struct command){.kind = DO_FILL, .dst = shadow_host(dst), .byte = byte, .bytes = bytes},
+        err);
+}
+
+/* -- Streams and events ----------------------------------------------------------------------------- */
+
+static int32_t stream_new(tn_device *d, tn_stream **out, tn_err *err)
+{
+    tn_stream *s = d->s->host->alloc(d->s->host->ctx, sizeof *s, 64);
+    int32_t rc;
+
+    if (!s)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    s->d = d;
+    s->last = &s->first;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    rc = d->s->host->thread_spawn(d->s->host->ctx, "shadow", -1, work, s, &s->thread, err);
+    if (rc == TN_OK)
+        *out = s;
+    return rc;
+}
+
+static void stream_free(tn_device *d, tn_stream *s)
+{
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->ending = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    d->s->host->thread_join(d->s->host->ctx, s->thread);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    d->s->host->free(d->s->host->ctx, s);
+}
+
+static int32_t stream_sync(tn_device *d, tn_stream *s, tn_err *err)
+{
+    int32_t rc;
+
+    (void)d;
+    pthread_mutex_lock(&s->lock);
+    while (s->first || s->busy)
+        pthread_cond_wait(&s->changed, &s->lock);
+    rc = told(s, err);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static int32_t event_new(tn_device *d, tn_event **out, tn_err *err)
+{
+    tn_event *e = d->s->host->alloc(d->s->host->ctx, sizeof *e, 64);
+
+    if (!e)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    *out = e;
+    return TN_OK;
+}
+
+static void event_free(tn_device *d, tn_event *e)
+{
+    d->s->host->free(d->s->host->ctx, e);
+}
+
+static int32_t event_record(tn_device *d, tn_event *e, tn_stream *s, tn_err *err)
+{
+    e->stream = s;
+    e->recorded++;
+    d->s->n_overlaps += d->n_pending++ > 0;
+    return enqueue(s, (struct command){.kind = DO_EVENT, .event = e}, err);
+}
+
+static int32_t event_sync(tn_device *d, tn_event *e, tn_err *err)
+{
+    tn_stream *s = e->stream;
+    int32_t rc;
+
+    d->n_pending--;
+    pthread_mutex_lock(&s->lock);
+    while (e->passed < e->recorded)
+        pthread_cond_wait(&s->changed, &s->lock);
+    rc = told(s, err);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static int32_t event_query(tn_device *d, tn_event *e, tn_err *err)
+{
+    tn_stream *s = e->stream;
+    int32_t rc;
+
+    (void)d;
+    pthread_mutex_lock(&s->lock);
+    rc = e->passed < e->recorded ? TN_E_BUSY : told(s, err);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static int32_t event_elapsed(tn_device *d, tn_event *from, tn_event *to, double *ns, tn_err *err)
+{
+    (void)d;
+    (void)from;
+    (void)to;
+    (void)err;
+    *ns = 1000;
+    return TN_OK;
+}
+
+static int32_t stream_wait(tn_device *d, tn_stream *s, tn_event *e, tn_err *err)
+{
+    (void)s;
+    return event_sync(d, e, err);
+}
+
+/* -- Graphs and kernels ------------------------------------------------------------------------------ */
+
+static int32_t capture_begin(tn_device *d, tn_stream *s, tn_err *err)
+{
+    tn_graph *g = d->s->host->alloc(d->s->host->ctx, sizeof *g, 64);
+
+    if (!g)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    g->last = &g->first;
+    s->broken = false;
+    d->capturing = s;
+    pthread_mutex_lock(&s->lock);
+    s->capture = g;
+    pthread_mutex_unlock(&s->lock);
+    return TN_OK;
+}
+
+static void graph_free(tn_device *d, tn_graph *g)
+{
+    while (g && g->first) {
+        struct command *c = g->first;
+        g->first = c->next;
+        free(c);
+    }
+    d->s->host->free(d->s->host->ctx, g);
+}
+
+static int32_t capture_end(tn_device *d, tn_stream *s, tn_graph **out, tn_err *err)
+{
+    tn_graph *g = s->capture;
+
+    d->capturing = NULL;
+    pthread_mutex_lock(&s->lock);
+    s->capture = NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (s->broken) {
+        graph_free(d, g);
+        return tn_err_set(err, TN_E_DEVICE, "shadow: the capture was broken");
+    }
+    *out = g;
+    return TN_OK;
+}
+
+static int32_t graph_launch(tn_device *d, tn_graph *g, tn_stream *s, tn_err *err)
+{
+    d->s->n_graphs++;
+    return enqueue(s, (struct command){.kind = DO_GRAPH, .graph = g}, err);
+}
+
+static int32_t launch(tn_device *d, tn_stream *s, const tn_kernel_launch *k, tn_err *err)
+{
+    struct command c = {.kind = DO_KERNEL};
+
+    (void)d;
+    memcpy(&c.kernel, k->params[0], sizeof c.kernel);
+    return enqueue(s, c, err);
+}
+
+const tn_device_api shadow_device_api = {.h = TN_HDR(tn_device_api),
+                                         .kind = "shadow",
+                                         .count = count,
+                                         .info = info,
+                                         .open = device_open,
+                                         .close = device_close,
+                                         .act_dtype = act_dtype,
+                                         .mem_alloc = mem_alloc,
+                                         .mem_free = mem_free,
+                                         .mem_info = mem_info,
+                                         .pinned_alloc = host_block,
+                                         .pinned_free = host_block_free,
+                                         .copy = copy,
+                                         .fill = fill,
+                                         .stream_new = stream_new,
+                                         .stream_free = stream_free,
+                                         .stream_sync = stream_sync,
+                                         .event_new = event_new,
+                                         .event_free = event_free,
+                                         .event_record = event_record,
+                                         .event_query = event_query,
+                                         .event_sync = event_sync,
+                                         .event_elapsed_ns = event_elapsed,
+                                         .stream_wait = stream_wait,
+                                         .capture_begin = capture_begin,
+                                         .capture_end = capture_end,
+                                         .graph_launch = graph_launch,
+                                         .graph_free = graph_free,
+                                         .launch = launch};

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plugin "shadow": its descriptor, and the reference set's functions as kernels of that device. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "ref.h"
+#include "shadow.h"
+
+TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE | TN_KIND_KERNELS,
+               .name = "shadow", .vendor = "tests", .version = "1");
+
+static const tn_device_api *api = &shadow_device_api;
+
+/* -- Enqueuing ------------------------------------------------------------------------------------- */
+
+static int32_t enqueue(int32_t (*run)(void *, const tn_launch *, tn_err *), const tn_launch *l,
+                       tn_err *err)
+{
+    struct shadow_kernel k = {.run = run, .l = *l, .batch = *l->batch, .arrays = *l->batch->dev};
+    void *params[] = {&k};
+    tn_kernel_launch launch = {.h = TN_HDR(tn_kernel_launch), .params = params};
+
+    for (uint32_t i = 0; i < l->op->n_in; i++)
+        k.in[i] = l->in[i];
+    for (uint32_t i = 0; i < l->op->n_out; i++)
+        k.out[i] = l->out[i];
+    for (uint32_t i = 0; i < l->op->n_weights; i++)
+        k.weights[i] = l->weights[i];
+    if (l->kv)
+        k.kv = *l->kv;
+    if (!(l->batch->flags & TN_BATCH_CAPTURED) && l->batch->host->first_row[0] != 0)
+        return tn_err_set(err, TN_E_INTERNAL, "the host's arrays of a step are not there");
+    return api->launch(l->device, l->stream, &launch, err);
+}
+
+/* -- Running --------------------------------------------------------------------------------------- */
+
+static void translate_arrays(tn_batch_arrays *a)
+{
+    const void **fields[] = {(const void **)&a->tokens,     (const void **)&a->positions,
+                             (const void **)&a->row_seq,    (const void **)&a->row_slot,
+                             (const void **)&a->first_row,  (const void **)&a->context,
+                             (const void **)&a->prompt_len, (const void **)&a->block_table,
+                             (const void **)&a->logits_row, (const void **)&a->sample,
+                             (const void **)&a->bias_ids,   (const void **)&a->bias_values,
+                             (const void **)&a->history,    (const void **)&a->sampled,
+                             (const void **)&a->logprob,    (const void **)&a->token_row,
+                             (const void **)&a->counts};
+
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        *fields[i] = shadow_host(*fields[i]);
+}
+
+/* What batch.h promises of the rows beyond those that are real. */
+static int32_t check_padding(const tn_batch *b, const tn_batch_arrays *a, tn_err *err)
+{
+    for (uint32_t r = a->counts->n_rows; r < b->n_rows; r++) {
+        const int32_t *table = a->block_table + (size_t)r * b->max_blocks;
+        if (a->row_slot[r] != -1 || a->context[r] != 0 || a->tokens[r] != 0 ||
+            a->positions[r] != 0 || a->row_seq[r] != (int32_t)r || a->token_row[r] != -1 ||
+            a->logits_row[r] != (int32_t)r || a->sample[r].temperature != 0 ||
+            a->sample[r].n_bias != 0 || a->sample[r].history_len != 0 ||
+            a->first_row[r] != (int32_t)r || a->first_row[r + 1] != (int32_t)r + 1)
+            return tn_err_set(err, TN_E_INTERNAL, "row %u of %u is no padding", (unsigned)r,
+                              (unsigned)b->n_rows);
+        for (uint32_t i = 0; i < b->max_blocks; i++)
+            if (table[i] != TN_NO_BLOCK)
+                return tn_err_set(err, TN_E_INTERNAL, "padding has pages");
+    }
+    return TN_OK;
+}
+
+int32_t shadow_run(const struct shadow_kernel *kernel, tn_err *err)
+{
+    struct shadow_kernel k = *kernel;
+    int32_t rc = TN_OK;
+
+    translate_arrays(&k.arrays);
+    for (int i = 0; i < 4; i++) {
+        k.in[i] = shadow_host(k.in[i]);
+        k.out[i] = shadow_host(k.out[i]);
+        k.weights[i] = shadow_host(k.weights[i]);
+    }
+    if (k.batch.flags & TN_BATCH_CAPTURED) {
+        rc = check_padding(&k.batch, &k.arrays, err);
+        k.batch.n_rows = k.arrays.counts->n_rows;
+        k.batch.n_seqs = k.arrays.counts->n_seqs;
+        k.batch.n_logits = k.arrays.counts->n_logits;
+    }
+    if (rc == TN_OK &&
+        (k.arrays.counts->n_rows != k.batch.n_rows || k.arrays.counts->n_seqs != k.batch.n_seqs ||
+         k.arrays.first_row[k.batch.n_seqs] != (int32_t)k.batch.n_rows))
+        rc = tn_err_set(err, TN_E_INTERNAL, "the counts of a step do not fit its arrays");
+    k.batch.host = k.batch.dev = &k.arrays;
+    k.kv.base = shadow_host(k.kv.base);
+    k.l.batch = &k.batch;
+    k.l.in = k.in;
+    k.l.out = k.out;
+    k.l.weights = k.weights;
+    k.l.kv = kernel->l.kv ? &k.kv : NULL;
+    k.l.workspace = shadow_host(k.l.workspace);
+    return rc == TN_OK ? k.run(NULL, &k.l, err) : rc;
+}
+
+static int32_t run_feed(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_batch_arrays *a = l->batch->dev;
+    int32_t *tokens = (int32_t *)(uintptr_t)a->tokens;
+
+    (void)instance;
+    (void)err;
+    for (uint32_t r = 0; r < l->batch->n_rows; r++)
+        if (a->token_row[r] >= 0)
+            tokens[r] = a->sampled[a->token_row[r]] > 0 ? a->sampled[a->token_row[r]] : 0;
+    return TN_OK;
+}
+
+/* -- The set ---------------------------------------------------------------------------------------- */
+
+static double cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    (void)op;
+    return rows;
+}
+
+static int32_t feed_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    (void)op;
+    (void)err;
+    return TN_OK;
+}
+
+#define VARIANT(id, op_name, weights, kv)                                                          \
+    static int32_t launch_##id(void *instance, const tn_launch *l, tn_err *err)                    \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return enqueue(ref_##id##_launch, l, err);                                                 \
+    }                                                                                              \
+    static const tn_variant variant_##id = {                                                       \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = op_name ".shadow",                                                                 \
+        .op = op_name,                                                                             \
+        .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT,    \
+        .act_dtypes = REF_FLOATS,                                                                  \
+        .weight_dtypes = (weights),                                                                \
+        .kv_dtypes = (kv),                                                                         \
+        .kv_layout = (kv) ? TN_KV_LAYOUT_HND : NULL,                                               \
+        .can_run = ref_##id##_check,                                                               \
+        .cost_ns = cost_ns,                                                                        \
+        .workspace = ref_workspace,                                                                \
+        .launch = launch_##id,                                                                     \
+    };
+
+REF_OPS(VARIANT)
+
+static int32_t launch_feed(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return enqueue(run_feed, l, err);
+}
+
+static const tn_variant variant_feed = {.h = TN_HDR(tn_variant),
+                                        .name = "feed.shadow",
+                                        .op = TN_OP_FEED,
+                                        .flags = TN_VARIANT_GRAPH_SAFE,
+                                        .act_dtypes = REF_FLOATS,
+                                        .can_run = feed_check,
+                                        .cost_ns = cost_ns,
+                                        .launch = launch_feed};
+
+#define ADDRESS(id, op_name, weights, kv) &variant_##id,
+#define ONE(id, op_name, weights, kv) +1
+static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed};
+
+static uint64_t block_bytes(const tn_kv_layer *l)
+{
+    return 2u * l->n_kv_heads * l->block_tokens * l->head_dim * tn_dtype_bits(l->dtype) / 8;
+}
+
+static const tn_kv_layout hnd = {
+    .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = block_bytes};
+static const tn_kv_layout *const layouts[] = {&hnd};
+
+const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
+                                         .device = "shadow",
+                                         .n_variants = 1 REF_OPS(ONE),
+                                         .n_kv_layouts = 1,
+                                         .variants = variants,
+                                         .kv_layouts = layouts};
+
+/* -- The plugin -------------------------------------------------------------------------------------- */
+
+static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void **instance,
+                    tn_err *err)
+{
+    struct shadow *s = host->alloc(host->ctx, sizeof *s, 64);
+
+    if (!s)
+        return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
+    s->host = host;
+    for (uint32_t i = 0; i < n; i++) {
+        if (strcmp(config[i].key, "fail_launch") == 0)
+            s->fail_launch = strtoull(config[i].value, NULL, 10);
+        if (strcmp(config[i].key, "expect") != 0)
+            continue;
+        s->expect_graphs = strstr(config[i].value, "graphs") != NULL;
+        s->expect_overlap = strstr(config[i].value, "overlap") != NULL;
+    }
+    *instance = s;
+    return TN_OK;
+}
+
+static void fini(void *instance)
+{
+    struct shadow *s = instance;
+
+    if (s)
+        s->host->free(s->host->ctx, s);
+}
+
+static const tn_iface ifaces[] = {
+    {.h = TN_HDR(tn_iface), .id = TN_IFACE_DEVICE, .vtbl = &shadow_device_api},
+    {.h = TN_HDR(tn_iface), .id = TN_IFACE_KERNELS, .vtbl = &shadow_kernel_set},
+};
+
+static const tn_plugin plugin = {.h = TN_HDR(tn_plugin),
+                                 .name = "shadow",
+                                 .vendor = "tests",
+                                 .version = "1",
+                                 .n_ifaces = 2,
+                                 .ifaces = ifaces,
+                                 .init = init,
+                                 .fini = fini};
+
+const tn_plugin *tn_plugin_query_v1(const tn_host *host, uint32_t host_minor)
+{
+    (void)host;
+    (void)host_minor;
+    return &plugin;
+}

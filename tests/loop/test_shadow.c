@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The step loop on a device that does not compute in host memory (shadow.h): whatever is pipelined, captured, padded or
+ * fails there, requests get the tokens that the reference set gives them on the host, and everything is given back. */
+#include <math.h>
+
+#include "api/engines.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "check_util.h"
+#include "tenon.h"
+
+#define JOBS 40
+#define MAX_PROMPT 60
+#define MAX_OUTPUT 20
+
+static char dir[64], engine[128];
+
+static void setup(void)
+{
+    temp_dir(dir, sizeof dir);
+    build_dummy_engine(dir, "float32");
+    snprintf(engine, sizeof engine, "%s/engine", dir);
+}
+
+static void teardown(void)
+{
+    dir_remove(dir, NULL);
+}
+
+/* -- Running requests ------------------------------------------------------------------------------- */
+
+struct job {
+    int32_t prompt[MAX_PROMPT], bias_ids[2];
+    float bias_values[2];
+    tn_request_params params;
+    int32_t tokens[MAX_OUTPUT];
+    float logprobs[MAX_OUTPUT];
+    uint32_t n_tokens, finish;
+    int32_t status;
+    char message[256];
+};
+
+/* Greedy and sampled, with and without penalties, biases, shared prefixes, end tokens. */
+static void make_job(struct job *j, uint64_t seed)
+{
+    struct rng r = {seed + 1000}, shared = {7};
+    uint32_t n = 1 + (uint32_t)rng_below(&r, MAX_PROMPT);
+
+    *j = (struct job){.params = TN_REQUEST_PARAMS_INIT};
+    for (uint32_t i = 0; i < n; i++)
+        j->prompt[i] = (int32_t)rng_below(seed % 4 == 0 && i < 48 ? &shared : &r, 199);
+    j->params.prompt = j->prompt;
+    j->params.n_prompt = n;
+    j->params.max_new_tokens = 1 + (uint32_t)rng_below(&r, MAX_OUTPUT);
+    j->params.ignore_eos = seed % 3 != 0;
+    if (seed % 2) {
+        j->params.temperature = 0.5f + rng_unit(&r);
+        j->params.top_p = 0.6f + 0.4f * rng_unit(&r);
+        j->params.seed = rng_u64(&r);
+    }
+    if (seed % 5 == 0)
+        j->params.repetition_penalty = 1.3f;
+    if (seed % 7 == 0) {
+        j->bias_ids[0] = 5;
+        j->bias_values[0] = 2.5f;
+        j->bias_ids[1] = 9;
+        j->bias_values[1] = -100.0f;
+        j->params.bias_ids = j->bias_ids;
+        j->params.bias_values = j->bias_values;
+        j->params.n_bias = 2;
+    }
+}
+
+static void collect(tn_request *req, struct job *j)
+{
+    tn_event ev = TN_EVENT_INIT;
+    tn_err err = TN_ERR_INIT;
+
+    j->n_tokens = 0;
+    do {
+        ck_assert_ok(tn_next_event(req, 60000, &ev, &err), &err);
+        if (ev.kind == TN_EVENT_TOKEN) {
+            j->logprobs[j->n_tokens] = ev.logprob;
+            j->tokens[j->n_tokens++] = ev.token;
+        }
+    } while (ev.kind != TN_EVENT_FINISHED);
+    j->finish = ev.finish;
+    j->status = ev.status;
+    snprintf(j->message, sizeof j->message, "%s", ev.message);
+    tn_release(req);
+}
+
+#define MAX_SETTINGS 12
+
+/* On the shadow device, or on the host with the reference set; then `more`, up to a NULL key. */
+static tn_runtime *open_on(bool shadow, const tn_kv *more)
+{
+    tn_kv s[MAX_SETTINGS] = {{"plugins.path", shadow ? SHADOW_PATHS : PLUGIN_DIR},
+                             {"device.kind", shadow ? "shadow" : "cpu"},
+                             {"kernels.sets", shadow ? "shadow" : "reference"}};
+    tn_open_options o = TN_OPEN_OPTIONS_INIT;
+    tn_err err = TN_ERR_INIT;
+    tn_runtime *rt = NULL;
+
+    o.engine = engine;
+    o.settings = s;
+    o.n_settings = 3;
+    for (; more && more->key; more++)
+        s[o.n_settings++] = *more;
+    ck_assert_ok(tn_open(&o, &rt, &err), &err);
+    return rt;
+}
+
+static void run_jobs(tn_runtime *rt, struct job *jobs)
+{
+    tn_request *reqs[JOBS];
+    tn_err err = TN_ERR_INIT;
+
+    for (uint64_t i = 0; i < JOBS; i++) {
+        make_job(&jobs[i], i);
+        ck_assert_ok(tn_submit(rt, &jobs[i].params, &reqs[i], &err), &err);
+    }
+    for (uint64_t i = 0; i < JOBS; i++)
+        collect(reqs[i], &jobs[i]);
+}
+
+static const struct job *expected(void)
+{
+    static struct job jobs[JOBS];
+    tn_runtime *rt = open_on(false, NULL);
+
+    run_jobs(rt, jobs);
+    tn_close(rt);
+    return jobs;
+}
+
+static void compare(const struct job *got, const struct job *want)
+{
+    for (int i = 0; i < JOBS; i++) {
+        ck_assert_msg(got[i].n_tokens == want[i].n_tokens && got[i].finish == want[i].finish,
+                      "request %d: %u tokens, end %u (%s); wanted %u, %u", i, got[i].n_tokens,
+                      got[i].finish, got[i].message, want[i].n_tokens, want[i].finish);
+        for (uint32_t k = 0; k < got[i].n_tokens; k++)
+            ck_assert_msg(got[i].tokens[k] == want[i].tokens[k] &&
+                              got[i].logprobs[k] == want[i].logprobs[k],
+                          "request %d, token %u: %d (%g), wanted %d (%g)", i, k, got[i].tokens[k],
+                          got[i].logprobs[k], want[i].tokens[k], want[i].logprobs[k]);
+    }
+}
+
+/* -- Tokens ------------------------------------------------------------------------------------------ */
+
+static const tn_kv ways[][5] = {
+    {{"plugin.shadow.expect", "graphs overlap"}, {NULL, NULL}},
+    {{"plugin.shadow.expect", "overlap"}, {"kernels.graphs", "false"}, {NULL, NULL}},
+    {{"scheduler.max_batch_size", "1"}, {NULL, NULL}},
+    {{"scheduler.max_batch_size", "3"}, {NULL, NULL}}, /* the last bucket is no power of two */
+    {{"scheduler.max_batch_size", "40"}, {"scheduler.max_num_tokens", "48"}, {NULL, NULL}},
+    {{"scheduler.max_batch_size", "16"},
+     {"scheduler.policy", "max_utilization"},
+     {"scheduler.max_seq_len", "96"},
+     {"kv.max_bytes", "655360"},
+     {NULL, NULL}},
+};
+
+START_TEST(tokens_are_those_of_the_host)
+{
+    static struct job jobs[JOBS];
+    tn_runtime *rt = open_on(true, ways[_i]);
+
+    run_jobs(rt, jobs);
+    tn_close(rt);
+    compare(jobs, expected());
+}
+END_TEST
+
+/* -- Logits ------------------------------------------------------------------------------------------- */
+
+struct seen {
+    uint32_t rows;
+    float logits[100 * 199];
+};
+
+static void on_logits(void *arg, const float *logits, uint32_t first, uint32_t n, uint32_t vocab)
+{
+    struct seen *s = arg;
+
+    memcpy(s->logits + (size_t)first * vocab, logits, (size_t)n * vocab * sizeof *logits);
+    s->rows += n;
+}
+
+static void ask_logits(bool shadow, struct seen *seen)
+{
+    static struct job other;
+    tn_kv few[] = {
+        {"scheduler.max_num_tokens", "32"}, {"scheduler.max_batch_size", "4"}, {NULL, NULL}};
+    tn_runtime *rt = open_on(shadow, few);
+    tn_request_params p = TN_REQUEST_PARAMS_INIT;
+    tn_request *req = NULL, *mate = NULL;
+    tn_err err = TN_ERR_INIT;
+    tn_event ev = TN_EVENT_INIT;
+    static int32_t ids[100];
+
+    for (int i = 0; i < 100; i++)
+        ids[i] = (i * 37) % 199;
+    p.prompt = ids;
+    p.n_prompt = 100;
+    p.max_new_tokens = 0;
+    p.on_logits = on_logits;
+    p.arg = seen;
+    make_job(&other, 3);
+    ck_assert_ok(tn_submit(rt, &other.params, &mate, &err), &err);
+    ck_assert_ok(tn_submit(rt, &p, &req, &err), &err);
+    ck_assert_ok(tn_next_event(req, 60000, &ev, &err), &err);
+    ck_assert_uint_eq(ev.finish, TN_FINISH_LENGTH);
+    tn_release(req);
+    collect(mate, &other);
+    tn_close(rt);
+}
+
+START_TEST(logits_are_those_of_the_host)
+{
+    static struct seen got, want;
+
+    ask_logits(true, &got);
+    ask_logits(false, &want);
+    ck_assert_uint_eq(got.rows, 100);
+    ck_assert_mem_eq(got.logits, want.logits, sizeof want.logits);
+}
+END_TEST
+
+/* -- Ends ---------------------------------------------------------------------------------------------- */
+
+START_TEST(requests_may_go_at_any_time)
+{
+    tn_runtime *rt = open_on(true, NULL);
+    static struct job jobs[JOBS];
+    tn_request *reqs[JOBS];
+    tn_err err = TN_ERR_INIT;
+    tn_runtime_stats stats = {.h = TN_HDR(tn_runtime_stats)};
+
+    for (uint64_t i = 0; i < JOBS; i++) {
+        make_job(&jobs[i], i);
+        ck_assert_ok(tn_submit(rt, &jobs[i].params, &reqs[i], &err), &err);
+        if (i % 3 == 0)
+            tn_cancel(reqs[i / 2]);
+    }
+    for (uint64_t i = 0; i < JOBS; i++)
+        collect(reqs[i], &jobs[i]);
+    tn_stats(rt, &stats);
+    ck_assert_uint_eq(stats.n_running + stats.n_waiting, 0);
+    tn_close(rt);
+}
+END_TEST
+
+START_TEST(closing_waits_for_what_runs)
+{
+    tn_runtime *rt = open_on(true, NULL);
+    static struct job jobs[8];
+    tn_request *reqs[8];
+    tn_err err = TN_ERR_INIT;
+
+    for (uint64_t i = 0; i < 8; i++) {
+        make_job(&jobs[i], i);
+        jobs[i].params.max_new_tokens = MAX_OUTPUT;
+        ck_assert_ok(tn_submit(rt, &jobs[i].params, &reqs[i], &err), &err);
+    }
+    tn_close(rt); /* the device aborts if a block is left */
+    for (uint64_t i = 0; i < 8; i++)
+        collect(reqs[i], &jobs[i]);
+}
+END_TEST
+
+/* A device that dies in some step, from the first to the last: every request ends with its words, later ones too. */
+START_TEST(a_device_that_dies_takes_nobody_along_silently)
+{
+    static struct job jobs[JOBS];
+    /* What runs before the first step are warm-ups; a device that dies in these says so in the log, and then here. */
+    static const char *const kernels[] = {"1", "250", "300", "411", "600"};
+    tn_kv dies[] = {{"plugin.shadow.fail_launch", kernels[_i]},
+                    {"scheduler.max_batch_size", "16"},
+                    {NULL, NULL}};
+    tn_runtime *rt = open_on(true, dies);
+    uint32_t failed = 0;
+
+    run_jobs(rt, jobs);
+    for (int i = 0; i < JOBS; i++) {
+        if (jobs[i].finish != TN_FINISH_ERROR)
+            continue;
+        failed++;
+        ck_assert_int_eq(jobs[i].status, TN_E_DEVICE);
+        ck_assert_msg(strstr(jobs[i].message, "as it was told to") != NULL, "%s", jobs[i].message);
+    }
+    ck_assert_uint_gt(failed, 0);
+    tn_close(rt);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("loop_shadow");
+    TCase *t = tcase_create("shadow");
+
+    tcase_add_unchecked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 240);
+    tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
+    tcase_add_test(t, logits_are_those_of_the_host);
+    tcase_add_test(t, requests_may_go_at_any_time);
+    tcase_add_test(t, closing_waits_for_what_runs);
+    tcase_add_loop_test(t, a_device_that_dies_takes_nobody_along_silently, 0, 5);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
