@@ -5,6 +5,8 @@
 
 #include "exec/bind.h"
 
+struct upload;
+
 /* A block of device memory, booked to an owner. */
 struct device_block {
     struct device_block *next;
@@ -33,6 +35,12 @@ struct binding {
     struct device_block *blocks; /* all device memory */
     struct ledger_owner *own_weights, *own_buffers, *own_workspace, *own_kv;
     const void **canonical; /* per plan weight: device address of canonical elements, or NULL */
+    uint64_t *host_strides; /* per plan weight: stride0 of this rank's slice in the engine's file */
+    /* While weights load, unless the device computes in host memory. */
+    struct upload *upload;
+    void *scratch; /* device memory from which weights are packed */
+    uint64_t scratch_bytes;
+    struct ledger_owner *own_loading;
     uint64_t weight_bytes, streamed_bytes;
     void **value_ptr; /* per plan value: device address of its buffer, or NULL */
     void *workspace;

@@ -2,13 +2,18 @@
 /*
  * From the engine's canonical weights to what kernels read. Three cases, cheapest first: a variant reads canonical
  * weights and the device computes in host memory (the mapped file is used in place); it reads them on another device
- * (copied once, whoever shares them); it packs (the plugin writes its own layout from a view of this rank's slice).
+ * (copied once, whoever shares them); it packs (the plugin writes its own layout from a view of this rank's slice, or on
+ * the device from a copy of it in scratch memory).
  */
 #include <inttypes.h>
 
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/dummy.h"
 #include "exec/bound.h"
+#include "exec/upload.h"
 #include "tenon/ops.h"
 
 #include <sys/mman.h>
@@ -84,6 +89,8 @@ static void view_close(const struct binding *b, uint32_t id, struct host_view *v
     *v = (struct host_view){NULL, NULL};
 }
 
+#define WEIGHT_ALIGN 256
+
 static uint64_t slice_bytes(const tn_weight *w)
 {
     uint64_t n = 1;
@@ -93,21 +100,29 @@ static uint64_t slice_bytes(const tn_weight *w)
     return n * tn_dtype_bits(w->dtype) / 8;
 }
 
+/* Bytes between rows where kernels read a weight: on a device, slices are copied without gaps. */
+static uint64_t resting_stride(const struct binding *b, uint32_t id)
+{
+    const tn_weight *w = &b->graph->weights[id];
+
+    return host_device(b) || w->dims[0] == 0 ? b->host_strides[id] : slice_bytes(w) / w->dims[0];
+}
+
 /* -- Canonical weights ------------------------------------------------------------------------------- */
 
-static int32_t copy_rows(struct binding *b, const tn_weight *w, const uint8_t *src, uint8_t *dst,
-                         tn_err *err)
+/* Copies this rank's slice of a weight to device memory, without gaps; done when the upload is flushed. */
+static int32_t put_slice(struct binding *b, uint32_t id, void *dst, tn_err *err)
 {
-    uint64_t row = slice_bytes(w) / w->dims[0];
-    int32_t rc = TN_OK;
+    const tn_weight *w = &b->graph->weights[id];
+    const struct upload_slice s = {.weight = id,
+                                   .at = slice_offset(b, id),
+                                   .rows = w->dims[0],
+                                   .row_bytes = slice_bytes(w) / w->dims[0],
+                                   .stride = b->host_strides[id],
+                                   .zero = b->graph->plan->weights[id].shard == TN_SHARD_FIRST &&
+                                           b->graph->topo.tp_rank != 0};
 
-    if (row == w->stride0)
-        return b->o.api->copy(b->o.device, b->stream, dst, src, slice_bytes(w),
-                              TN_COPY_HOST_TO_DEVICE, err);
-    for (uint64_t r = 0; r < w->dims[0] && rc == TN_OK; r++)
-        rc = b->o.api->copy(b->o.device, b->stream, dst + r * row, src + r * w->stride0, row,
-                            TN_COPY_HOST_TO_DEVICE, err);
-    return rc;
+    return upload_put(b->upload, &s, dst, err);
 }
 
 static bool usable_in_place(const struct binding *b, uint32_t id)
@@ -119,11 +134,26 @@ static bool usable_in_place(const struct binding *b, uint32_t id)
            !(b->graph->plan->weights[id].shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0);
 }
 
+/* The same into memory that the host reaches. */
+static int32_t fill_here(struct binding *b, uint32_t id, uint8_t *dst, tn_err *err)
+{
+    const tn_weight *w = &b->graph->weights[id];
+    uint64_t row = slice_bytes(w) / w->dims[0];
+    struct host_view v;
+    int32_t rc = view_open(b, id, &v, err);
+
+    for (uint64_t r = 0; r < w->dims[0] && rc == TN_OK; r++)
+        memcpy(dst + r * row, v.data + r * b->host_strides[id], row);
+    if (rc == TN_OK)
+        b->graph->weights[id].stride0 = row;
+    view_close(b, id, &v);
+    return rc;
+}
+
 /* Makes canonical[id] a device address, once. */
 static int32_t place_canonical(struct binding *b, uint32_t id, tn_err *err)
 {
-    tn_weight *w = &b->graph->weights[id];
-    struct host_view v;
+    const tn_weight *w = &b->graph->weights[id];
     void *dst = NULL;
     int32_t rc;
 
@@ -134,14 +164,9 @@ static int32_t place_canonical(struct binding *b, uint32_t id, tn_err *err)
         b->canonical[id] = (const uint8_t *)engine_weight(b->o.engine, id) + slice_offset(b, id);
         return TN_OK;
     }
-    rc = view_open(b, id, &v, err);
+    rc = bound_alloc(b, b->own_weights, slice_bytes(w), &dst, err);
     if (rc == TN_OK)
-        rc = bound_alloc(b, b->own_weights, slice_bytes(w), &dst, err);
-    if (rc == TN_OK)
-        rc = copy_rows(b, w, v.data, dst, err);
-    if (rc == TN_OK && b->stream)
-        rc = b->o.api->stream_sync(b->o.device, b->stream, err);
-    view_close(b, id, &v);
+        rc = host_device(b) ? fill_here(b, id, dst, err) : put_slice(b, id, dst, err);
     b->canonical[id] = dst;
     return rc;
 }
@@ -173,73 +198,103 @@ static const struct candidate *packer(const struct bound_step *s)
     return s->sel->choice.ranges[0].candidate;
 }
 
-static int32_t pack_into(struct binding *b, struct bound_step *s, uint64_t bytes, void *dst,
-                         tn_err *err)
+static bool packs_on_device(const struct binding *b, const struct bound_step *s)
+{
+    return !host_device(b) && (packer(s)->v->flags & TN_VARIANT_PACK_ON_DEVICE);
+}
+
+static int32_t call_pack(struct binding *b, struct bound_step *s, void *target, tn_err *err)
 {
     const struct candidate *c = packer(s);
-    bool stage = !host_device(b) && !(c->v->flags & TN_VARIANT_PACK_ON_DEVICE);
-    void *target = stage ? mem_aligned((size_t)bytes, 64) : dst;
-    int32_t rc;
+    int32_t rc = c->v->pack(c->source->instance, &s->sel->op->op, target, b->stream, err);
 
-    if (!target)
-        return err_nomem(err, "packing a weight");
-    rc = c->v->pack(c->source->instance, &s->sel->op->op, target, b->stream, err);
-    if (rc == TN_OK && stage)
-        rc =
-            b->o.api->copy(b->o.device, b->stream, dst, target, bytes, TN_COPY_HOST_TO_DEVICE, err);
-    if (rc == TN_OK && b->stream)
-        rc = b->o.api->stream_sync(b->o.device, b->stream, err);
-    if (stage)
-        mem_free(target);
     if (rc != TN_OK)
         err_plugin(err, c->source->plugin);
     return rc;
 }
 
-/* Points the op's weights at host data, or, for packing on the device, at canonical device copies. */
-static int32_t offer_sources(struct binding *b, struct bound_step *s, struct host_view *views,
+/* The plugin packs on the host, for a device that copies the result. */
+static int32_t pack_and_copy(struct binding *b, struct bound_step *s, uint64_t bytes, void *dst,
                              tn_err *err)
 {
+    void *target = mem_aligned((size_t)bytes, 64);
+    int32_t rc;
+
+    if (!target)
+        return err_nomem(err, "packing a weight");
+    rc = call_pack(b, s, target, err);
+    if (rc == TN_OK)
+        rc = upload_flush(b->upload, err); /* the stream is ours again */
+    if (rc == TN_OK)
+        rc =
+            b->o.api->copy(b->o.device, b->stream, dst, target, bytes, TN_COPY_HOST_TO_DEVICE, err);
+    if (rc == TN_OK && b->stream)
+        rc = b->o.api->stream_sync(b->o.device, b->stream, err);
+    mem_free(target);
+    return rc;
+}
+
+/* The plugin reads views of the mapped file, or of dummy weights, in host memory. */
+static int32_t pack_from_host(struct binding *b, struct bound_step *s, uint64_t bytes, void *dst,
+                              tn_err *err)
+{
     const struct graph_op *op = s->sel->op;
-    bool on_device = !host_device(b) && (packer(s)->v->flags & TN_VARIANT_PACK_ON_DEVICE);
+    struct host_view *views = mem_zarray(op->op.n_weights, sizeof *views);
+    int32_t rc = views ? TN_OK : err_nomem(err, "packing weights");
+
+    for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
+        tn_weight *w = &b->graph->weights[op->weight_ids[i]];
+        rc = view_open(b, op->weight_ids[i], &views[i], err);
+        w->data = views[i].data;
+        w->stride0 = b->host_strides[op->weight_ids[i]];
+    }
+    if (rc == TN_OK)
+        rc = host_device(b) ? call_pack(b, s, dst, err) : pack_and_copy(b, s, bytes, dst, err);
+    for (uint32_t i = 0; views && i < op->op.n_weights; i++)
+        view_close(b, op->weight_ids[i], &views[i]);
+    mem_free(views);
+    return rc;
+}
+
+/* The plugin reads copies in scratch memory, which the next op to be packed overwrites: in order on the stream. */
+static int32_t pack_on_device(struct binding *b, struct bound_step *s, void *dst, tn_err *err)
+{
+    const struct graph_op *op = s->sel->op;
+    uint64_t at = 0;
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
         uint32_t id = op->weight_ids[i];
-        if (on_device) {
-            rc = place_canonical(b, id, err);
-            b->graph->weights[id].data = b->canonical[id];
-        } else {
-            rc = view_open(b, id, &views[i], err);
-            b->graph->weights[id].data = views[i].data;
-        }
+        tn_weight *w = &b->graph->weights[id];
+        uint8_t *copy = (uint8_t *)b->scratch + at;
+        at += align_up(slice_bytes(w), WEIGHT_ALIGN);
+        rc = put_slice(b, id, copy, err);
+        w->data = copy;
+        w->stride0 = slice_bytes(w) / w->dims[0];
     }
-    return rc;
+    if (rc == TN_OK)
+        rc = upload_flush(b->upload, err);
+    return rc == TN_OK ? call_pack(b, s, dst, err) : rc;
 }
 
 static int32_t load_packed(struct binding *b, struct bound_step *s, tn_err *err)
 {
     const struct graph_op *op = s->sel->op;
     const struct candidate *c = packer(s);
-    struct host_view *views = mem_zarray(op->op.n_weights, sizeof *views);
     uint64_t bytes = 0;
     void *dst = NULL;
-    int32_t rc;
+    int32_t rc = c->v->pack_size(c->source->instance, &op->op, &bytes, err);
 
-    if (!views)
-        return err_nomem(err, "packing weights");
-    rc = c->v->pack_size(c->source->instance, &op->op, &bytes, err);
     if (rc == TN_OK)
         rc = bound_alloc(b, b->own_weights, bytes, &dst, err);
     if (rc == TN_OK)
-        rc = offer_sources(b, s, views, err);
-    if (rc == TN_OK)
-        rc = pack_into(b, s, bytes, dst, err);
+        rc = packs_on_device(b, s) ? pack_on_device(b, s, dst, err)
+                                   : pack_from_host(b, s, bytes, dst, err);
     for (uint32_t i = 0; i < op->op.n_weights; i++) {
-        view_close(b, op->weight_ids[i], &views[i]);
-        b->graph->weights[op->weight_ids[i]].data = NULL;
+        tn_weight *w = &b->graph->weights[op->weight_ids[i]];
+        w->data = NULL;
+        w->stride0 = resting_stride(b, op->weight_ids[i]);
     }
-    mem_free(views);
     s->launch.packed = dst;
     s->launch.weights = NULL;
     b->weight_bytes += bytes;
@@ -258,14 +313,77 @@ static uint64_t op_weight_bytes(const struct binding *b, const struct graph_op *
     return n;
 }
 
-int32_t bound_load_weights(struct binding *b, tn_err *err)
+/* Scratch memory for the op that needs most of it while it is packed on the device. */
+static int32_t open_scratch(struct binding *b, tn_err *err)
+{
+    uint64_t most = 0;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < b->n_steps; i++) {
+        const struct graph_op *op = b->steps[i].sel->op;
+        uint64_t bytes = 0;
+        if (!packer(&b->steps[i])->v->pack_layout || !packs_on_device(b, &b->steps[i]))
+            continue;
+        for (uint32_t k = 0; k < op->op.n_weights; k++)
+            bytes += align_up(slice_bytes(&b->graph->weights[op->weight_ids[k]]), WEIGHT_ALIGN);
+        most = bytes > most ? bytes : most;
+    }
+    if (most == 0)
+        return TN_OK;
+    rc = b->o.api->mem_alloc(b->o.device, most, &b->scratch, err);
+    if (rc == TN_OK) {
+        b->scratch_bytes = most;
+        ledger_take(b->own_loading, most);
+    }
+    return rc;
+}
+
+static int32_t begin_loading(struct binding *b, tn_err *err)
+{
+    const struct upload_options o = {.engine = b->o.engine,
+                                     .api = b->o.api,
+                                     .device = b->o.device,
+                                     .stream = b->stream,
+                                     .ledger = b->o.ledger,
+                                     .n_threads = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN)};
+    size_t n = b->graph->plan->n_weights;
+    int32_t rc;
+
+    b->canonical = arena_array(&b->arena, n, sizeof *b->canonical);
+    b->host_strides = arena_array(&b->arena, n, sizeof *b->host_strides);
+    if (!b->canonical || !b->host_strides)
+        return err_nomem(err, "loading weights");
+    for (uint32_t i = 0; i < (uint32_t)n; i++) {
+        b->host_strides[i] = b->graph->weights[i].stride0;
+        b->graph->weights[i].stride0 = resting_stride(b, i);
+    }
+    if (host_device(b))
+        return TN_OK;
+    rc = ledger_owner(b->o.ledger, "loading", b->o.place, &b->own_loading, err);
+    if (rc == TN_OK)
+        rc = open_scratch(b, err);
+    return rc == TN_OK ? upload_open(&o, &b->upload, err) : rc;
+}
+
+/* Also after a failure: what is on its way must have arrived before its target is freed. */
+static void end_loading(struct binding *b)
+{
+    upload_close(b->upload);
+    b->upload = NULL;
+    if (!b->scratch)
+        return;
+    if (b->stream)
+        b->o.api->stream_sync(b->o.device, b->stream, NULL);
+    b->o.api->mem_free(b->o.device, b->scratch);
+    ledger_give(b->own_loading, b->scratch_bytes);
+    b->scratch = NULL;
+}
+
+static int32_t load_all(struct binding *b, tn_err *err)
 {
     uint64_t total = 0, done = 0;
     int32_t rc = TN_OK;
 
-    b->canonical = arena_array(&b->arena, b->graph->plan->n_weights, sizeof *b->canonical);
-    if (!b->canonical)
-        return err_nomem(err, "loading weights");
     for (size_t i = 0; i < b->n_steps; i++)
         total += op_weight_bytes(b, b->steps[i].sel->op);
     for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++) {
@@ -275,5 +393,21 @@ int32_t bound_load_weights(struct binding *b, tn_err *err)
         if (rc == TN_OK && b->o.progress && b->o.progress(b->o.arg, done, total))
             rc = tn_err_set(err, TN_E_CANCELED, "loading was interrupted");
     }
+    if (rc == TN_OK && b->upload)
+        rc = upload_flush(b->upload, err);
+    return rc == TN_OK && b->stream ? b->o.api->stream_sync(b->o.device, b->stream, err) : rc;
+}
+
+int32_t bound_load_weights(struct binding *b, tn_err *err)
+{
+    uint64_t begin = clock_ns();
+    int32_t rc = begin_loading(b, err);
+
+    if (rc == TN_OK)
+        rc = load_all(b, err);
+    end_loading(b);
+    if (rc == TN_OK)
+        log_info("%s: %" PRIu64 " bytes of weights in %.2f s", b->o.place, b->weight_bytes,
+                 (double)(clock_ns() - begin) / 1e9);
     return rc;
 }
