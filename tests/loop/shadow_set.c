@@ -155,6 +155,119 @@ static int32_t feed_check(void *instance, const tn_op *op, tn_err *err)
 
 REF_OPS(VARIANT)
 
+/* -- Packing: linear on the device, logits on the host; both are cheaper, so both are chosen ------------- */
+
+static uint64_t weight_bytes(const tn_weight *w)
+{
+    uint64_t n = 1;
+
+    for (uint32_t i = 0; i < w->n_dims; i++)
+        n *= w->dims[i];
+    return n * tn_dtype_bits(w->dtype) / 8;
+}
+
+static uint64_t packed_at(const tn_op *op, uint32_t weight)
+{
+    uint64_t at = 0;
+
+    for (uint32_t i = 0; i < weight; i++)
+        at += (weight_bytes(op->weights[i]) + 63) / 64 * 64;
+    return at;
+}
+
+static int32_t pack_size(void *instance, const tn_op *op, uint64_t *bytes, tn_err *err)
+{
+    (void)instance;
+    (void)err;
+    *bytes = packed_at(op, op->n_weights);
+    return TN_OK;
+}
+
+static int32_t pack(const tn_op *op, void *packed, tn_stream *stream, tn_err *err)
+{
+    for (uint32_t i = 0; i < op->n_weights; i++) {
+        const tn_weight *w = op->weights[i];
+        uint64_t row = weight_bytes(w) / w->dims[0];
+        for (uint64_t r = 0; r < w->dims[0]; r++) {
+            uint8_t *to = (uint8_t *)packed + packed_at(op, i) + r * row;
+            const uint8_t *from = (const uint8_t *)w->data + r * w->stride0;
+            int32_t rc = TN_OK;
+            if (stream)
+                rc = api->copy(NULL, stream, to, from, row, TN_COPY_DEVICE_TO_DEVICE, err);
+            else
+                memcpy(to, from, row);
+            if (rc != TN_OK)
+                return rc;
+        }
+    }
+    return TN_OK;
+}
+
+static int32_t pack_device(void *instance, const tn_op *op, void *packed, tn_stream *stream,
+                           tn_err *err)
+{
+    (void)instance;
+    return pack(op, packed, stream, err);
+}
+
+static int32_t pack_host(void *instance, const tn_op *op, void *packed, tn_stream *stream,
+                         tn_err *err)
+{
+    (void)instance;
+    (void)stream;
+    return pack(op, packed, NULL, err);
+}
+
+static int32_t launch_packed(int32_t (*run)(void *, const tn_launch *, tn_err *),
+                             const tn_launch *l, tn_err *err)
+{
+    const void *weights[4] = {NULL};
+    tn_launch here = *l;
+
+    for (uint32_t i = 0; i < l->op->n_weights; i++)
+        weights[i] = (const uint8_t *)l->packed + packed_at(l->op, i);
+    here.weights = weights;
+    return enqueue(run, &here, err);
+}
+
+static int32_t launch_packed_linear(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return launch_packed(ref_linear_launch, l, err);
+}
+
+static int32_t launch_packed_logits(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return launch_packed(ref_logits_launch, l, err);
+}
+
+static double less_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    return cost_ns(instance, op, rows) / 2;
+}
+
+#define PACKED(id, op_name, more_flags, how)                                                       \
+    static const tn_variant packed_##id = {                                                        \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = op_name ".shadow.packed",                                                          \
+        .op = op_name,                                                                             \
+        .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | (more_flags),                  \
+        .act_dtypes = REF_FLOATS,                                                                  \
+        .weight_dtypes = REF_FLOATS,                                                               \
+        .pack_layout = "shadow",                                                                   \
+        .can_run = ref_##id##_check,                                                               \
+        .cost_ns = less_ns,                                                                        \
+        .pack_size = pack_size,                                                                    \
+        .pack = how,                                                                               \
+        .launch = launch_packed_##id,                                                              \
+    };
+
+PACKED(linear, TN_OP_LINEAR, TN_VARIANT_PACK_ON_DEVICE, pack_device)
+PACKED(logits, TN_OP_LOGITS, 0, pack_host)
+
+/* -- Feeding ----------------------------------------------------------------------------------------- */
+
 static int32_t launch_feed(void *instance, const tn_launch *l, tn_err *err)
 {
     (void)instance;
@@ -172,7 +285,8 @@ static const tn_variant variant_feed = {.h = TN_HDR(tn_variant),
 
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
 #define ONE(id, op_name, weights, kv) +1
-static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed};
+static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed, &packed_linear,
+                                             &packed_logits};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -185,7 +299,7 @@ static const tn_kv_layout *const layouts[] = {&hnd};
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 1 REF_OPS(ONE),
+                                         .n_variants = 3 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts};
