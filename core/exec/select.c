@@ -244,8 +244,17 @@ static int32_t no_variant(struct selecting *z, const struct graph_op *op, const 
     return TN_E_UNSUPPORTED;
 }
 
-/* Collects who can run `op` among variants named so, with a reason for each who cannot. */
-static int32_t gather(struct selecting *z, struct selected *sel, const struct candidate *only,
+/* Variants that state one composition under one name are alternatives for the same fused op, whichever sets they
+ * are from: one may serve a few rows, another many. */
+static bool same_fusion(const struct candidate *a, const struct candidate *b)
+{
+    return a->pattern && b->pattern && strcmp(a->v->op, b->v->op) == 0 &&
+           strcmp(a->v->equals, b->v->equals) == 0;
+}
+
+/* Collects who can run `op` among variants named so (of a fused op: those of the fusion `of`), with a reason for
+ * each who cannot. */
+static int32_t gather(struct selecting *z, struct selected *sel, const struct candidate *of,
                       struct able *able, uint32_t *n)
 {
     const struct pin *pin = pin_of(z, sel->op->op.name);
@@ -256,7 +265,8 @@ static int32_t gather(struct selecting *z, struct selected *sel, const struct ca
     for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
         const struct candidate *c = &z->s->candidates[i];
         uint32_t rows[2];
-        if (strcmp(c->v->op, sel->op->op.name) != 0 || (only ? c != only : c->pattern != NULL))
+        if (strcmp(c->v->op, sel->op->op.name) != 0 ||
+            (of ? !same_fusion(c, of) : c->pattern != NULL))
             continue;
         if (pin && !names_candidate(pin->variant, c)) {
             rc = note_loser(z, sel, c, "another variant is pinned in the configuration");
@@ -322,13 +332,13 @@ static int32_t note_slower(struct selecting *z, struct selected *sel, const stru
     return rc;
 }
 
-/* Chooses for one op; `only` restricts it to one fused variant. found = false without error: none can. */
-static int32_t select_op(struct selecting *z, struct selected *sel, const struct candidate *only,
+/* Chooses for one op, which is basic, or the fused op of `of`. found = false without error: none can. */
+static int32_t select_op(struct selecting *z, struct selected *sel, const struct candidate *of,
                          bool *found)
 {
     struct able able[MAX_ABLE];
     uint32_t n;
-    int32_t rc = gather(z, sel, only, able, &n);
+    int32_t rc = gather(z, sel, of, able, &n);
 
     *found = false;
     if (rc != TN_OK)
@@ -362,7 +372,24 @@ static double members_cost(const struct selected *basic, const struct pattern *p
     return sum;
 }
 
-/* Tries one fused variant at one place. A loss is noted at the op where the fusion would have begun. */
+/* Notes at `sel` why the variants of a fusion were not taken: each for its own reason, or all for `reason`. */
+static int32_t note_fusion(struct selecting *z, struct selected *sel, const struct fusion *x,
+                           const char *reason)
+{
+    int32_t rc = TN_OK;
+
+    if (reason) {
+        for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++)
+            if (same_fusion(&z->s->candidates[i], x->candidate))
+                rc = note_loser(z, sel, &z->s->candidates[i], reason);
+        return rc;
+    }
+    for (const struct verdict *v = x->sel.losers; v && rc == TN_OK; v = v->next)
+        rc = note_loser(z, sel, v->candidate, v->reason);
+    return rc;
+}
+
+/* Tries one fusion at one place. A loss is noted at the op where the fusion would have begun. */
 static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t at,
                           struct selected *basic, struct fusions *f)
 {
@@ -383,11 +410,11 @@ static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t
     x.gain = pin_of(z, c->v->op) ? DBL_MAX
                                  : members_cost(basic, c->pattern, &x.match) - x.sel.choice.cost;
     if (!found)
-        return note_loser(z, &basic[at], c, x.sel.losers ? x.sel.losers->reason : "cannot run");
+        return note_fusion(z, &basic[at], &x, NULL);
     if (x.gain <= 0) {
         snprintf(reason, sizeof reason, "fusing is estimated to cost %.0f ns per row more",
                  -x.gain);
-        return note_loser(z, &basic[at], c, reason);
+        return note_fusion(z, &basic[at], &x, reason);
     }
     if (!mem_grow(&f->list, &f->cap, f->n + 1, sizeof *f->list))
         return err_nomem(z->err, "fusing ops");
@@ -409,13 +436,25 @@ static int by_gain(const void *a, const void *b)
     return x->match.at < y->match.at ? -1 : x->match.at > y->match.at;
 }
 
+/* The first of the variants that share a fusion stands for them all. */
+static bool leads_fusion(const struct selecting *z, const struct candidate *c)
+{
+    const struct candidate *first = z->s->candidates;
+
+    if (!c->pattern || c->excluded)
+        return false;
+    while (first->excluded || !same_fusion(first, c))
+        first++;
+    return first == c;
+}
+
 static int32_t find_fusions(struct selecting *z, struct selected *basic, struct fusions *f)
 {
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
         const struct candidate *c = &z->s->candidates[i];
-        if (!c->pattern || c->excluded)
+        if (!leads_fusion(z, c))
             continue;
         for (size_t k = 0; k < z->g->n_ops && rc == TN_OK; k++)
             if (strcmp(z->g->ops[k]->op.name, c->pattern->steps[0].op) == 0)

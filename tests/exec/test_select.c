@@ -365,6 +365,32 @@ START_TEST(fusion_is_not_judged_by_the_number_of_ranges)
 }
 END_TEST
 
+/* Variants of one composition share the fused op; none of these two could take it alone. */
+START_TEST(variants_of_one_fusion_share_it_by_rows)
+{
+    static const tn_range upto5[] = {{"rows", 0, 5, 1}}, from6[] = {{"rows", 6, 1 << 30, 1}};
+    struct fake *few = fake_add("few", "add_norm"), *many = fake_add("many", "add_norm");
+
+    few->v.equals = many->v.equals = "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)";
+    few->v.ranges = upto5;
+    many->v.ranges = from6;
+    few->v.n_ranges = many->v.n_ranges = 1;
+    few->fixed = many->fixed = 0;
+    choose();
+    ck_assert_str_eq(chosen("add_norm", 5), "few");
+    ck_assert_str_eq(chosen("add_norm", 6), "many");
+    many->refuse = "gone";
+    choose();
+    ck_assert_ptr_null(strstr(fake_sequence(&sel, -2), "add_norm"));
+    ck_assert_reason(TN_OP_ADD, "few", "serves 1 to 5 rows");
+    ck_assert_reason(TN_OP_ADD, "many", "gone");
+    many->refuse = NULL;
+    many->v.equals = "(b, a) -> (s, y): s = add(b, a); y = rms_norm(s)";
+    choose(); /* another composition is another fusion, whatever its name */
+    ck_assert_ptr_null(strstr(fake_sequence(&sel, -2), "add_norm"));
+}
+END_TEST
+
 START_TEST(ties_go_to_the_earlier_source)
 {
     struct kernel_source two[2];
@@ -564,6 +590,7 @@ int main(void)
     tcase_add_test(t, gap_between_ranges_is_an_error_that_says_so);
     tcase_add_test(t, costs_that_are_no_numbers_lose);
     tcase_add_test(t, fusion_is_not_judged_by_the_number_of_ranges);
+    tcase_add_test(t, variants_of_one_fusion_share_it_by_rows);
     tcase_add_test(t, ties_go_to_the_earlier_source);
     tcase_add_test(t, logits_ops_are_costed_by_logits_rows);
     tcase_add_test(t, variants_of_one_op_share_a_layout);

@@ -16,7 +16,9 @@
  * "i, p = moe_route(x)"; optional weights (a bias) are not part of the text, so `can_run` must look.
  * The host replaces a set of ops that is wired so if no intermediate value is used elsewhere. Attributes and
  * weights stay with the members; `can_run` looks at them there. The result must equal the
- * composition of the basic ops up to rounding; intermediates need not be rounded.
+ * composition of the basic ops up to rounding; intermediates need not be rounded. Variants that state the same
+ * text under the same op name are alternatives for one fusion, whichever sets they come from, and may each
+ * serve a range of rows; fusions.h names those that Tenon's own sets share.
  *
  * **Packing.** A variant may want its weights in a layout of its own. It names that layout in `pack_layout`,
  * tells its size, and fills it at load from the canonical weights of all members. Variants of one op that

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file fusions.h
+ * Compositions that several kernel sets implement.
+ *
+ * Variants of different sets serve one fused op together (one for a few rows, another for many) if name and text
+ * agree to the letter, so both stand here. NAME is tn_variant::op, TEXT is tn_variant::equals. The members keep their
+ * attributes and optional weights: `can_run` looks at them.
+ */
+#ifndef TENON_FUSIONS_H
+#define TENON_FUSIONS_H
+
+/** Three projections of one input. */
+#define TN_FUSED_QKV "qkv"
+#define TN_FUSED_QKV_TEXT "(x) -> (q, k, v): q = linear(x); k = linear(x); v = linear(x)"
+
+/** The gated half of an MLP, for each of the usual activations. */
+#define TN_FUSED_GATE_SILU "gate_silu"
+#define TN_FUSED_GATE_SILU_TEXT                                                                    \
+    "(x) -> (y): g = linear(x); u = linear(x); s = silu(g); y = mul(s, u)"
+#define TN_FUSED_GATE_GELU "gate_gelu"
+#define TN_FUSED_GATE_GELU_TEXT                                                                    \
+    "(x) -> (y): g = linear(x); u = linear(x); s = gelu(g); y = mul(s, u)"
+#define TN_FUSED_GATE_GELU_TANH "gate_gelu_tanh"
+#define TN_FUSED_GATE_GELU_TANH_TEXT                                                               \
+    "(x) -> (y): g = linear(x); u = linear(x); s = gelu_tanh(g); y = mul(s, u)"
+
+/** A projection and the residual, which stands first in `add`. */
+#define TN_FUSED_LINEAR_ADD "linear_add"
+#define TN_FUSED_LINEAR_ADD_TEXT "(x, r) -> (y): h = linear(x); y = add(r, h)"
+
+/** The residual and the norm that follows it. */
+#define TN_FUSED_ADD_RMS_NORM "add_rms_norm"
+#define TN_FUSED_ADD_RMS_NORM_TEXT "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)"
+
+/** Rotation of queries and keys, and the append to the cache. */
+#define TN_FUSED_ROPE_APPEND "rope_append"
+#define TN_FUSED_ROPE_APPEND_TEXT                                                                  \
+    "(q, k, v) -> (y, kv): y = rope(q); r = rope(k); kv = kv_append(r, v)"
+
+/** The same with the attention that reads the cache. */
+#define TN_FUSED_ROPE_ATTENTION "rope_attention"
+#define TN_FUSED_ROPE_ATTENTION_TEXT                                                               \
+    "(q, k, v) -> (y): a = rope(q); r = rope(k); kv = kv_append(r, v); y = attention(a, kv)"
+
+#endif
