@@ -10,6 +10,8 @@
 #ifndef TENON_FUSIONS_H
 #define TENON_FUSIONS_H
 
+#include "ops.h"
+
 /** Three projections of one input. */
 #define TN_FUSED_QKV "qkv"
 #define TN_FUSED_QKV_TEXT "(x) -> (q, k, v): q = linear(x); k = linear(x); v = linear(x)"
