@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "app.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -14,10 +15,21 @@ struct shape {
     uint32_t batch, input, output, repeats, warmup;
 };
 
+/* Of one run, or medians of all. Decode is timed while every sequence decodes: from the first token of the last that got
+ * one to the last token of the first that ends. */
 struct timing {
     double prefill_s; /* until the last sequence has its first token */
-    double decode_s;  /* from then until the last token */
-    uint32_t cached;  /* prompt tokens that were not computed: must be 0 for a fair figure */
+    double decode_s;
+    double decode_tokens;  /* chosen in that time */
+    double context_tokens; /* that attention read for them, on average per step */
+    uint32_t cached;       /* prompt tokens that were not computed: must be 0 for a fair figure */
+};
+
+/* What all runs have in common. */
+struct machine {
+    tn_runtime_info info;
+    double ready_s;     /* time to open the runtime */
+    double bytes_per_s; /* that the device reads, measured beside the runs */
 };
 
 /* -- One run ------------------------------------------------------------------------------------------- */
@@ -42,8 +54,8 @@ static int32_t submit_one(tn_runtime *rt, const struct shape *s, struct rng *rng
     return rc;
 }
 
-/* Takes events until the request has finished; notes when its first and last token came. */
-static int32_t drain(tn_request *req, uint64_t *first_ns, uint64_t *last_ns, uint32_t *cached,
+/* Takes events until the request has finished, and notes when each token came. */
+static int32_t drain(tn_request *req, uint32_t output, uint64_t *times_ns, uint32_t *cached,
                      tn_err *err)
 {
     tn_event ev = TN_EVENT_INIT;
@@ -59,9 +71,8 @@ static int32_t drain(tn_request *req, uint64_t *first_ns, uint64_t *last_ns, uin
             return rc;
         if (ev.kind == TN_EVENT_FINISHED)
             break;
-        if (ev.index == 0)
-            *first_ns = ev.time_ns;
-        *last_ns = ev.time_ns;
+        if (ev.index < output)
+            times_ns[ev.index] = ev.time_ns;
     }
     *cached += ev.usage.n_cached;
     if (ev.finish != TN_FINISH_LENGTH)
@@ -69,27 +80,50 @@ static int32_t drain(tn_request *req, uint64_t *first_ns, uint64_t *last_ns, uin
     return TN_OK;
 }
 
+/* times[sequence][token], since each was submitted; submitting them takes microseconds, which is neglected. */
+static void evaluate(const struct shape *s, const uint64_t *times, struct timing *out)
+{
+    uint64_t begin = 0, end = UINT64_MAX;
+    double contexts = 0;
+
+    for (uint32_t i = 0; i < s->batch; i++) {
+        const uint64_t *t = times + (size_t)i * s->output;
+        begin = t[0] > begin ? t[0] : begin;
+        end = t[s->output - 1] < end ? t[s->output - 1] : end;
+    }
+    out->prefill_s = (double)begin / 1e9;
+    for (uint32_t i = 0; i < s->batch; i++)
+        for (uint32_t k = 1; k < s->output; k++) {
+            uint64_t t = times[(size_t)i * s->output + k];
+            if (t <= begin || t > end)
+                continue;
+            out->decode_tokens++;
+            contexts += s->input + k;
+        }
+    if (out->decode_tokens > 0) {
+        out->decode_s = (double)(end - begin) / 1e9;
+        out->context_tokens = contexts / out->decode_tokens * s->batch;
+    }
+}
+
 static int32_t run_batch(tn_runtime *rt, const struct shape *s, struct rng *rng, uint32_t vocab,
                          struct timing *out, tn_err *err)
 {
     tn_request **reqs = mem_zarray(s->batch, sizeof *reqs);
-    uint64_t first = 0, last = 0;
-    int32_t rc = reqs ? TN_OK : err_nomem(err, "a batch");
+    uint64_t *times = mem_zarray((size_t)s->batch * s->output, sizeof *times);
+    int32_t rc = reqs && times ? TN_OK : err_nomem(err, "a batch");
 
     *out = (struct timing){0};
     for (uint32_t i = 0; i < s->batch && rc == TN_OK; i++)
         rc = submit_one(rt, s, rng, vocab, &reqs[i], err);
-    for (uint32_t i = 0; i < s->batch && rc == TN_OK; i++) {
-        uint64_t f = 0, l = 0;
-        rc = drain(reqs[i], &f, &l, &out->cached, err);
-        first = f > first ? f : first;
-        last = l > last ? l : last;
-    }
+    for (uint32_t i = 0; i < s->batch && rc == TN_OK; i++)
+        rc = drain(reqs[i], s->output, times + (size_t)i * s->output, &out->cached, err);
     for (uint32_t i = 0; reqs && i < s->batch; i++)
         tn_release(reqs[i]);
+    if (rc == TN_OK)
+        evaluate(s, times, out);
     mem_free(reqs);
-    out->prefill_s = (double)first / 1e9;
-    out->decode_s = (double)(last - first) / 1e9;
+    mem_free(times);
     return rc;
 }
 
@@ -108,21 +142,39 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static json_t *result_json(const struct shape *s, const tn_runtime_info *info, double prefill,
-                           double decode, uint32_t cached)
+/* Bytes that a decode step must read: the weights that every step streams, and the keys and values of all contexts. */
+static double step_bytes(const struct machine *m, const struct timing *t)
 {
-    double steps = s->output > 1 ? s->output - 1 : 0;
-    double step_ms = steps > 0 ? decode * 1e3 / steps : 0;
-    double streamed = (double)info->streamed_bytes;
+    double per_token = (double)m->info.kv_page_bytes / m->info.kv_page_tokens;
 
-    return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f, s:i}", "device", info->device,
-        "device_name", info->device_name, "batch", (int)s->batch, "input_len", (int)s->input,
-        "output_len", (int)s->output, "repeats", (int)s->repeats, "prefill_ms", prefill * 1e3,
-        "prefill_tokens_per_s", (double)s->batch * s->input / prefill, "decode_ms_per_step",
-        step_ms, "decode_tokens_per_s", step_ms > 0 ? s->batch * 1e3 / step_ms : 0.0,
-        "streamed_bytes_per_step", (json_int_t)info->streamed_bytes, "weight_gb_per_s",
-        step_ms > 0 ? streamed / (step_ms * 1e6) : 0.0, "cached_prompt_tokens", (int)cached);
+    return (double)m->info.streamed_bytes + t->context_tokens * per_token;
+}
+
+static json_t *result_json(const struct shape *s, const struct machine *m, const struct timing *t)
+{
+    double steps = t->decode_tokens / s->batch, bytes = step_bytes(m, t);
+    double step_s = steps > 0 ? t->decode_s / steps : 0;
+    double floor_s = bytes / m->bytes_per_s;
+    json_t *r = json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:i}", "device", m->info.device,
+        "device_name", m->info.device_name, "batch", (int)s->batch, "input_len", (int)s->input,
+        "output_len", (int)s->output, "repeats", (int)s->repeats, "ready_s", m->ready_s,
+        "prefill_ms", t->prefill_s * 1e3, "prefill_tokens_per_s",
+        (double)s->batch * s->input / t->prefill_s, "cached_prompt_tokens", (int)t->cached);
+
+    if (!r ||
+        json_object_update_new(
+            r, json_pack("{s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "decode_steps", steps,
+                         "decode_ms_per_step", step_s * 1e3, "decode_tokens_per_s",
+                         step_s > 0 ? s->batch / step_s : 0.0, "streamed_bytes_per_step",
+                         (json_int_t)m->info.streamed_bytes, "bytes_per_step", (json_int_t)bytes,
+                         "read_gb_per_s", step_s > 0 ? bytes / step_s / 1e9 : 0.0,
+                         "device_gb_per_s", m->bytes_per_s / 1e9, "floor_ms_per_step",
+                         floor_s * 1e3, "floor_share", step_s > 0 ? floor_s / step_s : 0.0)) != 0) {
+        json_decref(r);
+        return NULL;
+    }
+    return r;
 }
 
 static void print_result(const json_t *r)
@@ -141,37 +193,56 @@ static void print_result(const json_t *r)
     }
 }
 
-static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape *s, tn_err *err)
+/* The run in the middle by decode time, with the median of the prefill times, which vary apart from it. */
+static struct timing summarize(struct timing *runs, const struct shape *s, double *scratch)
 {
-    tn_runtime_info info = {.h = TN_HDR(tn_runtime_info)};
-    struct rng rng = {(uint64_t)opts_int(o, "seed", 1)};
-    double *prefill = mem_array(s->repeats, sizeof *prefill),
-           *decode = mem_array(s->repeats, sizeof *decode);
     struct timing t = {0};
-    uint32_t cached = 0;
-    json_t *r;
-    int32_t rc = prefill && decode ? TN_OK : err_nomem(err, "a benchmark");
+    double per_token;
 
-    tn_info(rt, &info);
-    for (uint32_t i = 0; i < s->warmup + s->repeats && rc == TN_OK; i++) {
-        rc = run_batch(rt, s, &rng, info.vocab, &t, err);
-        cached += t.cached;
-        if (i >= s->warmup) {
-            prefill[i - s->warmup] = t.prefill_s;
-            decode[i - s->warmup] = t.decode_s;
-        }
+    for (uint32_t i = 0; i < s->repeats; i++)
+        scratch[i] = runs[i].prefill_s;
+    t.prefill_s = median(scratch, s->repeats);
+    for (uint32_t i = 0; i < s->repeats; i++) {
+        scratch[i] = runs[i].decode_tokens > 0 ? runs[i].decode_s / runs[i].decode_tokens : 0;
+        t.decode_tokens += runs[i].decode_tokens / s->repeats;
+        t.context_tokens += runs[i].context_tokens / s->repeats;
+        t.cached += runs[i].cached;
     }
+    per_token = median(scratch, s->repeats);
+    t.decode_s = per_token * t.decode_tokens;
+    return t;
+}
+
+static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape *s,
+                       struct machine *m, tn_err *err)
+{
+    struct rng rng = {(uint64_t)opts_int(o, "seed", 1)};
+    struct timing *runs = mem_zarray(s->repeats, sizeof *runs), ignored, t;
+    double *scratch = mem_array(s->repeats, sizeof *scratch);
+    json_t *r;
+    int32_t rc = runs && scratch ? TN_OK : err_nomem(err, "a benchmark");
+
+    m->info = (tn_runtime_info){.h = TN_HDR(tn_runtime_info)};
+    tn_info(rt, &m->info);
+    if (rc == TN_OK)
+        rc = tn_measure_bandwidth(rt, &m->bytes_per_s, err);
+    for (uint32_t i = 0; i < s->warmup + s->repeats && rc == TN_OK; i++)
+        rc = run_batch(rt, s, &rng, m->info.vocab, i < s->warmup ? &ignored : &runs[i - s->warmup],
+                       err);
     if (rc == TN_OK) {
-        r = result_json(s, &info, median(prefill, s->repeats), median(decode, s->repeats), cached);
-        if (opts_flag(o, "json"))
+        t = summarize(runs, s, scratch);
+        r = result_json(s, m, &t);
+        if (!r)
+            rc = err_nomem(err, "a result");
+        else if (opts_flag(o, "json"))
             rc = app_print_json(r, err);
         else {
             print_result(r);
             json_decref(r);
         }
     }
-    mem_free(prefill);
-    mem_free(decode);
+    mem_free(runs);
+    mem_free(scratch);
     return rc;
 }
 
@@ -187,6 +258,8 @@ static int32_t bench_latency(const struct opts *o, tn_err *err)
                         {"scheduler.max_seq_len", length},
                         {"scheduler.max_num_tokens", tokens}};
     uint64_t rows = (uint64_t)s.batch * s.input;
+    struct machine m = {.ready_s = 0};
+    uint64_t begin = clock_ns();
     tn_runtime *rt = NULL;
     int32_t rc;
 
@@ -194,8 +267,9 @@ static int32_t bench_latency(const struct opts *o, tn_err *err)
     snprintf(length, sizeof length, "%" PRIu32, s.input + s.output);
     snprintf(tokens, sizeof tokens, "%" PRIu64, rows < 16 ? 16 : rows > 2048 ? 2048 : rows);
     rc = app_open(o, settings, 3, &rt, err);
+    m.ready_s = (double)(clock_ns() - begin) / 1e9;
     if (rc == TN_OK)
-        rc = measure(o, rt, &s, err);
+        rc = measure(o, rt, &s, &m, err);
     tn_close(rt);
     return rc;
 }
@@ -222,7 +296,10 @@ const struct command cmd_bench_latency = {
     .summary = "Time prefill and decode of a fixed batch",
     .details =
         "Prompts are random and differ between runs, so that nothing comes from the prefix cache. "
-        "weight_gb_per_s is the rate at which a decode step streams the weights.",
+        "Decode is timed while all sequences decode. bytes_per_step counts weights and keys and "
+        "values "
+        "that a step must read; floor_share is the time that the device needs to read as many "
+        "(device_gb_per_s, measured in the same run) over the time of a step.",
     .own = options,
     .takes_conf = true,
     .run = run};

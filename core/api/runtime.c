@@ -172,6 +172,11 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
     copy_known(info, &full, info->h.size, sizeof full);
 }
 
+int32_t tn_measure_bandwidth(tn_runtime *rt, double *bytes_per_s, tn_err *err)
+{
+    return binding_bandwidth(rt->instance->ranks[0]->binding, bytes_per_s, err);
+}
+
 void tn_stats(tn_runtime *rt, tn_runtime_stats *stats)
 {
     struct loop_stats l;

@@ -55,6 +55,10 @@ const char *binding_uncapturable(const struct binding *b, uint32_t rows);
  * caller's; it dies before the binding does. */
 int32_t binding_capture(struct binding *b, const tn_batch *batch, tn_graph **out, tn_err *err);
 
+/* Bytes per second that the device reads from its memory, measured now, which takes a fraction of a second. Any thread, but
+ * it competes with the steps that run. */
+int32_t binding_bandwidth(const struct binding *b, double *bytes_per_s, tn_err *err);
+
 /* The stream that steps run in; NULL on a device without streams. */
 tn_stream *binding_stream(const struct binding *b);
 

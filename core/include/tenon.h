@@ -115,6 +115,10 @@ typedef struct tn_runtime_stats {
 
 TN_API void tn_stats(tn_runtime *rt, tn_runtime_stats *stats);
 
+/** Measures how many bytes per second the runtime's device reads from its memory, the bound of a decode step; takes a
+ *  fraction of a second, and competes with requests that run. */
+TN_API int32_t tn_measure_bandwidth(tn_runtime *rt, double *bytes_per_s, tn_err *err);
+
 /* -- Requests ----------------------------------------------------------------------------------- */
 
 typedef struct tn_request tn_request;

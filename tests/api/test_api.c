@@ -22,15 +22,22 @@ static void teardown(void)
     dir_remove(dir, NULL);
 }
 
+/* TENON_TEST_DEVICE and TENON_TEST_SETS name another device and its kernels, for machines that have it. */
+static const char *device = "cpu";
+static const char *sets[] = {"reference", "cpu,reference"};
+
 static tn_runtime *open_with(const tn_kv *settings, uint32_t n)
 {
+    tn_kv all[16] = {{"device.kind", device}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
     tn_err err = TN_ERR_INIT;
     tn_runtime *rt = NULL;
 
+    for (uint32_t i = 0; i < n; i++)
+        all[i + 1] = settings[i];
     o.engine = engine;
-    o.settings = settings;
-    o.n_settings = n;
+    o.settings = all;
+    o.n_settings = n + 1;
     ck_assert_ok(tn_open(&o, &rt, &err), &err);
     return rt;
 }
@@ -158,8 +165,6 @@ static void compare(const struct job *a, const struct job *b)
                           b[i].tokens[k]);
     }
 }
-
-static const char *const sets[] = {"reference", "cpu,reference"};
 
 /* A request's tokens do not depend on what else is in the batch. */
 START_TEST(batch_mates_change_no_token)
@@ -418,6 +423,11 @@ int main(void)
 {
     Suite *s = suite_create("api");
     TCase *t = tcase_create("api");
+
+    if (getenv("TENON_TEST_DEVICE"))
+        device = getenv("TENON_TEST_DEVICE");
+    if (getenv("TENON_TEST_SETS"))
+        sets[0] = sets[1] = getenv("TENON_TEST_SETS");
 
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 240);

@@ -18,7 +18,9 @@
 static const char *const models[] = {"llama-gqa",    "llama-mha-tied", "llama-bias", "rope-linear",
                                      "rope-dynamic", "rope-llama3",    "rope-yarn",  "odd-widths",
                                      "head-256",     "sharded-tied",   "biases-gelu"};
-static const char *const sets[] = {"reference", "cpu,reference"};
+static const char *sets[] = {"reference", "cpu,reference"};
+static const char *device =
+    "cpu"; /* TENON_TEST_DEVICE and TENON_TEST_SETS name another, for machines that have it */
 
 #define N_MODELS (int)(sizeof models / sizeof *models)
 
@@ -167,7 +169,9 @@ static void check_greedy(tn_runtime *rt, const struct golden *g, const char *wha
 static void check_model(const char *model, const char *dtype, const char *kernels,
                         const char *max_tokens)
 {
-    tn_kv settings[] = {{"kernels.sets", kernels}, {"scheduler.max_num_tokens", max_tokens}};
+    tn_kv settings[] = {{"device.kind", device},
+                        {"kernels.sets", kernels},
+                        {"scheduler.max_num_tokens", max_tokens}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
     tn_err err = TN_ERR_INIT;
     tn_runtime *rt = NULL;
@@ -180,7 +184,7 @@ static void check_model(const char *model, const char *dtype, const char *kernel
     build_engine_of(path, dir, dtype);
     o.engine = engine;
     o.settings = settings;
-    o.n_settings = 2;
+    o.n_settings = 3;
     ck_assert_ok(tn_open(&o, &rt, &err), &err);
     check_logits(rt, &g, what);
     check_greedy(rt, &g, what);
@@ -211,6 +215,12 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("goldens");
+    const char *there = getenv("TENON_TEST_SETS");
+
+    if (getenv("TENON_TEST_DEVICE"))
+        device = getenv("TENON_TEST_DEVICE");
+    if (there)
+        sets[0] = sets[1] = there;
     TCase *t = tcase_create("goldens");
 
     tcase_add_checked_fixture(t, setup, teardown);

@@ -39,6 +39,7 @@
  * | sample        | x[L,V] float32 | -              | i[L,1] int32   | -
  * | linear.int8   | x[T,K]         | W[N,K] int8, s[N] float32, b[N]? | y[T,N] | -
  * | feed          | -              | -              | -       | -
+ * | read          | x[1,N]         | -              | y[1,1] int32 | -
  *
  * (*) sharded by tensor parallelism, see ::TN_ATTR_SHARDED. "?" optional. Integers and reals are
  * written in the plan under the names of the last column.
@@ -83,6 +84,8 @@
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
  *             sampled[token_row[t]]). Without it steps wait for the host.
+ * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can, and stores any one number that
+ *             depends on all of it: the bandwidth that `tenon bench` holds against the time of a step.
  */
 #ifndef TENON_OPS_H
 #define TENON_OPS_H
@@ -114,5 +117,6 @@
 #define TN_OP_SAMPLE "sample"
 #define TN_OP_LINEAR_INT8 "linear.int8"
 #define TN_OP_FEED "feed"
+#define TN_OP_READ "read"
 
 #endif
