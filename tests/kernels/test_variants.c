@@ -217,7 +217,7 @@ static void rope_cases(const tn_variant *v)
 static void append_cases(const tn_variant *v)
 {
     for (uint32_t i = 0; i < 6; i++) {
-        static const uint32_t dims[] = {64, 32, 80, 128, 256, 64}, blocks[] = {16, 1, 8, 32, 2, 64};
+        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4}, blocks[] = {16, 1, 8, 32, 2, 64};
         uint32_t kv_heads = 1 + i % 3, dim = dims[i];
         uint32_t rows[] = {i ? 5 : 1, 1, 19}, context[] = {30, 17, 19};
         struct kit k;
@@ -312,6 +312,11 @@ static void attention_cases(const tn_variant *v)
     attention_case(v, 64, 2, 1, TN_DT_F32, 16, 1, chunk, after, 0, 0.0);
     attention_case(v, 64, 2, 4, TN_DT_F32, 16, 1, chunk, after, 100, 0.0);
     attention_case(v, 128, 2, 4, TN_DT_F16, 16, 1, chunk, after, 515, 30.0);
+    for (uint32_t i = 0; i < 6; i++) { /* heads that fill no vector */
+        static const uint32_t dims[] = {1, 2, 10, 20, 40, 72};
+        attention_case(v, dims[i], 2, 3, float_dtypes[i % 3], 16, 4, ragged, contexts, 0, 0.0);
+        attention_case(v, dims[i], 1, 2, float_dtypes[i % 3], 8, 1, one, longer + 1, 0, 0.0);
+    }
 }
 
 /* -- All ---------------------------------------------------------------------------------------------- */
@@ -497,9 +502,10 @@ START_TEST(what_does_not_fit_is_refused_with_a_reason)
     ck_assert_int_eq(v->can_run(cpu.instance, op, &err), TN_E_UNSUPPORTED);
     ck_assert_err_has(&err, "rotated differently");
 
-    s = (struct shape){.in_width = {72}, .heads = 1, .kv_heads = 1, .head_dim = 72};
+    s = (struct shape){.in_width = {1040}, .heads = 1, .kv_heads = 1, .head_dim = 1040};
     v = plug_variant(&cpu, "attention.avx2");
     ck_assert_int_eq(v->can_run(cpu.instance, compose(&k, v, &s), &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "head_dim must be 1 to 1024");
     kit_free(&k);
     unload_plugins();
 }

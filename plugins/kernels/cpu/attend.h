@@ -14,9 +14,15 @@
 #define ATTEND_CHUNK 512 /* keys that share a softmax maximum */
 #define ATTEND_BLOCK 64  /* keys that are unpacked at a time; divides ATTEND_CHUNK */
 
+#define ATTEND_ALIGN                                                                               \
+    16 /* vectors are padded with zeros to a multiple of it, in scratch though not in the cache */
+
 /* Queries are `count` vectors q[i] of `dim`; query i attends to keys [first[i], last[i]) of the chunk. */
 struct attend {
-    uint32_t count, dim;
+    uint32_t count;
+    uint32_t
+        dim; /* of a vector in q, block and mean: `stored`, padded with zeros to ATTEND_ALIGN */
+    uint32_t stored; /* of a key or value in the cache */
     const float *q;
     const uint32_t *first, *last;
     uint32_t begin, end; /* the union of those ranges; begin is a multiple of ATTEND_BLOCK */

@@ -83,10 +83,29 @@ static CPU_INLINE vf cache_vector(const unsigned char *p, uint32_t dtype, uint64
     }
 }
 
+/* Bytes of one element of the cache. */
+static CPU_INLINE uint64_t cache_size(const uint32_t dtype)
+{
+    return dtype == TN_DT_F32 ? 4u : 2u;
+}
+
 /* Bytes of one key, and of one value. */
 static CPU_INLINE uint64_t key_bytes(const struct attend *t, const uint32_t dtype)
 {
-    return t->dim * (dtype == TN_DT_F32 ? 4u : 2u);
+    return t->stored * cache_size(dtype);
+}
+
+/* The vector at `at` of a key or value of `stored` elements; zeros behind them. */
+static CPU_INLINE vf cache_vector_some(const unsigned char *p, const uint32_t dtype, uint64_t at,
+                                       uint64_t stored)
+{
+    unsigned char last[LANES * 4] = {0};
+
+    if (at + LANES <= stored)
+        return cache_vector(p, dtype, at);
+    if (at < stored)
+        memcpy(last, p + at * cache_size(dtype), (stored - at) * cache_size(dtype));
+    return cache_vector(last, dtype, 0);
 }
 
 /* Asks for keys (or, at an offset, values) [begin, begin + n), as far as there are, `bytes` each. */
@@ -102,14 +121,14 @@ static CPU_INLINE void cache_prefetch(const struct attend *t, uint64_t begin, ui
 }
 
 /* LANES keys, transposed, to columns of t->block = [dim][ATTEND_BLOCK]. */
-static CPU_INLINE void transpose_keys(const unsigned char *const *key, uint64_t dim, float *to,
+static CPU_INLINE void transpose_keys(const unsigned char *const *key, uint64_t stored, float *to,
                                       const uint32_t dtype)
 {
-    for (uint64_t at = 0; at < dim; at += LANES) {
+    for (uint64_t at = 0; at < stored; at += LANES) {
         vf r[LANES];
         CPU_UNROLL
         for (uint64_t i = 0; i < LANES; i++)
-            r[i] = cache_vector(key[i], dtype, at);
+            r[i] = cache_vector_some(key[i], dtype, at, stored);
         v_transpose(r);
         CPU_UNROLL
         for (uint64_t i = 0; i < LANES; i++)
@@ -131,7 +150,7 @@ static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const u
                 last[i] = begin + j + i < t->end ? key[i] : key[0];
             key = last;
         }
-        transpose_keys(key, t->dim, t->block + j, dtype);
+        transpose_keys(key, t->stored, t->block + j, dtype);
     }
 }
 
@@ -148,7 +167,7 @@ static CPU_INLINE void load_values(const struct attend *t, uint64_t begin, const
         if (j % 8 == 0)
             cache_prefetch(t, j + ATTEND_BLOCK / 2, 8, offset, bytes);
         for (uint64_t at = 0; at < dim; at += LANES, to += LANES)
-            v_store(to, cache_vector(keys[j] + offset, dtype, at));
+            v_store(to, cache_vector_some(keys[j] + offset, dtype, at, t->stored));
     }
 }
 
@@ -183,7 +202,7 @@ static void score_keys(const struct attend *t)
         for (uint32_t tile = 0; tile_query(t, tile) < t->count; tile++) {
             uint32_t i = tile_query(t, tile);
             multiply(tile_query(t, tile + 1) - i, ATTEND_BLOCK / LANES, t->q + i * t->dim, t->dim,
-                     t->block, ATTEND_BLOCK, t->dim, t->score + i * ATTEND_CHUNK + begin,
+                     t->block, ATTEND_BLOCK, t->stored, t->score + i * ATTEND_CHUNK + begin,
                      ATTEND_CHUNK, 0);
         }
     }

@@ -27,6 +27,7 @@
 
 struct shape {
     uint32_t dim, kv_heads, group; /* group: heads per kv head */
+    uint32_t padded;               /* dim of a vector in scratch (attend.h) */
     uint32_t block_rows, block_queries;
     float scale, softcap;
     int64_t window;
@@ -35,6 +36,7 @@ struct shape {
 static void shape_of(const tn_op *op, struct shape *s)
 {
     s->dim = (uint32_t)tn_op_int(op, "head_dim", 0);
+    s->padded = (s->dim + ATTEND_ALIGN - 1) / ATTEND_ALIGN * ATTEND_ALIGN;
     s->kv_heads = (uint32_t)tn_op_int(op, "n_kv_heads", 0);
     s->group = (uint32_t)tn_op_int(op, "n_heads", 0) / s->kv_heads;
     s->block_rows = s->group < BLOCK_QUERIES ? BLOCK_QUERIES / s->group : 1;
@@ -51,8 +53,8 @@ int32_t attention_can_run(const tn_op *op, tn_err *err)
 
     if (!check_form(op, 2, 1, 0, 0))
         return check_require(op, 0, "needs float32 queries, a cache and a float32 output", err);
-    if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || dim <= 0 || dim % 16 || dim > 1024)
-        return check_require(op, 0, "head_dim must be a multiple of 16 up to 1024", err);
+    if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || dim <= 0 || dim > 1024)
+        return check_require(op, 0, "head_dim must be 1 to 1024", err);
     return check_require(op,
                          op->in[0]->width == (uint64_t)(heads * dim) &&
                              op->out[0]->width == (uint64_t)(heads * dim),
@@ -70,7 +72,7 @@ double attention_cost_ns(const struct cpu_instance *in, const tn_op *op, uint32_
 /* What one worker works in: arrays for the block_queries queries of an item. */
 struct scratch {
     const unsigned char **keys;              /* [ATTEND_CHUNK] */
-    float *q, *score, *block, *mean, *total; /* total: [queries][dim], the running mean */
+    float *q, *score, *block, *mean, *total; /* total: the running mean */
     float *largest, *sum, *total_largest, *total_sum;
     uint32_t *first, *last;
 };
@@ -87,12 +89,12 @@ static void *take(unsigned char *base, uint64_t *at, uint64_t bytes)
 /* Cuts a worker's scratch out of `base` (NULL: only tells the size); returns its size in bytes. */
 static uint64_t scratch_at(const struct shape *s, unsigned char *base, struct scratch *x)
 {
-    uint64_t n = s->block_queries, vectors = n * s->dim * sizeof(float), at = 0;
+    uint64_t n = s->block_queries, vectors = n * s->padded * sizeof(float), at = 0;
 
     x->keys = take(base, &at, ATTEND_CHUNK * sizeof *x->keys);
     x->q = take(base, &at, vectors);
     x->score = take(base, &at, n * ATTEND_CHUNK * sizeof(float));
-    x->block = take(base, &at, (uint64_t)ATTEND_BLOCK * s->dim * sizeof(float));
+    x->block = take(base, &at, (uint64_t)ATTEND_BLOCK * s->padded * sizeof(float));
     x->mean = take(base, &at, vectors);
     x->total = take(base, &at, vectors);
     x->largest = take(base, &at, n * sizeof(float));
@@ -112,7 +114,7 @@ struct block {
 /* Floats that a split chunk leaves for the merge: maximum, sum and mean of each query of a group. */
 static uint64_t partial_floats(const struct shape *s)
 {
-    return (uint64_t)s->group * (s->dim + 2);
+    return (uint64_t)s->group * (s->padded + 2);
 }
 
 static uint64_t chunks_of(uint64_t context)
@@ -172,11 +174,14 @@ static int64_t row_first(const struct attention *a, uint32_t row)
 static void gather_queries(const struct attention *a, const struct block *b, uint32_t head,
                            const struct scratch *x)
 {
-    uint64_t width = a->l->op->in[0]->width, n = (uint64_t)a->s.group * a->s.dim;
+    uint64_t width = a->l->op->in[0]->width, dim = a->s.dim, padded = a->s.padded;
 
-    for (uint32_t r = 0; r < b->n_rows; r++)
-        memcpy(x->q + r * n, (const float *)a->l->in[0] + (b->row + r) * width + head * n,
-               n * sizeof(float));
+    for (uint32_t i = 0; i < b->n_rows * a->s.group; i++) {
+        uint64_t row = b->row + i / a->s.group, h = head * a->s.group + i % a->s.group;
+        float *q = x->q + i * padded;
+        memcpy(q, (const float *)a->l->in[0] + row * width + h * dim, dim * sizeof *q);
+        memset(q + dim, 0, (padded - dim) * sizeof *q);
+    }
 }
 
 /* Points x->keys at keys [begin, end) of the chunk that starts at position `from`. */
@@ -204,7 +209,10 @@ static void attend_chunk(const struct attention *a, const struct block *b, uint3
 {
     const tn_kv_layer *kv = a->l->kv;
     int64_t from = (int64_t)chunk * ATTEND_CHUNK;
-    struct attend t = {.count = b->n_rows * a->s.group, .dim = a->s.dim, .begin = ATTEND_CHUNK};
+    struct attend t = {.count = b->n_rows * a->s.group,
+                       .dim = a->s.padded,
+                       .stored = a->s.dim,
+                       .begin = ATTEND_CHUNK};
 
     for (uint32_t i = 0; i < t.count; i++) {
         int64_t first = row_first(a, b->row + i / a->s.group) - from;
@@ -237,12 +245,12 @@ static void attend_chunk(const struct attention *a, const struct block *b, uint3
 static void merge(const struct attention *a, const struct scratch *x, uint32_t i, float largest,
                   float sum, const float *mean)
 {
-    float *total = x->total + i * a->s.dim, to, by_total, by_mean;
+    float *total = x->total + i * a->s.padded, to, by_total, by_mean;
 
     if (sum == 0.0f) /* the query sees nothing of this chunk */
         return;
     if (x->total_sum[i] == 0.0f) {
-        memcpy(total, mean, a->s.dim * sizeof *total);
+        memcpy(total, mean, a->s.padded * sizeof *total);
         x->total_largest[i] = largest;
         x->total_sum[i] = sum;
         return;
@@ -250,7 +258,7 @@ static void merge(const struct attention *a, const struct scratch *x, uint32_t i
     to = x->total_largest[i] > largest ? x->total_largest[i] : largest;
     by_total = expf(x->total_largest[i] - to);
     by_mean = expf(largest - to);
-    a->isa->blend(total, by_total, mean, by_mean, a->s.dim);
+    a->isa->blend(total, by_total, mean, by_mean, a->s.padded);
     x->total_sum[i] = x->total_sum[i] * by_total + sum * by_mean;
     x->total_largest[i] = to;
 }
@@ -263,8 +271,8 @@ static void store_rows(const struct attention *a, const struct block *b, uint32_
 
     for (uint32_t i = 0; i < b->n_rows * a->s.group; i++) {
         uint64_t row = b->row + i / a->s.group, h = head * a->s.group + i % a->s.group;
-        a->isa->map(MAP_SCALE, (float *)a->l->out[0] + row * width + h * dim, x->total + i * dim,
-                    NULL, dim, 1.0f / x->total_sum[i]);
+        a->isa->map(MAP_SCALE, (float *)a->l->out[0] + row * width + h * dim,
+                    x->total + i * (uint64_t)a->s.padded, NULL, dim, 1.0f / x->total_sum[i]);
     }
 }
 
@@ -296,7 +304,7 @@ static void whole_items(void *arg, uint32_t first, uint32_t last, uint32_t worke
         for (chunk_range(a, b, &chunk, &last_chunk); chunk <= last_chunk; chunk++) {
             attend_chunk(a, b, head, chunk, &x);
             for (uint32_t i = 0; i < b->n_rows * a->s.group; i++)
-                merge(a, &x, i, x.largest[i], x.sum[i], x.mean + i * a->s.dim);
+                merge(a, &x, i, x.largest[i], x.sum[i], x.mean + i * a->s.padded);
         }
         store_rows(a, b, head, &x);
     }
@@ -325,7 +333,7 @@ static void split_items(void *arg, uint32_t first, uint32_t last, uint32_t worke
         attend_chunk(a, b, head, chunk, &x);
         memcpy(partial, x.largest, a->s.group * sizeof(float));
         memcpy(partial + a->s.group, x.sum, a->s.group * sizeof(float));
-        memcpy(partial + 2 * a->s.group, x.mean, a->s.group * a->s.dim * sizeof(float));
+        memcpy(partial + 2 * a->s.group, x.mean, a->s.group * a->s.padded * sizeof(float));
     }
 }
 
@@ -343,7 +351,7 @@ static void merge_items(void *arg, uint32_t first, uint32_t last, uint32_t worke
             const float *partial = partial_at(a, item, chunk);
             for (uint32_t i = 0; i < a->s.group; i++)
                 merge(a, &x, i, partial[i], partial[a->s.group + i],
-                      partial + 2 * a->s.group + i * a->s.dim);
+                      partial + 2 * a->s.group + i * a->s.padded);
         }
         store_rows(a, b, head, &x);
     }
