@@ -125,7 +125,7 @@ static int32_t parse_ids(const struct strbuf *text, uint32_t vocab, uint32_t **i
 
 static int32_t decode(const struct opts *o, tn_err *err)
 {
-    uint32_t flags = opts_flag(o, "keep-special") ? 0 : TN_DECODE_SKIP_SPECIAL;
+    uint32_t flags = opts_flag(o, "no-special") ? TN_DECODE_SKIP_SPECIAL : 0;
     struct strbuf input = STRBUF_INIT;
     tn_tokenizer *t = NULL;
     uint32_t *ids = NULL;
@@ -133,8 +133,8 @@ static int32_t decode(const struct opts *o, tn_err *err)
     size_t n = 0, len = 0;
     int32_t rc = tn_tokenizer_open(opts_text(o, "tokenizer"), &t, err);
 
-    if (rc == TN_OK && tn_tokenizer_setting(t, "clean_up_tokenization_spaces") == 1)
-        flags |= TN_DECODE_CLEAN_UP;
+    if (rc == TN_OK)
+        flags |= tn_tokenizer_decode_flags(t);
     if (rc == TN_OK)
         rc = read_stdin(&input, err);
     if (rc == TN_OK)
@@ -186,7 +186,7 @@ const struct command cmd_text_encode = {
 
 static const struct opt decode_options[] = {
     {"tokenizer", OPT_TEXT, "DIR", "engine, checkpoint, or tokenizer file", 0, 0, NULL, true},
-    {"keep-special", OPT_FLAG, NULL, "special tokens appear in the text", 0, 0, NULL, false},
+    {"no-special", OPT_FLAG, NULL, "leave special tokens out", 0, 0, NULL, false},
     {"raw", OPT_FLAG, NULL, "print the text itself", 0, 0, NULL, false},
     {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
 

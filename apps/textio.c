@@ -97,7 +97,9 @@ int32_t textio_stream_new(const struct textio *t, const char *const *stops, uint
     for (uint32_t i = 0; i < n && rc == TN_OK; i++)
         len[i] = strlen(stops[i]);
     if (rc == TN_OK)
-        rc = tn_detok_new(t->tokenizer, TN_DECODE_SKIP_SPECIAL, &s->detok, err);
+        rc = tn_detok_new(t->tokenizer,
+                          TN_DECODE_SKIP_SPECIAL | tn_tokenizer_decode_flags(t->tokenizer),
+                          &s->detok, err);
     if (rc == TN_OK)
         rc = tn_stop_new(stops, len, n, &s->stop, err);
     mem_free(len);

@@ -198,6 +198,7 @@ static int32_t matcher_build(struct added *a, struct added_matcher *m, bool norm
                               "the added token \"%.40s\" is normalized to nothing", t->content);
         if (m->patterns == 0 && !trie_init(&m->trie))
             return err_nomem(err, "added tokens");
+        m->only_special = t->special && (m->only_special || m->patterns == 0);
         m->patterns++;
         if (!add_reversed(&m->trie, text, len, i, &taken))
             return err_nomem(err, "added tokens");
@@ -205,9 +206,6 @@ static int32_t matcher_build(struct added *a, struct added_matcher *m, bool norm
             return tn_err_set(err, TN_E_FORMAT,
                               "the added token \"%.40s\" has the same text as another", t->content);
         m->last[(unsigned char)text[len - 1]] = 1;
-        m->only_last = m->patterns == 1 || m->only_last == (unsigned char)text[len - 1]
-                           ? (unsigned char)text[len - 1]
-                           : -1;
     }
     if (m->patterns > 0 && !link_nodes(m))
         return err_nomem(err, "added tokens");

@@ -31,7 +31,7 @@ struct added_matcher {
     uint32_t *out;     /* by node: the token whose pattern ends here, the longest; TRIE_NONE */
     size_t patterns;   /* 0: matches nothing, nothing is allocated */
     uint8_t last[256]; /* 1: some pattern ends with this byte */
-    int only_last;     /* the byte if there is only one, else -1 */
+    bool only_special; /* all patterns are special tokens' */
 };
 
 struct added {

@@ -65,21 +65,11 @@ static int32_t absent(const struct tape *t, uint32_t node, const char *text, siz
                     shown(len), text);
 }
 
-/* Bytes of the right part that the merged token does not repeat. The reference counts the prefix in characters and
- * cuts bytes; with the "##" that all files have it is the same. */
-static size_t prefix_bytes(const struct bpe *b, size_t len)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < b->prefix_len; i++)
-        n += ((unsigned char)b->prefix[i] & 0xc0) != 0x80;
-    return n < len ? n : len;
-}
-
 static int32_t add_merge(struct bpe *b, const struct tape *t, uint32_t node, uint32_t rank,
                          const struct merge_text *m, struct strbuf *joined, tn_err *err)
 {
-    size_t skip = prefix_bytes(b, m->right_len);
+    /* The merged token does not repeat the prefix of its right part. */
+    size_t skip = b->prefix_len < m->right_len ? b->prefix_len : m->right_len;
     uint32_t left = vocab_find(b->vocab, m->left, m->left_len);
     uint32_t right = vocab_find(b->vocab, m->right, m->right_len), id;
 

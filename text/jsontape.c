@@ -314,7 +314,7 @@ bool tape_eq(const struct tape *t, uint32_t node, const char *text)
            memcmp(t->text + t->nodes[node].off, text, n) == 0;
 }
 
-uint32_t tape_get(const struct tape *t, uint32_t object, const char *name)
+uint32_t tape_get_n(const struct tape *t, uint32_t object, const char *name, size_t len)
 {
     uint32_t at;
 
@@ -323,11 +323,16 @@ uint32_t tape_get(const struct tape *t, uint32_t object, const char *name)
     at = object + 1;
     for (uint32_t i = 0; i < t->nodes[object].len; i++) {
         uint32_t v = at + 1;
-        if (tape_eq(t, at, name))
+        if (t->nodes[at].len == len && memcmp(t->text + t->nodes[at].off, name, len) == 0)
             return t->nodes[v].type == TAPE_NULL ? TAPE_NONE : v;
         at = t->nodes[v].next;
     }
     return TAPE_NONE;
+}
+
+uint32_t tape_get(const struct tape *t, uint32_t object, const char *name)
+{
+    return tape_get_n(t, object, name, strlen(name));
 }
 
 int32_t tape_unique(const struct tape *t, uint32_t object, tn_err *err)

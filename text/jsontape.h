@@ -62,6 +62,7 @@ static inline bool tape_is(const struct tape *t, uint32_t node, enum tape_type t
 
 /* The member's value. JSON null counts as absent. */
 uint32_t tape_get(const struct tape *t, uint32_t object, const char *key);
+uint32_t tape_get_n(const struct tape *t, uint32_t object, const char *key, size_t len);
 
 /* Whether the string node equals `text`. */
 bool tape_eq(const struct tape *t, uint32_t node, const char *text);

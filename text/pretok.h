@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "jsontape.h"
+#include "literal.h"
 #include "pieces.h"
 #include "regex.h"
 #include "scan.h"
@@ -22,9 +23,7 @@ enum pretok_kind {
     PRETOK_METASPACE,
     PRETOK_CHARS, /* splits by a test of single characters */
     PRETOK_WORDS, /* Whitespace: runs of \w, runs of what is neither \w nor \s */
-    PRETOK_BERT,
-    PRETOK_FIXED,
-    PRETOK_SCRIPTS
+    PRETOK_FIXED  /* so many characters each */
 };
 
 enum pretok_chars { CHARS_SPACE, CHARS_PUNCTUATION, CHARS_NUMERIC, CHARS_ONE };
@@ -46,9 +45,8 @@ struct pretok {
     bool invert;
     struct regex *regex; /* SPLIT; owned; NULL if there is a scanner or a literal */
     const struct scanner *scanner;
-    char *literal; /* SPLIT by a plain text; owned */
-    size_t literal_len;
-    bool prefix_space; /* BYTE_LEVEL */
+    struct literal literal; /* SPLIT by a plain text, if it has one */
+    bool prefix_space;      /* BYTE_LEVEL */
     bool
         keep_bytes; /* BYTE_LEVEL, last, and the vocabulary's keys are bytes: no characters are made */
     enum pretok_chars chars;
@@ -65,14 +63,8 @@ struct pretok_list {
 
 void pretok_release(struct pretok_list *l); /* zeroed is allowed */
 
-/* Reads the "pre_tokenizer" value; TAPE_NONE gives an empty list. */
+/* Reads the "pre_tokenizer" value; TAPE_NONE gives an empty list. On failure the list is as far as it got. */
 int32_t pretok_load(const struct tape *t, uint32_t node, struct pretok_list *out, tn_err *err);
-
-/* Appends a Split by regex that isolates its matches (for vocabularies without a tokenizer.json), or a byte level. */
-int32_t pretok_add_split(struct pretok_list *l, const char *pattern, tn_err *err);
-int32_t pretok_add_bytes(struct pretok_list *l, tn_err *err);
-int32_t pretok_add_metaspace(struct pretok_list *l, uint32_t replacement,
-                             enum pretok_prepend prepend, bool split, tn_err *err);
 
 /* The last step makes bytes of text, so the model may work on bytes (see keep_bytes). */
 bool pretok_ends_in_bytes(const struct pretok_list *l);

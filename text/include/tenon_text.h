@@ -160,8 +160,8 @@ TN_TEXT_API int32_t tn_encoding_new(tn_encoding **out, tn_err *err);
 TN_TEXT_API void tn_encoding_free(tn_encoding *e); /**< NULL is allowed */
 
 /**
- * Encodes `len` bytes (at most 1 GiB) at `text` into `e`, whose old content is lost. `options` may be NULL: no
- * special tokens, character offsets.
+ * Encodes `len` bytes (at most 1 GiB) at `text` into `e`, whose old content is lost, also on failure. `options` may be
+ * NULL: no special tokens, character offsets.
  */
 TN_TEXT_API int32_t tn_encode(const tn_tokenizer *t, const char *text, size_t len,
                               const tn_encode_options *options, tn_encoding *e, tn_err *err);
@@ -180,6 +180,10 @@ TN_TEXT_API const tn_token_span *tn_encoding_spans(const tn_encoding *e);
 /** Remove the spaces before punctuation and English contractions that old word-piece tokenizers leave
  * (clean_up_tokenization_spaces). */
 #define TN_DECODE_CLEAN_UP (UINT32_C(1) << 1)
+
+/** The flags that transformers decodes with when this checkpoint says nothing else: ::TN_DECODE_CLEAN_UP if its
+ * tokenizer_config.json sets clean_up_tokenization_spaces, but never for BPE, whose text it would damage. */
+TN_TEXT_API uint32_t tn_tokenizer_decode_flags(const tn_tokenizer *t);
 
 /** Decodes `count` ids to UTF-8; unused ids count as nothing. Free the text with tn_text_free. */
 TN_TEXT_API int32_t tn_decode(const tn_tokenizer *t, const uint32_t *ids, size_t count,
