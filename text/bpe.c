@@ -310,7 +310,7 @@ static void put_token(const struct bpe *b, const struct sink *s, uint32_t id, si
 static int32_t put_tokens(const struct bpe *b, const struct sink *s, size_t *at,
                           const struct word_token *tokens, size_t n, tn_err *err)
 {
-    if (s->out->count + n > s->out->cap && !sink_reserve(s->out, n))
+    if (!sink_reserve(s->out, n))
         return err_nomem(err, "an encoding");
     for (size_t i = 0; i < n; i++) {
         put_token(b, s, tokens[i].id, *at, *at + tokens[i].len);

@@ -307,9 +307,8 @@ int32_t tn_encode(const tn_tokenizer *t, const char *text, size_t len,
         rc = scratch_take(j.t, &j.s, err);
     if (rc != TN_OK)
         return rc;
-    e->count = 0;
-    e->has_spans = !(j.flags & TN_ENCODE_NO_OFFSETS);
-    e->has_edges = e->has_spans && t->postproc.trims;
+    sink_begin(e, !(j.flags & TN_ENCODE_NO_OFFSETS),
+               !(j.flags & TN_ENCODE_NO_OFFSETS) && t->postproc.trims);
     rc = encode(&j, text, len, options);
     if (rc != TN_OK)
         e->count = 0;

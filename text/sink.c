@@ -6,13 +6,28 @@
 #include "base/mem.h"
 #include "unidata.h"
 
-bool sink_reserve(struct tn_encoding *e, size_t n)
+void sink_begin(struct tn_encoding *e, bool spans, bool edges)
+{
+    e->count = 0;
+    e->room = 0;
+    e->has_spans = spans;
+    e->has_edges = edges;
+}
+
+bool sink_grow(struct tn_encoding *e, size_t n)
 {
     size_t need = e->count + n;
 
-    return mem_grow(&e->ids, &e->cap, need, sizeof *e->ids) &&
-           (!e->has_spans || mem_grow(&e->spans, &e->span_cap, need, sizeof *e->spans)) &&
-           (!e->has_edges || mem_grow(&e->edges, &e->edge_cap, need, sizeof *e->edges));
+    if (!mem_grow(&e->ids, &e->id_cap, need, sizeof *e->ids) ||
+        (e->has_spans && !mem_grow(&e->spans, &e->span_cap, need, sizeof *e->spans)) ||
+        (e->has_edges && !mem_grow(&e->edges, &e->edge_cap, need, sizeof *e->edges)))
+        return false;
+    e->room = e->id_cap;
+    if (e->has_spans && e->span_cap < e->room)
+        e->room = e->span_cap;
+    if (e->has_edges && e->edge_cap < e->room)
+        e->room = e->edge_cap;
+    return true;
 }
 
 static bool is_edge(uint32_t cp)

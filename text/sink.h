@@ -19,7 +19,9 @@ struct tn_encoding {
     uint32_t *ids;
     tn_token_span *spans;
     struct edges *edges; /* only while a post-processor needs them */
-    size_t count, cap, span_cap, edge_cap;
+    size_t count;
+    size_t room; /* tokens that fit in all arrays in use */
+    size_t id_cap, span_cap, edge_cap;
     bool has_spans, has_edges;
 };
 
@@ -31,8 +33,15 @@ struct sink {
     uint32_t base;
 };
 
+/* Empties an encoding and says which arrays are in use. */
+void sink_begin(struct tn_encoding *e, bool spans, bool edges);
+
 /* Room for n more tokens. False without memory. */
-bool sink_reserve(struct tn_encoding *e, size_t n);
+bool sink_grow(struct tn_encoding *e, size_t n);
+static inline bool sink_reserve(struct tn_encoding *e, size_t n)
+{
+    return e->count + n <= e->room || sink_grow(e, n);
+}
 
 /* Counts white space (and GPT-2's space character) at both ends of a token's text. */
 struct edges edges_of(const char *text, size_t len);
