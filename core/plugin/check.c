@@ -150,6 +150,9 @@ static int32_t check_comm(struct place *at, const tn_comm_backend *c)
     NEED(at, c, send);
     NEED(at, c, recv);
     NEED(at, c, barrier);
+    if ((TN_HAS(tn_comm_backend, c, world) && c->world) !=
+        (TN_HAS(tn_comm_backend, c, spread) && c->spread))
+        return fail(at, TN_E_REFUSED, "spread", "and world are only of use together");
     if ((c->flags & TN_COMM_DEVICE_MEMORY) && !c->device)
         return fail(at, TN_E_REFUSED, "device",
                     "is NULL, but flags say that it moves device memory");

@@ -136,11 +136,9 @@ static int32_t make_id(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err
     return tn_err_set(err, TN_E_UNSUPPORTED, "no");
 }
 
-static int32_t join(void *instance, const uint8_t id[TN_COMM_ID_BYTES], uint32_t rank,
-                    uint32_t n_ranks, tn_device *device, uint64_t timeout_ns, tn_comm_group **out,
-                    tn_err *err)
+static int32_t join(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err)
 {
-    (void)instance, (void)id, (void)rank, (void)n_ranks, (void)device, (void)timeout_ns, (void)out;
+    (void)instance, (void)how, (void)out;
     return tn_err_set(err, TN_E_UNSUPPORTED, "no");
 }
 

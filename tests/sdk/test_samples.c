@@ -293,8 +293,15 @@ static void *rank_main(void *arg)
 {
     struct rank *r = arg;
 
-    r->rc = r->backend->join(r->instance, r->id, r->rank, r->n, NULL, UINT64_C(5000000000),
-                             &r->group, &r->err);
+    static const uint32_t members[RANKS] = {0, 1, 2, 3};
+    tn_comm_join how = {.h = TN_HDR(tn_comm_join),
+                        .id = r->id,
+                        .rank = r->rank,
+                        .n_ranks = r->n,
+                        .members = members,
+                        .timeout_ns = UINT64_C(5000000000)};
+
+    r->rc = r->backend->join(r->instance, &how, &r->group, &r->err);
     if (r->rc != TN_OK)
         return NULL;
     r->work(r);
@@ -422,6 +429,7 @@ START_TEST(the_comm_sample_never_hangs)
 {
     const tn_comm_backend *backend;
     uint8_t id[TN_COMM_ID_BYTES] = {1};
+    tn_comm_join how = {.h = TN_HDR(tn_comm_join), .id = id, .n_ranks = 2, .timeout_ns = 1000};
     tn_comm_group *g = NULL;
     tn_err err = TN_ERR_INIT;
     void *instance;
@@ -431,9 +439,9 @@ START_TEST(the_comm_sample_never_hangs)
     run_ranks(RANKS, RANKS, sizes_differ, TN_E_COMM);
     run_ranks(RANKS, RANKS, nothing, TN_OK);
     ck_assert_ok(registry_comm(view, "loop", &backend, &instance, &err), &err);
-    ck_assert_int_eq(backend->join(instance, id, 0, 2, NULL, 1000, &g, &err), TN_E_INVALID);
+    ck_assert_int_eq(backend->join(instance, &how, &g, &err), TN_E_INVALID);
     ck_assert_ok(backend->make_id(instance, id, &err), &err);
-    ck_assert_int_eq(backend->join(instance, id, 0, 2, NULL, 1000, &g, &err), TN_E_TIMEOUT);
+    ck_assert_int_eq(backend->join(instance, &how, &g, &err), TN_E_TIMEOUT);
     ck_assert_ptr_null(g);
     ck_assert_int_eq(backend->can_join(instance, 4, 2, NULL, &err), TN_E_UNSUPPORTED);
 }

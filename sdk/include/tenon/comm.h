@@ -40,23 +40,42 @@ typedef struct tn_comm_link {
     double latency_ns; /**< 0: unknown */
 } tn_comm_link;
 
-/** Interface "comm.backend". A group is used by one thread, except `abort` and `async_error`. */
+/** How a rank joins a group. */
+typedef struct tn_comm_join {
+    tn_hdr h;
+    const uint8_t *id; /**< [TN_COMM_ID_BYTES] from make_id */
+    uint32_t rank, n_ranks;
+    const uint32_t
+        *members; /**< [n_ranks] number of each rank of the group in the whole run, ascending; for
+                                  messages, and for backends that number processes */
+    const tn_device_api *api;
+    tn_device *device;   /**< whose memory is moved */
+    uint64_t timeout_ns; /**< until all must have joined */
+    uint64_t
+        call_timeout_ns; /**< longest wait of one call for its peers, then TN_E_TIMEOUT; 0: as long as it takes */
+    uint64_t
+        max_bytes; /**< most bytes of one call, for buffers that are taken now rather than in steps */
+} tn_comm_join;
+
+/**
+ * Interface "comm.backend". A group is used by one thread, except `abort` and `async_error`. Calls of a group are made
+ * by all its ranks in the same order (send and recv: by both sides). A call that fails leaves the group broken: the
+ * message names the rank that is late or gone if it is known, and later calls fail too.
+ */
 typedef struct tn_comm_backend {
     tn_hdr h;
     const char *name;   /**< "local", "nccl", "pcie", "mpi" */
-    const char *device; /**< kind of device whose memory it moves; NULL: host memory only */
+    const char *device; /**< kind of device whose memory it moves; NULL: any, see `flags` */
     uint32_t flags;     /**< ::tn_comm_flag */
     uint32_t dtypes;    /**< mask of TN_DT_BIT that reductions take */
 
     /** Whether it can join `n_ranks` ranks; `devices` are those of this process, `n_local` of them. */
     int32_t (*can_join)(void *instance, uint32_t n_ranks, uint32_t n_local,
                         tn_device *const *devices, tn_err *err);
-    /** Makes the token of a new group; called by rank 0. */
+    /** Makes the token of a new group; called once, in the process of one of its ranks. */
     int32_t (*make_id)(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err);
-    /** Joins as `rank` of `n_ranks`; returns when all have or after `timeout_ns`. */
-    int32_t (*join)(void *instance, const uint8_t id[TN_COMM_ID_BYTES], uint32_t rank,
-                    uint32_t n_ranks, tn_device *device, uint64_t timeout_ns, tn_comm_group **out,
-                    tn_err *err);
+    /** Joins; returns when all ranks have, or with TN_E_TIMEOUT. */
+    int32_t (*join)(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err);
     /** Leaves after all outstanding work is done. */
     void (*leave)(tn_comm_group *g);
     /** Ends all outstanding work of the group at once, from any thread; then only `leave`. */
@@ -80,6 +99,13 @@ typedef struct tn_comm_backend {
     int32_t (*recv)(tn_comm_group *g, void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
                     tn_err *err);
     int32_t (*barrier)(tn_comm_group *g, tn_stream *s, tn_err *err);
+
+    /** (opt) If a launcher started this process as one of several that the backend can join: its number, theirs, and how
+     *  many of them share this host. Cheap and harmless where none did: then `size` is 1. */
+    int32_t (*world)(void *instance, uint32_t *rank, uint32_t *size, uint32_t *host_rank,
+                     uint32_t *host_size, tn_err *err);
+    /** (opt) Carries `bytes` bytes from process 0 of that world to all; returns when this one has sent or got them. */
+    int32_t (*spread)(void *instance, void *buf, uint64_t bytes, uint64_t timeout_ns, tn_err *err);
 } tn_comm_backend;
 
 #ifdef __cplusplus

@@ -252,17 +252,16 @@ static void depart(struct group *g)
         g->n = 0;
 }
 
-static int32_t join(void *instance, const uint8_t id[TN_COMM_ID_BYTES], uint32_t rank,
-                    uint32_t n_ranks, tn_device *device TN_UNUSED, uint64_t timeout_ns,
-                    tn_comm_group **out, tn_err *err)
+static int32_t join(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err)
 {
     struct loop *l = instance;
-    struct timespec until = deadline(l, timeout_ns);
+    struct timespec until = deadline(l, how->timeout_ns);
+    uint32_t rank = how->rank, n_ranks = how->n_ranks;
     struct group *g;
     uint64_t token[2];
     int32_t rc;
 
-    memcpy(token, id, sizeof token);
+    memcpy(token, how->id, sizeof token);
     if (token[0] != (uintptr_t)l || rank >= n_ranks || n_ranks > MAX_RANKS)
         return tn_err_set(err, TN_E_INVALID, "no such rank, or a token of another process");
     pthread_mutex_lock(&l->lock);
@@ -367,7 +366,7 @@ static void fini(void *instance)
 static const tn_comm_backend backend = {
     TN_HDR(tn_comm_backend), "loop", NULL, TN_COMM_HOST_MEMORY | TN_COMM_DETERMINISTIC, TN_DT_BIT(TN_DT_F32),
     can_join, make_id, join, leave, abort_group, async_error, link_to,
-    all_reduce, all_gather, reduce_scatter, broadcast, send_to, recv_from, barrier};
+    all_reduce, all_gather, reduce_scatter, broadcast, send_to, recv_from, barrier, NULL, NULL};
 /* clang-format on */
 
 static const tn_iface ifaces[] = {{TN_HDR(tn_iface), TN_IFACE_COMM, &backend}};

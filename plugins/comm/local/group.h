@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Groups of ranks that are threads of one process.
+ *
+ * Every rank has a place where it shows what it contributes to a call: two buffers in turn, so that one meeting per
+ * call is enough. Whoever comes to call k + 2, and overwrites the buffer of call k, has been through call k + 1; and
+ * nobody gets through that before all have come to it, hence have read what they needed of call k.
+ */
+#ifndef LOCAL_GROUP_H
+#define LOCAL_GROUP_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "fault.h"
+#include "tenon/comm.h"
+
+#define MAX_RANKS 256
+#define CHUNK (256u * 1024) /* bytes that a rank shows at a time */
+
+/* What a rank shows for one meeting. */
+struct shown {
+    uint64_t seq;
+    uint64_t bytes; /* of this chunk, or of the whole contribution: all ranks' are equal */
+    uint64_t sum;   /* checksum, if they are on */
+    const char *call;
+    uint32_t dtype, root;
+    unsigned char *data; /* [CHUNK] */
+};
+
+struct place {
+    _Alignas(64) _Atomic uint64_t arrived; /* meetings that the rank came to */
+    struct shown shown[2];                 /* by seq % 2 */
+    bool joined;
+};
+
+enum box_state { BOX_EMPTY, BOX_FULL, BOX_READ };
+
+/* A message on its way from one rank to another, in the sender's memory. */
+struct box {
+    _Atomic uint32_t state; /* ::box_state */
+    const void *data;
+    uint64_t bytes, sum;
+    bool flip;
+};
+
+struct local;
+
+struct group {
+    struct local *l;
+    struct group *next;
+    uint64_t id;
+    uint32_t n, n_joined, n_left;
+    uint32_t members[MAX_RANKS];
+    _Atomic int32_t broken; /* TN_OK, or why nothing works any more */
+    _Atomic uint32_t sleepers;
+    pthread_mutex_t lock; /* for `moved`, `why` and joining */
+    pthread_cond_t moved;
+    tn_err why;
+    struct place *places; /* [n] */
+    struct box *boxes;    /* [n * n], from * n + to */
+    unsigned char *memory;
+};
+
+struct tn_comm_group { /* one rank's view */
+    struct group *g;
+    uint32_t rank;
+    uint64_t seq;   /* meetings it came to */
+    uint64_t calls; /* that count for faults */
+    uint64_t call_timeout_ns;
+};
+
+/* The plugin's instance. */
+struct local {
+    const tn_host *host;
+    struct fault fault;
+    uint64_t spin_ns;
+    bool verify;
+    pthread_mutex_t lock; /* guards groups and next_id */
+    struct group *groups;
+    uint64_t next_id;
+};
+
+/* Interface functions of joining and leaving; see tenon/comm.h. */
+int32_t group_can_join(void *instance, uint32_t n_ranks, uint32_t n_local,
+                       tn_device *const *devices, tn_err *err);
+int32_t group_make_id(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err);
+int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err);
+void group_leave(tn_comm_group *me);
+void group_abort(tn_comm_group *me);
+int32_t group_error(tn_comm_group *me, tn_err *err);
+
+/* Breaks the group, once: the first reason stays. Returns the reason in force, which is copied to err. */
+int32_t group_break(struct group *g, const tn_err *why, tn_err *err);
+
+/* Wakes whoever sleeps, after something changed that they may wait for. */
+void group_wake(struct group *g);
+
+/* Waits until ready(me, arg), the group is broken (its reason is returned) or the deadline has passed (TN_E_TIMEOUT,
+ * and the caller breaks the group). `until_ns` 0: no deadline. */
+int32_t group_await(tn_comm_group *me, bool (*ready)(const tn_comm_group *, const void *),
+                    const void *arg, uint64_t until_ns, tn_err *err);
+
+/* Interface functions that move data (calls.c). */
+int32_t call_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                        uint32_t dtype, tn_stream *s, tn_err *err);
+int32_t call_all_gather(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                        uint32_t dtype, tn_stream *s, tn_err *err);
+int32_t call_reduce_scatter(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                            uint32_t dtype, tn_stream *s, tn_err *err);
+int32_t call_broadcast(tn_comm_group *me, void *buf, uint64_t bytes, uint32_t root, tn_stream *s,
+                       tn_err *err);
+int32_t call_send(tn_comm_group *me, const void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
+                  tn_err *err);
+int32_t call_recv(tn_comm_group *me, void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
+                  tn_err *err);
+int32_t call_barrier(tn_comm_group *me, tn_stream *s, tn_err *err);
+
+#endif

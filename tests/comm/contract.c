@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "comm/contract.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tenon/dtype.h"
+#include "tenon/float.h"
+
+struct run {
+    const tn_comm_backend *b;
+    tn_comm_group *g;
+    uint32_t rank, n;
+    unsigned char *send, *recv, *want;
+    tn_err *err;
+};
+
+#define MAX_COUNT 200000u /* more than a backend moves at a time */
+
+/* Element i of rank r: small whole numbers and halves, exact in every dtype, also when summed. */
+static float element(uint32_t r, uint64_t i)
+{
+    return (float)((int)((i * 7 + r * 3) % 17) - 8) * 0.5f;
+}
+
+static void put(unsigned char *data, uint64_t i, float x, uint32_t dtype)
+{
+    uint16_t half = dtype == TN_DT_F16 ? tn_f32_to_f16(x) : tn_f32_to_bf16(x);
+    int32_t whole = (int32_t)(2 * x);
+
+    if (dtype == TN_DT_F32)
+        memcpy(data + 4 * i, &x, 4);
+    else if (dtype == TN_DT_I32)
+        memcpy(data + 4 * i, &whole, 4);
+    else
+        memcpy(data + 2 * i, &half, 2);
+}
+
+static void fill(const struct run *u, uint64_t count, uint32_t dtype)
+{
+    for (uint64_t i = 0; i < count; i++)
+        put(u->send, i, element(u->rank, i), dtype);
+    memset(u->recv, 0xEE, 64);
+}
+
+static float sum(const struct run *u, uint64_t i)
+{
+    float x = 0;
+
+    for (uint32_t r = 0; r < u->n; r++)
+        x += element(r, i);
+    return x;
+}
+
+static int32_t same(const struct run *u, const void *got, uint64_t bytes, const char *what)
+{
+    if (memcmp(got, u->want, bytes) == 0)
+        return TN_OK;
+    return tn_err_set(u->err, TN_E_INTERNAL, "rank %u: %s of %llu bytes is wrong",
+                      (unsigned)u->rank, what, (unsigned long long)bytes);
+}
+
+static int32_t reductions(const struct run *u, uint64_t count, uint32_t dtype)
+{
+    uint64_t size = tn_dtype_bits(dtype) / 8;
+    int32_t rc;
+
+    fill(u, count, dtype);
+    for (uint64_t i = 0; i < count; i++)
+        put(u->want, i, sum(u, i), dtype);
+    rc = u->b->all_reduce(u->g, u->send, u->recv, count, dtype, NULL, u->err);
+    if (rc == TN_OK)
+        rc = same(u, u->recv, count * size, "all_reduce");
+    if (rc == TN_OK && (u->b->flags & TN_COMM_IN_PLACE)) {
+        rc = u->b->all_reduce(u->g, u->send, u->send, count, dtype, NULL, u->err);
+        if (rc == TN_OK)
+            rc = same(u, u->send, count * size, "all_reduce in place");
+    }
+    if (rc != TN_OK)
+        return rc;
+    fill(u, count * u->n, dtype);
+    for (uint64_t i = 0; i < count; i++)
+        put(u->want, i, sum(u, count * u->rank + i), dtype);
+    rc = u->b->reduce_scatter(u->g, u->send, u->recv, count, dtype, NULL, u->err);
+    return rc == TN_OK ? same(u, u->recv, count * size, "reduce_scatter") : rc;
+}
+
+static int32_t moves(const struct run *u, uint64_t count, uint32_t dtype)
+{
+    uint64_t bytes = count * tn_dtype_bits(dtype) / 8;
+    uint32_t root = u->n - 1;
+    int32_t rc;
+
+    fill(u, count, dtype);
+    for (uint32_t r = 0; r < u->n; r++)
+        for (uint64_t i = 0; i < count; i++)
+            put(u->want, r * count + i, element(r, i), dtype);
+    rc = u->b->all_gather(u->g, u->send, u->recv, count, dtype, NULL, u->err);
+    if (rc == TN_OK)
+        rc = same(u, u->recv, bytes * u->n, "all_gather");
+    if (rc != TN_OK)
+        return rc;
+    for (uint64_t i = 0; i < count; i++)
+        put(u->want, i, element(root, i), dtype);
+    rc = u->b->broadcast(u->g, u->send, bytes, root, NULL, u->err);
+    return rc == TN_OK ? same(u, u->send, bytes, "broadcast") : rc;
+}
+
+/* A chain, as the stages of a pipeline: each rank gets from the one before and hands on. */
+static int32_t messages(const struct run *u, uint64_t count)
+{
+    uint64_t bytes = count * 4;
+    int32_t rc = TN_OK;
+
+    fill(u, count, TN_DT_F32);
+    for (uint64_t i = 0; i < count; i++)
+        put(u->want, i, element(0, i), TN_DT_F32);
+    if (u->rank > 0)
+        rc = u->b->recv(u->g, u->send, bytes, u->rank - 1, NULL, u->err);
+    if (rc == TN_OK && u->rank + 1 < u->n)
+        rc = u->b->send(u->g, u->send, bytes, u->rank + 1, NULL, u->err);
+    return rc == TN_OK ? same(u, u->send, bytes, "a message") : rc;
+}
+
+static int32_t refusals(const struct run *u)
+{
+    tn_err err = TN_ERR_INIT;
+
+    if (u->b->all_reduce(u->g, u->send, u->recv, 1, TN_DT_I4, NULL, &err) != TN_E_UNSUPPORTED ||
+        u->b->broadcast(u->g, u->send, 1, u->n, NULL, &err) != TN_E_RANGE ||
+        u->b->send(u->g, u->send, 1, u->rank, NULL, &err) != TN_E_RANGE ||
+        u->b->recv(u->g, u->recv, 1, u->n, NULL, &err) != TN_E_RANGE)
+        return tn_err_set(u->err, TN_E_INTERNAL, "a call that makes no sense was not refused");
+    return u->b->async_error(u->g, u->err); /* and none of them broke anything */
+}
+
+static int32_t run_all(const struct run *u)
+{
+    static const uint64_t counts[] = {1, 2, 63, 1000, 1025, 70001, MAX_COUNT};
+    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16, TN_DT_BF16, TN_DT_I32};
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < 7 && rc == TN_OK; i++) {
+        for (uint32_t d = 0; d < 4 && rc == TN_OK; d++)
+            if ((u->b->dtypes & TN_DT_BIT(dtypes[d])) && (d == 0 || counts[i] <= 1025)) {
+                rc = reductions(u, counts[i], dtypes[d]);
+                if (rc == TN_OK)
+                    rc = moves(u, counts[i], dtypes[d]);
+            }
+        if (rc == TN_OK)
+            rc = messages(u, counts[i]);
+        if (rc == TN_OK)
+            rc = u->b->barrier(u->g, NULL, u->err);
+    }
+    return rc == TN_OK ? refusals(u) : rc;
+}
+
+int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
+                     tn_err *err)
+{
+    uint64_t bytes = (uint64_t)MAX_COUNT * n * 4;
+    struct run u = {b, g, rank, n, malloc(bytes), malloc(bytes), malloc(bytes), err};
+    tn_comm_link link = {.h = TN_HDR(tn_comm_link)};
+    int32_t rc = u.send && u.recv && u.want ? run_all(&u) : TN_E_NOMEM;
+
+    if (rc == TN_OK)
+        rc = b->link(g, rank, &link, err);
+    if (rc == TN_OK && strcmp(link.kind, "self") != 0)
+        rc = tn_err_set(err, TN_E_INTERNAL, "the link to oneself is called %s", link.kind);
+    free(u.send);
+    free(u.recv);
+    free(u.want);
+    return rc;
+}

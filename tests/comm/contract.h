@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every comm backend must do, as one function that each rank of a group runs. */
+#ifndef TESTS_COMM_CONTRACT_H
+#define TESTS_COMM_CONTRACT_H
+
+#include "tenon/comm.h"
+
+/* Runs all collectives and messages over sizes and dtypes, in place and not, and compares with what one rank computes.
+ * TN_OK, the status of the call that failed, or TN_E_INTERNAL with what was wrong. */
+int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
+                     tn_err *err);
+
+#endif
