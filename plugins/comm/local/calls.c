@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/sum.h"
+#include "../common/sum.h"
 #include "group.h"
 
 static uint64_t now_ns(const struct local *l)

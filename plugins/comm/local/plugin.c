@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/sum.h"
+#include "../common/sum.h"
 #include "group.h"
 #include "tenon/plugin.h"
 
