@@ -57,6 +57,10 @@
 #define LIMIT_STEP_ROWS 65536 /* token rows of one step */
 #define LIMIT_LOGPROBS 20     /* alternatives per token; what the OpenAI API allows */
 
+/* Ranks */
+#define LIMIT_RANKS 1024       /* of one run; also most of a direction */
+#define LIMIT_MICRO_BATCHES 16 /* parts of a step */
+
 /* KV cache. */
 #define LIMIT_KV_BLOCKS (1u << 24) /* 256 Mi tokens at 16 each; the index takes about 130 B each */
 #define LIMIT_BLOCK_TOKENS 1024u   /* tokens per page */

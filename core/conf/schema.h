@@ -47,6 +47,19 @@
         "number of the device among those of its kind")                                            \
     CHOICE(DEVICE_DTYPE, "device.activation_dtype", "auto", "auto|float32|float16|bfloat16",       \
            "dtype of activations; auto: what the device computes best")                            \
+    INT(PARALLEL_TP, "parallel.tp_size", "0", 0, LIMIT_RANKS, CONF_RULE_NONE,                      \
+        "ranks that share every matrix (tensor parallel); 0: what the engine was built for")       \
+    INT(PARALLEL_PP, "parallel.pp_size", "0", 0, LIMIT_RANKS, CONF_RULE_NONE,                      \
+        "stages that the layers are cut into (pipeline parallel); 0: what the engine was built "   \
+        "for")                                                                                     \
+    TEXT(PARALLEL_COMM, "parallel.comm", "auto", CONF_RULE_NAME,                                   \
+         "comm plugin that joins the ranks: local, ...; auto: by where the ranks are")             \
+    INT(PARALLEL_MICRO, "parallel.micro_batches", "0", 0, LIMIT_MICRO_BATCHES, CONF_RULE_NONE,     \
+        "parts of a step that pipeline stages work on at once; 0: by the rows of the step")        \
+    INT(PARALLEL_STEP_MS, "parallel.step_timeout_ms", "60000", 10, INT64_C(86400000),              \
+        CONF_RULE_NONE, "longest time of a step of several ranks, before one counts as lost")      \
+    INT(PARALLEL_JOIN_MS, "parallel.join_timeout_ms", "300000", 10, INT64_C(86400000),             \
+        CONF_RULE_NONE, "longest wait for all ranks to join and load")                             \
     INT(KV_BLOCK_TOKENS, "kv.block_tokens", "16", 1, 256, CONF_RULE_POWER_OF_TWO,                  \
         "tokens per page of the KV cache")                                                         \
     CHOICE(KV_DTYPE, "kv.dtype", "auto", "auto|float32|float16|bfloat16|fp8|int8",                 \

@@ -44,7 +44,9 @@ static int32_t make_step(struct binding *b, const struct selected *sel, struct b
     for (uint32_t i = 0; i < op->n_out; i++)
         s->logits_rows = s->logits_rows || op->out[i]->kind == TN_VALUE_LOGITS;
     s->samples = has_member(op, TN_OP_SAMPLE);
-    if (has_member(op, TN_OP_LOGITS) && !s->samples)
+    /* Where ranks share the vocabulary, what they gather is the logits, not the part that each computes. */
+    if (!s->samples &&
+        (has_member(op, TN_OP_LOGITS) || (s->logits_rows && has_member(op, TN_OP_ALL_GATHER))))
         b->logits = s->out[0];
     s->launch = (tn_launch){.h = TN_HDR(tn_launch),
                             .op = op,
@@ -99,6 +101,15 @@ static int32_t alloc_workspace(struct binding *b, tn_err *err)
 
 /* -- The cache ---------------------------------------------------------------------------------------- */
 
+/* Layers are cut whole, so any op tells. */
+static bool has_layer(const struct graph *g, uint32_t layer)
+{
+    for (size_t i = 0; i < g->n_ops; i++)
+        if (g->ops[i]->op.layer == (int32_t)layer)
+            return true;
+    return false;
+}
+
 static int32_t describe_kv(struct binding *b, tn_err *err)
 {
     uint32_t n = plan_kv_layers(b->graph->plan, NULL, 0);
@@ -107,10 +118,13 @@ static int32_t describe_kv(struct binding *b, tn_err *err)
     b->kv = arena_array(&b->arena, n, sizeof *b->kv);
     if (!kv || !b->kv)
         return err_nomem(err, "binding a plan");
-    b->n_kv = plan_kv_layers(b->graph->plan, kv, n);
+    n = plan_kv_layers(b->graph->plan, kv, n);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t tp = b->o.topo.tp_size;
-        tn_kv_layer *l = &b->kv[i];
+        tn_kv_layer *l = &b->kv[b->n_kv];
+        if (!has_layer(b->graph, kv[i].layer))
+            continue;
+        b->n_kv++;
         *l = (tn_kv_layer){.h = TN_HDR(tn_kv_layer),
                            .n_kv_heads = kv[i].n_kv_heads >= tp ? kv[i].n_kv_heads / tp : 1,
                            .head_dim = kv[i].head_dim,

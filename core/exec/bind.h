@@ -11,6 +11,7 @@
 
 #include "base/ledger.h"
 #include "engine/engine.h"
+#include "exec/comm.h"
 #include "exec/select.h"
 
 struct binding;
@@ -22,6 +23,7 @@ struct bind_options {
     const char *place; /* "cpu:0", for the ledger and messages */
     struct ledger *ledger;
     struct topology topo;
+    struct comm *comm; /* NULL: the only rank */
     struct select_options select;
     uint32_t max_seqs;
     uint32_t max_context; /* tokens of the longest sequence */

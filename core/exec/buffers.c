@@ -47,6 +47,26 @@ static void note_lives(const struct binding *b, size_t i, struct life *lives, si
     }
 }
 
+/* What comes from the stage before lives from the start, what the next one gets to the end. */
+static void note_border(const struct binding *b, const uint32_t *ids, uint32_t n_ids, bool import,
+                        struct life *lives, size_t *n)
+{
+    size_t last = b->selection.n_ops ? b->selection.n_ops - 1 : 0;
+
+    for (uint32_t k = 0; k < n_ids; k++) {
+        size_t j = 0;
+        while (j < *n && lives[j].value != ids[k])
+            j++;
+        if (j == *n)
+            lives[(*n)++] = (struct life){ids[k], import ? 0 : last, import ? 0 : last,
+                                          value_bytes(b, &b->graph->values[ids[k]]), 0};
+        if (import)
+            lives[j].first = 0;
+        else
+            lives[j].last = last;
+    }
+}
+
 static int by_size(const void *a, const void *b)
 {
     const struct life *x = a, *y = b;
@@ -95,6 +115,8 @@ int32_t bound_place_values(struct binding *b, tn_err *err)
     }
     for (size_t i = 0; i < b->selection.n_ops; i++)
         note_lives(b, i, lives, &n);
+    note_border(b, b->graph->imports, b->graph->n_imports, true, lives, &n);
+    note_border(b, b->graph->exports, b->graph->n_exports, false, lives, &n);
     qsort(lives, n, sizeof *lives, by_size);
     for (size_t i = 0; i < n; i++) {
         place(lives, i);

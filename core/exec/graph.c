@@ -215,10 +215,89 @@ static int32_t fill(struct graph *g, tn_err *err)
     for (uint32_t i = 0; i < p->n_ops && rc == TN_OK; i++) {
         if (is_idle_collective(g, &p->ops[i]))
             g->alias[p->ops[i].out[0]] = g->alias[p->ops[i].in[0]];
-        else
+        else if (i >= g->first_op && i < g->end_op)
             rc = add_op(g, i, err);
     }
     return rc;
+}
+
+/* -- Pipeline stages ---------------------------------------------------------------------------------- */
+
+/* Index of the op with which stage `s` begins. */
+static size_t stage_begin(const struct plan *p, uint32_t s, uint32_t n_stages)
+{
+    int64_t n_layers = 0, border;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        n_layers = p->ops[i].layer >= n_layers ? p->ops[i].layer + 1 : n_layers;
+    border = n_layers * s / n_stages;
+    if (s == 0)
+        return 0;
+    for (size_t i = 0; i < p->n_ops && s < n_stages; i++)
+        if (p->ops[i].layer >= border)
+            return i;
+    return p->n_ops;
+}
+
+static int32_t find_stage(struct graph *g, tn_err *err)
+{
+    const struct topology *t = &g->topo;
+
+    g->first_op = stage_begin(g->plan, t->pp_rank, t->pp_size);
+    g->end_op = stage_begin(g->plan, t->pp_rank + 1, t->pp_size);
+    if (g->first_op < g->end_op || t->pp_size == 1)
+        return TN_OK;
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "parallel.pp_size",
+           "is %" PRIu32 ", more than the model has layers", t->pp_size);
+    err_remedy(err, "choose a smaller --pp-size");
+    return TN_E_CONFIG;
+}
+
+/* The values that cross the border in front of op `at`: written before, read at or behind it. */
+static int32_t crossing(struct graph *g, size_t at, uint32_t **out, uint32_t *n, tn_err *err)
+{
+    const struct plan *p = g->plan;
+    bool *crosses = mem_zarray(p->n_values, sizeof *crosses);
+
+    *n = 0;
+    *out = arena_array(&g->arena, p->n_values, sizeof **out);
+    if (!crosses || !*out) {
+        mem_free(crosses);
+        return err_nomem(err, "cutting a plan");
+    }
+    for (size_t i = at; i < p->n_ops; i++)
+        for (uint32_t k = 0; k < p->ops[i].n_in; k++) {
+            uint32_t id = g->alias[p->ops[i].in[k]];
+            crosses[id] = p->values[id].producer < at;
+        }
+    for (uint32_t id = 0; id < p->n_values; id++)
+        if (crosses[id])
+            (*out)[(*n)++] = id;
+    mem_free(crosses);
+    for (uint32_t i = 0; i < *n; i++)
+        if (p->values[(*out)[i]].kind == TN_VALUE_KV)
+            return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, p->ops[at].name,
+                          "reads the cache of another pipeline stage");
+    return TN_OK;
+}
+
+static int32_t find_borders(struct graph *g, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    if (g->first_op > 0)
+        rc = crossing(g, g->first_op, &g->imports, &g->n_imports, err);
+    if (rc == TN_OK && g->end_op < g->plan->n_ops)
+        rc = crossing(g, g->end_op, &g->exports, &g->n_exports, err);
+    return rc;
+}
+
+bool graph_exports(const struct graph *g, uint32_t value)
+{
+    for (uint32_t i = 0; i < g->n_exports; i++)
+        if (g->exports[i] == value)
+            return true;
+    return false;
 }
 
 /* -- Checking the cut -------------------------------------------------------------------------------- */
@@ -276,7 +355,7 @@ static int32_t check_cut(const struct graph *g, tn_err *err)
         return TN_OK;
     if (!local_plan(g, &a, &local))
         rc = err_nomem(err, "binding a plan");
-    for (size_t i = 0; i < local.n_ops && rc == TN_OK; i++) {
+    for (size_t i = g->first_op; i < g->end_op && rc == TN_OK; i++) {
         rc = check_local_op(g, &local, &local.ops[i], err);
         if (rc != TN_OK)
             err_prefix(err, "cut for %" PRIu32 " ranks", g->topo.tp_size);
@@ -290,8 +369,9 @@ static int32_t check_topology(const struct topology *t, tn_err *err)
     if (t->tp_size < 1 || t->tp_rank >= t->tp_size)
         return tn_err_set(err, TN_E_INVALID, "rank %" PRIu32 " of %" PRIu32 " does not exist",
                           t->tp_rank, t->tp_size);
-    if (t->pp_size != 1 || t->pp_rank != 0)
-        return tn_err_set(err, TN_E_UNSUPPORTED, "a plan is not cut into pipeline stages yet");
+    if (t->pp_size < 1 || t->pp_rank >= t->pp_size)
+        return tn_err_set(err, TN_E_INVALID, "stage %" PRIu32 " of %" PRIu32 " does not exist",
+                          t->pp_rank, t->pp_size);
     return TN_OK;
 }
 
@@ -312,7 +392,12 @@ int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t ac
     g->values = arena_array(&g->arena, p->n_values, sizeof *g->values);
     g->alias = arena_array(&g->arena, p->n_values, sizeof *g->alias);
     g->weights = arena_array(&g->arena, p->n_weights, sizeof *g->weights);
-    rc = g->values && g->alias && g->weights ? fill(g, err) : err_nomem(err, "binding a plan");
+    rc =
+        g->values && g->alias && g->weights ? find_stage(g, err) : err_nomem(err, "binding a plan");
+    if (rc == TN_OK)
+        rc = fill(g, err);
+    if (rc == TN_OK)
+        rc = find_borders(g, err);
     if (rc == TN_OK)
         rc = check_cut(g, err);
     if (rc != TN_OK) {

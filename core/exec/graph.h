@@ -37,16 +37,25 @@ struct graph {
     tn_weight *weights; /* indexed like plan->weights; local dims, data NULL */
     struct graph_op **ops;
     size_t n_ops, cap_ops;
+    size_t first_op, end_op; /* of the plan: this rank's pipeline stage */
+    /* Ids of the values that come from the stage before, and that the one behind gets. Neither has aliases. */
+    uint32_t *imports, *exports, n_imports, n_exports;
 };
 
 /*
  * Cuts the plan for one rank. Kv heads fewer than ranks are replicated; what is added up over ranks never is. TN_E_CONFIG
- * if something cannot be divided, TN_E_FORMAT if the plan's shard rules contradict each other, TN_E_UNSUPPORTED for
- * more than one pipeline stage.
+ * if something cannot be divided, TN_E_FORMAT if the plan's shard rules contradict each other.
+ *
+ * Pipeline stages are cut where layers begin, as equally as the number of layers allows. What stands outside the layers
+ * goes with its neighbours: embeddings to the first stage, logits to the last. A value that a later stage reads is handed
+ * on by every stage between.
  */
 int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t act_dtype,
                   struct graph **out, tn_err *err);
 void graph_free(struct graph *g); /* NULL is allowed */
+
+/* Whether the stage behind gets the value. */
+bool graph_exports(const struct graph *g, uint32_t value);
 
 /* Whether op `b` reads a value that `a` writes. */
 bool graph_feeds(const struct graph_op *a, const struct graph_op *b);

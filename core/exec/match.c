@@ -76,6 +76,8 @@ static bool is_closed(const struct search *s)
         for (uint32_t j = 0; j < step->n_out; j++) {
             const tn_value *v = s->bound[step->out[j]];
             bool output = is_output(s->p, step->out[j]);
+            if (!output && graph_exports(s->g, v->id))
+                return false;
             for (size_t i = s->members[k] + 1; i < s->g->n_ops; i++) {
                 if (!reads(s->g->ops[i], v) || is_member(s, s->p->n_steps, i))
                     continue;

@@ -55,7 +55,8 @@ static uint32_t step_rows(const struct bound_step *s, const tn_batch *batch)
     return s->logits_rows ? batch->n_logits : batch->n_rows;
 }
 
-static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err)
+static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_batch *batch,
+                        tn_err *err)
 {
     uint32_t rows = step_rows(s, batch);
     const struct candidate *c;
@@ -63,6 +64,10 @@ static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err
 
     if (rows == 0)
         return TN_OK;
+    if (b->o.comm) {
+        atomic_store_explicit(&b->o.comm->beat.call, s->launch.op->name, memory_order_relaxed);
+        atomic_store_explicit(&b->o.comm->beat.layer, s->launch.op->layer, memory_order_relaxed);
+    }
     c = choice_for(&s->sel->choice, rows);
     s->launch.batch = batch;
     if (s->samples)
@@ -75,6 +80,25 @@ static int32_t run_step(struct bound_step *s, const tn_batch *batch, tn_err *err
     return rc;
 }
 
+/* Takes what the stage before has computed, or hands on to the next. */
+static int32_t cross_border(struct binding *b, const tn_batch *batch, bool import, tn_err *err)
+{
+    const struct graph *g = b->graph;
+    const uint32_t *ids = import ? g->imports : g->exports;
+    uint32_t n = import ? g->n_imports : g->n_exports;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        const tn_value *v = &g->values[ids[i]];
+        uint64_t rows = v->kind == TN_VALUE_LOGITS ? batch->n_logits : batch->n_rows;
+        uint64_t bytes = rows * v->width * tn_dtype_bits(v->dtype) / 8;
+        if (bytes > 0)
+            rc = import ? comm_recv(b->o.comm, b->value_ptr[ids[i]], bytes, b->stream, err)
+                        : comm_send(b->o.comm, b->value_ptr[ids[i]], bytes, b->stream, err);
+    }
+    return rc;
+}
+
 int32_t binding_run(struct binding *b, const tn_batch *batch, bool feed, tn_err *err)
 {
     int32_t rc = TN_OK;
@@ -83,9 +107,11 @@ int32_t binding_run(struct binding *b, const tn_batch *batch, bool feed, tn_err 
     assert(!feed || b->feed);
     if (feed)
         rc = run_feed(b, batch, err);
+    if (rc == TN_OK)
+        rc = cross_border(b, batch, true, err);
     for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
-        rc = run_step(&b->steps[i], batch, err);
-    return rc;
+        rc = run_step(b, &b->steps[i], batch, err);
+    return rc == TN_OK ? cross_border(b, batch, false, err) : rc;
 }
 
 int32_t binding_wait(struct binding *b, tn_err *err)

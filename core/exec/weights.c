@@ -49,7 +49,43 @@ static uint64_t slice_offset(const struct binding *b, uint32_t id)
     return part * cut->dims[axis] * inner * tn_dtype_bits(w->dtype) / 8;
 }
 
-static int32_t view_open(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err)
+static uint64_t slice_bytes(const tn_weight *w)
+{
+    uint64_t n = 1;
+
+    for (uint32_t i = 0; i < w->n_dims; i++)
+        n *= w->dims[i];
+    return n * tn_dtype_bits(w->dtype) / 8;
+}
+
+/* Whether the slice is one of the innermost of three axes: pieces all over the weight. */
+static bool is_scattered(const struct binding *b, uint32_t id)
+{
+    return b->graph->topo.tp_size > 1 && plan_shard_axis(&b->graph->plan->weights[id]) == 2;
+}
+
+/* Brings the pieces of a scattered slice together, the first of which is at `src`. */
+static int32_t gather_slice(const struct binding *b, uint32_t id, const uint8_t *src, uint8_t **out,
+                            tn_err *err)
+{
+    const struct plan_weight *w = &b->graph->plan->weights[id];
+    const tn_weight *cut = &b->graph->weights[id];
+    uint64_t bits = tn_dtype_bits(w->dtype), part = cut->dims[2] * bits / 8;
+    uint8_t *dst = mem_aligned((size_t)slice_bytes(cut), 64);
+
+    if (!dst) {
+        err_nomem(err, "loading a weight");
+        err_field(err, w->name);
+        return TN_E_NOMEM;
+    }
+    for (uint64_t i = 0; i < w->dims[0] * w->dims[1]; i++)
+        memcpy(dst + i * part, src + i * (w->dims[2] * bits / 8), (size_t)part);
+    *out = dst;
+    return TN_OK;
+}
+
+/* The whole weight, from this rank's slice on. */
+static int32_t whole_view(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err)
 {
     const struct engine *e = b->o.engine;
     const struct plan_weight *w = &e->plan->weights[id];
@@ -73,6 +109,20 @@ static int32_t view_open(const struct binding *b, uint32_t id, struct host_view 
     return TN_OK;
 }
 
+static int32_t view_open(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err)
+{
+    uint8_t *whole, *gathered = NULL;
+    int32_t rc = whole_view(b, id, v, err);
+
+    if (rc != TN_OK || !is_scattered(b, id))
+        return rc;
+    whole = v->own;
+    rc = gather_slice(b, id, v->data, &gathered, err);
+    mem_free(whole);
+    *v = (struct host_view){gathered, gathered};
+    return rc;
+}
+
 /* Gives the mapped pages back to the system: they have been copied and will not be read again. */
 static void view_close(const struct binding *b, uint32_t id, struct host_view *v)
 {
@@ -91,21 +141,14 @@ static void view_close(const struct binding *b, uint32_t id, struct host_view *v
 
 #define WEIGHT_ALIGN 256
 
-static uint64_t slice_bytes(const tn_weight *w)
-{
-    uint64_t n = 1;
-
-    for (uint32_t i = 0; i < w->n_dims; i++)
-        n *= w->dims[i];
-    return n * tn_dtype_bits(w->dtype) / 8;
-}
-
-/* Bytes between rows where kernels read a weight: on a device, slices are copied without gaps. */
+/* Bytes between rows where kernels read a weight: slices that were copied have no gaps. */
 static uint64_t resting_stride(const struct binding *b, uint32_t id)
 {
     const tn_weight *w = &b->graph->weights[id];
 
-    return host_device(b) || w->dims[0] == 0 ? b->host_strides[id] : slice_bytes(w) / w->dims[0];
+    if (w->dims[0] == 0 || (host_device(b) && !b->canonical[id]))
+        return b->host_strides[id];
+    return slice_bytes(w) / w->dims[0];
 }
 
 /* -- Canonical weights ------------------------------------------------------------------------------- */
@@ -113,14 +156,17 @@ static uint64_t resting_stride(const struct binding *b, uint32_t id)
 /* Copies this rank's slice of a weight to device memory, without gaps; done when the upload is flushed. */
 static int32_t put_slice(struct binding *b, uint32_t id, void *dst, tn_err *err)
 {
+    const struct plan_weight *whole = &b->graph->plan->weights[id];
     const tn_weight *w = &b->graph->weights[id];
-    const struct upload_slice s = {.weight = id,
-                                   .at = slice_offset(b, id),
-                                   .rows = w->dims[0],
-                                   .row_bytes = slice_bytes(w) / w->dims[0],
-                                   .stride = b->host_strides[id],
-                                   .zero = b->graph->plan->weights[id].shard == TN_SHARD_FIRST &&
-                                           b->graph->topo.tp_rank != 0};
+    bool scattered = is_scattered(b, id);
+    uint64_t rows = scattered ? w->dims[0] * w->dims[1] : w->dims[0];
+    const struct upload_slice s = {
+        .weight = id,
+        .at = slice_offset(b, id),
+        .rows = rows,
+        .row_bytes = slice_bytes(w) / rows,
+        .stride = scattered ? plan_weight_bytes(whole) / rows : b->host_strides[id],
+        .zero = whole->shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0};
 
     return upload_put(b->upload, &s, dst, err);
 }
@@ -129,7 +175,7 @@ static bool usable_in_place(const struct binding *b, uint32_t id)
 {
     const tn_weight *w = &b->graph->weights[id];
 
-    return host_device(b) && !b->o.engine->tensors[id].dummy &&
+    return host_device(b) && !b->o.engine->tensors[id].dummy && !is_scattered(b, id) &&
            slice_bytes(w) == w->stride0 * w->dims[0] &&
            !(b->graph->plan->weights[id].shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0);
 }

@@ -6,7 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "loop/rank.h"
+#include "loop/crew.h"
 
 /* -- Plugins ------------------------------------------------------------------------------------------- */
 
@@ -139,44 +139,6 @@ static uint32_t logits_rows(const struct instance *in)
 
 /* -- Opening ------------------------------------------------------------------------------------------- */
 
-static int32_t check_topology(const struct instance *in, tn_err *err)
-{
-    if (in->meta.tp_size == 1 && in->meta.pp_size == 1)
-        return TN_OK;
-    log_info("the engine was built for tp %" PRId64 " x pp %" PRId64 "; running on one rank",
-             in->meta.tp_size, in->meta.pp_size);
-    (void)err;
-    return TN_OK;
-}
-
-/* Every rank opened, then as many cache pages as the one with the least room can hold. */
-static int32_t open_ranks(struct instance *in, tn_err *err)
-{
-    uint32_t n_pages = LIMIT_KV_BLOCKS, fit = 0;
-    int32_t rc = TN_OK;
-
-    in->ranks = mem_zarray(in->n_ranks, sizeof *in->ranks);
-    if (!in->ranks)
-        return err_nomem(err, "ranks");
-    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++) {
-        struct rank_options o = {.topo = TOPOLOGY_SINGLE,
-                                 .device_index = (uint32_t)conf_int(in->o.conf, CONF_DEVICE_INDEX),
-                                 .share = i,
-                                 .n_shares = in->n_ranks};
-        rc = rank_open(in, &o, &in->ranks[i], err);
-    }
-    if (in->o.dry)
-        return rc;
-    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++) {
-        rc = rank_fit_pages(in->ranks[i], &fit, err);
-        n_pages = least(n_pages, fit);
-    }
-    in->n_pages = n_pages;
-    for (uint32_t i = 0; i < in->n_ranks && rc == TN_OK; i++)
-        rc = rank_alloc_kv(in->ranks[i], n_pages, err);
-    return rc;
-}
-
 static int32_t assemble(struct instance *in, tn_err *err)
 {
     int32_t rc;
@@ -185,11 +147,10 @@ static int32_t assemble(struct instance *in, tn_err *err)
     if (rc == TN_OK)
         rc = engine_meta_read(in->engine->meta, in->engine->path,
                               plan_hyper_int(in->engine->plan, TN_HP_VOCAB, 1), &in->meta, err);
-    if (rc != TN_OK || (rc = check_topology(in, err)) != TN_OK ||
-        (rc = find_device(in, err)) != TN_OK || (rc = set_limits(in, err)) != TN_OK)
+    if (rc != TN_OK || (rc = find_device(in, err)) != TN_OK || (rc = set_limits(in, err)) != TN_OK)
         return rc;
     in->max_logits = logits_rows(in);
-    return open_ranks(in, err);
+    return crew_open(in, &in->crew, err);
 }
 
 int32_t instance_open(const struct instance_options *o, struct instance **out, tn_err *err)
@@ -200,7 +161,6 @@ int32_t instance_open(const struct instance_options *o, struct instance **out, t
     if (!in)
         return err_nomem(err, "a runtime");
     in->o = *o;
-    in->n_ranks = 1;
     in->view = registry_acquire(o->registry);
     rc = assemble(in, err);
     if (rc != TN_OK) {
@@ -215,9 +175,7 @@ void instance_close(struct instance *in)
 {
     if (!in)
         return;
-    for (uint32_t i = in->ranks ? in->n_ranks : 0; i > 0; i--)
-        rank_close(in->ranks[i - 1]);
-    mem_free(in->ranks);
+    crew_close(in->crew);
     engine_close(in->engine);
     registry_release(in->view);
     mem_free(in);

@@ -11,6 +11,7 @@
 #include "plugin/registry.h"
 
 struct rank;
+struct crew;
 
 struct instance_options {
     const struct conf *conf; /* outlives the instance */
@@ -30,7 +31,9 @@ struct instance {
     const tn_device_api *api; /* of the kind of device that all ranks run on */
     void *device_instance;
     struct registry_sets sets;
-    struct rank **ranks; /* those of this process; the first has the logits and the tokens */
+    struct crew *crew; /* drives the ranks */
+    struct rank *
+        *ranks; /* those of this process; rank 0 of the run has the logits and the tokens */
     uint32_t n_ranks;
     /* Limits in force: the configuration's where it names them, else the engine's. */
     uint32_t vocab, max_seq_len, max_input_len, max_output_len, max_batch_size, max_num_tokens;

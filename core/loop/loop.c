@@ -8,8 +8,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kv/cache.h"
+#include "loop/crew.h"
 #include "loop/mailbox.h"
-#include "loop/rank.h"
 #include "loop/ticket.h"
 #include "tenon/ops.h"
 
@@ -147,7 +147,7 @@ static void launch(struct loop *l, const struct sched_step *step)
 
     f->step = step;
     err_reset(&f->err);
-    f->status = rank_submit(l->in->ranks[0], l->sched, step, &f->err);
+    f->status = crew_submit(l->in->crew, l->sched, step, &f->err);
 }
 
 /* Waits for the oldest step and hands out what it gave. */
@@ -160,7 +160,7 @@ static void land(struct loop *l)
     tn_err err = TN_ERR_INIT;
 
     if (result.status == TN_OK)
-        result.status = rank_wait(l->in->ranks[0], &got, &f->err);
+        result.status = crew_wait(l->in->crew, &got, &f->err);
     l->failure = f->err;
     memmove(f, f + 1, --l->n_flights * sizeof *f);
     result.sampled = got.sampled;
@@ -168,6 +168,10 @@ static void land(struct loop *l)
     l->logits = got.logits;
     if (result.status != TN_OK)
         log_error("step %" PRIu64 " failed: %s", step->number, l->failure.msg);
+    if (crew_failed(crew, NULL)) { /* nothing can be computed any more */
+        sched_abort(l->sched, TN_E_COMM, clock_ns());
+        return;
+    }
     if (sched_commit(l->sched, step, &result, clock_ns(), &err) != TN_OK)
         log_error("step %" PRIu64 ": %s", step->number, err.msg);
 }
@@ -302,7 +306,7 @@ int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
     if (rc == TN_OK)
         rc = mailbox_new(&l->mailbox, err);
     if (rc == TN_OK)
-        rc = rank_prepare(in->ranks[0], l->sched, err);
+        rc = crew_prepare(in->crew, l->sched, err);
     if (rc == TN_OK)
         rc = start_thread(l, err);
     if (rc != TN_OK) {
@@ -343,6 +347,11 @@ static int32_t check_queue(struct loop *l, tn_err *err)
     uint32_t max = sched_get_config(l->sched)->max_queued;
     struct loop_stats s;
 
+    if (crew_failed(l->in->crew, err)) {
+        if (err)
+            err->code = TN_E_COMM;
+        return TN_E_COMM;
+    }
     loop_get_stats(l, &s);
     if (s.sched.n_waiting + mailbox_pending(l->mailbox) < max)
         return TN_OK;

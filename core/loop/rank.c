@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -41,6 +42,9 @@ static int32_t attach_sets(struct rank *r, tn_err *err)
     const struct registry_sets *sets = &r->in->sets;
     int32_t rc = TN_OK;
 
+    r->comm.api = r->in->api;
+    r->comm.device = r->device;
+    atomic_store(&r->comm.beat.peer, -1);
     for (uint32_t i = 0; i < sets->count && rc == TN_OK; i++) {
         const struct registry_set *s = &sets->items[i];
         if (s->set->attach)
@@ -85,8 +89,9 @@ static int32_t copy_pins(struct rank *r, uint32_t *n, tn_err *err)
     return TN_OK;
 }
 
-static int32_t bind_engine(struct rank *r, tn_err *err)
+int32_t rank_bind(struct rank *r, tn_err *err)
 {
+    bool alone = r->o.world_size == 1;
     const struct instance *in = r->in;
     struct bind_options o = {.engine = in->engine,
                              .api = in->api,
@@ -94,6 +99,7 @@ static int32_t bind_engine(struct rank *r, tn_err *err)
                              .place = r->place,
                              .ledger = in->o.ledger,
                              .topo = r->o.topo,
+                             .comm = alone ? NULL : &r->comm,
                              .select = {.sources = r->sources,
                                         .n_sources = r->n_attached,
                                         .device = &r->info,
@@ -113,6 +119,8 @@ static int32_t bind_engine(struct rank *r, tn_err *err)
 
     if (rc != TN_OK)
         return rc;
+    if (r->o.topo.tp_size > 1)
+        r->sources[o.select.n_sources++] = comm_source(&r->comm, in->api->kind);
     o.select.pins = r->pins;
     cpu_features(o.select.cpu);
     return binding_new(&o, &r->binding, err);
@@ -133,10 +141,8 @@ int32_t rank_open(const struct instance *in, const struct rank_options *o, struc
     rc = open_device(r, err);
     if (rc == TN_OK)
         rc = attach_sets(r, err);
-    if (rc == TN_OK) {
+    if (rc == TN_OK)
         set_dtypes(r);
-        rc = bind_engine(r, err);
-    }
     if (rc != TN_OK) {
         rank_close(r);
         return rc;
@@ -164,7 +170,10 @@ void rank_close(struct rank *r)
     if (r->logits)
         ledger_give(r->own_logits, logits_bytes(r));
     mem_free(r->logits);
+    comm_leave(&r->comm);
     step_arrays_release(&r->arrays);
+    mem_free(r->sampled);
+    mem_free(r->logprob);
     binding_free(r->binding);
     while (r->n_attached > 0) {
         const struct kernel_source *s = &r->sources[--r->n_attached];
@@ -210,6 +219,12 @@ int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err)
 {
     log_info("%s: %" PRIu32 " cache pages of %" PRIu64 " bytes", r->place, n_pages,
              binding_page_bytes(r->binding));
+    if (r->o.world_size > 1) {
+        r->sampled = mem_zarray(r->in->max_logits, sizeof *r->sampled);
+        r->logprob = mem_zarray(r->in->max_logits, sizeof *r->logprob);
+        if (!r->sampled || !r->logprob)
+            return err_nomem(err, "a rank");
+    }
     return binding_alloc_kv(r->binding, n_pages, err);
 }
 
@@ -304,4 +319,42 @@ int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err)
                              .logprob = t->logprob,
                              .logits = r->arrays.mirrored ? r->logits : binding_logits(r->binding)};
     return r->done[slot] ? r->in->api->event_sync(r->device, r->done[slot], err) : TN_OK;
+}
+
+/* -- Steps of several ranks ------------------------------------------------------------------------------ */
+
+static int32_t run_part(struct rank *r, const struct step_parts *p, uint32_t i, tn_err *err)
+{
+    tn_batch_arrays arrays = p->arrays[i];
+    tn_batch batch = p->batch[i];
+
+    arrays.sampled = r->sampled + p->first_logits[i];
+    arrays.logprob = r->logprob + p->first_logits[i];
+    batch.host = batch.dev = &arrays;
+    return binding_run(r->binding, &batch, false, err);
+}
+
+int32_t rank_run_parts(struct rank *r, const struct step_parts *p, tn_err *err)
+{
+    struct beat *b = &r->comm.beat;
+    int32_t rc = TN_OK;
+
+    if (!(r->info.flags & TN_DEVICE_HOST_MEMORY))
+        return tn_err_set(err, TN_E_UNSUPPORTED,
+                          "several ranks run on devices that compute in host memory; %s does not",
+                          r->place);
+    atomic_store(&b->step, p->batch[0].step);
+    atomic_store(&b->since_ns, clock_ns());
+    for (uint32_t i = 0; i < p->n && rc == TN_OK; i++)
+        rc = run_part(r, p, i, err);
+    if (rc == TN_OK)
+        rc = binding_wait(r->binding, err);
+    atomic_store(&b->call, NULL);
+    return rc;
+}
+
+void rank_parts_result(const struct rank *r, struct rank_result *out)
+{
+    *out = (struct rank_result){
+        .sampled = r->sampled, .logprob = r->logprob, .logits = binding_logits(r->binding)};
 }

@@ -12,9 +12,11 @@
 #include "loop/arrays.h"
 #include "loop/graphs.h"
 #include "loop/instance.h"
+#include "loop/parts.h"
 
 struct rank_options {
     struct topology topo;
+    uint32_t world_rank, world_size; /* of all ranks of the run */
     uint32_t device_index;
     uint32_t share, n_shares; /* of ranks that share this device; see tn_device_api::open */
 };
@@ -25,23 +27,29 @@ struct rank {
     char place[48]; /* "cpu:0" */
     tn_device *device;
     tn_device_info info;
-    struct kernel_source sources[REGISTRY_MAX_SETS];
+    struct comm comm;
+    struct kernel_source sources[REGISTRY_MAX_SETS + 1];
     uint32_t n_attached; /* sets that were attached to the device */
     struct pin *pins;
     uint32_t act_dtype, kv_dtype;
     struct binding *binding;
-    struct step_arrays arrays;
+    struct step_arrays arrays; /* of a rank that is alone, as all up to own_logits */
     struct step_graphs graphs;
     tn_event *done[STEP_SLOTS]; /* on a device with streams: the step in that slot has ended */
     uint64_t submitted, waited; /* steps */
     float *logits;              /* host copy for steps that want them, made at the first */
     struct ledger_owner *own_logits;
+    int32_t *sampled; /* [max_logits] of one among several */
+    float *logprob;
 };
 
-/* Opens the device and binds the engine's plan to it. `in` outlives the rank. */
+/* Opens the device and attaches the kernel sets. `in` outlives the rank. */
 int32_t rank_open(const struct instance *in, const struct rank_options *o, struct rank **out,
                   tn_err *err);
 void rank_close(struct rank *r); /* NULL is allowed */
+
+/* Binds the engine's plan. Several ranks have joined their groups before (their `comm`). */
+int32_t rank_bind(struct rank *r, tn_err *err);
 
 /* How many cache pages the rank has room for, at most what all sequences could fill. TN_E_NOSPACE if not even one. */
 int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err);
@@ -70,5 +78,12 @@ struct rank_result {
 
 /* Waits for the oldest step that was submitted. */
 int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err);
+
+/* One among several ranks: runs its share of all parts of a step, one after the other, and waits for them. The parts are
+ * shared by all ranks and read only. */
+int32_t rank_run_parts(struct rank *r, const struct step_parts *p, tn_err *err);
+
+/* What that gave, on a rank of the last pipeline stage. */
+void rank_parts_result(const struct rank *r, struct rank_result *out);
 
 #endif

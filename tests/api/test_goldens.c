@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goldens made with transformers (tests/models/make_goldens.py): logits and greedy ids of every LLaMA feature,
  * from the checkpoint through the engine, with each kernel set. */
+#include <jansson.h>
 #include <math.h>
 
 #include "api/engines.h"
@@ -166,25 +167,57 @@ static void check_greedy(tn_runtime *rt, const struct golden *g, const char *wha
     tn_release(req);
 }
 
+/* How many ranks run a model, and in how many parts at once. */
+struct layout {
+    const char *tp, *pp, *parts;
+};
+
+static const struct layout one_rank = {"1", "1", "0"};
+
+/* Whether the model's heads and layers can be divided so; what cannot must be refused. */
+static bool divides(const char *path, const struct layout *l)
+{
+    char config[300];
+    json_t *root;
+    int heads, layers, tp = atoi(l->tp), pp = atoi(l->pp);
+
+    snprintf(config, sizeof config, "%s/config.json", path);
+    root = json_load_file(config, 0, NULL);
+    ck_assert_ptr_nonnull(root);
+    heads = (int)json_integer_value(json_object_get(root, "num_attention_heads"));
+    layers = (int)json_integer_value(json_object_get(root, "num_hidden_layers"));
+    json_decref(root);
+    ck_assert(heads > 0 && layers > 0);
+    return heads % tp == 0 && pp <= layers;
+}
+
 static void check_model(const char *model, const char *dtype, const char *kernels,
-                        const char *max_tokens)
+                        const char *max_tokens, const struct layout *layout)
 {
     tn_kv settings[] = {{"device.kind", device},
                         {"kernels.sets", kernels},
-                        {"scheduler.max_num_tokens", max_tokens}};
+                        {"scheduler.max_num_tokens", max_tokens},
+                        {"parallel.tp_size", layout->tp},
+                        {"parallel.pp_size", layout->pp},
+                        {"parallel.micro_batches", layout->parts}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
     tn_err err = TN_ERR_INIT;
     tn_runtime *rt = NULL;
     struct golden g;
     char what[128], path[256];
 
-    snprintf(what, sizeof what, "%s with %s", model, kernels);
+    snprintf(what, sizeof what, "%s with %s, tp %s, pp %s", model, kernels, layout->tp, layout->pp);
     snprintf(path, sizeof path, SOURCE_DIR "/tests/models/%s", model);
     golden_read(model, &g);
     build_engine_of(path, dir, dtype);
     o.engine = engine;
     o.settings = settings;
-    o.n_settings = 3;
+    o.n_settings = sizeof settings / sizeof *settings;
+    if (!divides(path, layout)) {
+        ck_assert_int_eq(tn_open(&o, &rt, &err), TN_E_CONFIG);
+        golden_release(&g);
+        return;
+    }
     ck_assert_ok(tn_open(&o, &rt, &err), &err);
     check_logits(rt, &g, what);
     check_greedy(rt, &g, what);
@@ -194,21 +227,32 @@ static void check_model(const char *model, const char *dtype, const char *kernel
 
 START_TEST(goldens_hold)
 {
-    check_model(models[_i % N_MODELS], "float32", sets[_i / N_MODELS], "2048");
+    check_model(models[_i % N_MODELS], "float32", sets[_i / N_MODELS], "2048", &one_rank);
 }
 END_TEST
 
 /* As a user gets it who asks for nothing: weights as stored, the cache as precise as the arithmetic. */
 START_TEST(goldens_hold_by_default)
 {
-    check_model(models[_i], "auto", "cpu,reference", "2048");
+    check_model(models[_i], "auto", "cpu,reference", "2048", &one_rank);
 }
 END_TEST
 
 /* The same with prompts cut into chunks of one or two pages. */
 START_TEST(goldens_hold_with_chunked_prefill)
 {
-    check_model(models[_i], "float32", "cpu,reference", "64");
+    check_model(models[_i], "float32", "cpu,reference", "64", &one_rank);
+}
+END_TEST
+
+/* One engine, any number of ranks. The last two cut every step into more parts than there are stages. */
+START_TEST(goldens_hold_on_many_ranks)
+{
+    static const struct layout layouts[] = {
+        {"2", "1", "0"}, {"4", "1", "0"}, {"1", "2", "0"}, {"1", "3", "5"}, {"2", "2", "4"}};
+
+    check_model(models[_i % N_MODELS], "float32", sets[_i % 2], _i % 3 ? "2048" : "64",
+                &layouts[_i / N_MODELS]);
 }
 END_TEST
 
@@ -228,6 +272,7 @@ int main(void)
     tcase_add_loop_test(t, goldens_hold, 0, 2 * N_MODELS);
     tcase_add_loop_test(t, goldens_hold_by_default, 0, N_MODELS);
     tcase_add_loop_test(t, goldens_hold_with_chunked_prefill, 0, N_MODELS);
+    tcase_add_loop_test(t, goldens_hold_on_many_ranks, 0, 5 * N_MODELS);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "exec/comm.h"
+
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "tenon/ops.h"
+
+static const char *const names[COMM_CALLS] = {"all_reduce", "all_gather", "send", "recv"};
+
+const char *comm_call_name(uint32_t call)
+{
+    return call < COMM_CALLS ? names[call] : "?";
+}
+
+/* -- What the rank is doing ------------------------------------------------------------------------------- */
+
+/* Notes that a call begins which may wait for others. */
+static void begin(struct comm *c, enum comm_call call, int64_t peer, uint64_t bytes)
+{
+    atomic_store_explicit(&c->beat.call, names[call], memory_order_relaxed);
+    atomic_store_explicit(&c->beat.peer, peer, memory_order_relaxed);
+    atomic_store_explicit(&c->beat.since_ns, clock_ns(), memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->beat.n_calls, 1, memory_order_relaxed);
+    atomic_store_explicit(&c->beat.waits, true, memory_order_release);
+    atomic_fetch_add_explicit(&c->counts.calls[call], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->counts.bytes[call], bytes, memory_order_relaxed);
+}
+
+static int32_t end(struct comm *c, const struct comm_line *line, int32_t rc, tn_err *err)
+{
+    atomic_store_explicit(&c->beat.waits, false, memory_order_release);
+    if (rc != TN_OK)
+        err_plugin(err, line->plugin);
+    return rc;
+}
+
+/* -- Collectives as kernels ------------------------------------------------------------------------------- */
+
+static uint64_t rows_of(const tn_launch *l)
+{
+    return l->op->out[0]->kind == TN_VALUE_LOGITS ? l->batch->n_logits : l->batch->n_rows;
+}
+
+static int32_t check_reduce(void *instance, const tn_op *op, tn_err *err)
+{
+    const struct comm *c = instance;
+
+    if (c->tensor.backend->dtypes & TN_DT_BIT(op->in[0]->dtype))
+        return TN_OK;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "does not add %s", tn_dtype_name(op->in[0]->dtype));
+}
+
+/* Guesses of a shared-memory transport; there is one variant of each, so they matter in sums only. */
+static double cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    const struct comm *c = instance;
+    uint64_t bytes = op->out[0]->width * tn_dtype_bits(op->out[0]->dtype) / 8;
+
+    return 5000.0 + (double)(bytes * rows) * c->tensor.n_ranks * 0.1;
+}
+
+static int32_t launch_reduce(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct comm *c = instance;
+    uint64_t count = rows_of(l) * l->op->in[0]->width;
+    uint32_t dtype = l->op->in[0]->dtype;
+    int32_t rc;
+
+    begin(c, COMM_ALL_REDUCE, -1, count * tn_dtype_bits(dtype) / 8);
+    rc = c->tensor.backend->all_reduce(c->tensor.group, l->in[0], l->out[0], count, dtype,
+                                       l->stream, err);
+    return end(c, &c->tensor, rc, err);
+}
+
+static int32_t gather_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                                uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = max_rows * op->out[0]->width * tn_dtype_bits(op->out[0]->dtype) / 8;
+    return TN_OK;
+}
+
+/* From rank by rank to row by row. */
+static int32_t interleave(const struct comm *c, const tn_launch *l, uint64_t rows, uint64_t part,
+                          tn_err *err)
+{
+    const uint8_t *src = l->workspace;
+    uint8_t *dst = l->out[0];
+    int32_t rc = TN_OK;
+
+    for (uint64_t row = 0; row < rows && rc == TN_OK; row++)
+        for (uint32_t r = 0; r < c->tensor.n_ranks && rc == TN_OK; r++)
+            rc = c->api->copy(c->device, l->stream, dst + (row * c->tensor.n_ranks + r) * part,
+                              src + (r * rows + row) * part, part, TN_COPY_DEVICE_TO_DEVICE, err);
+    return rc;
+}
+
+static int32_t launch_gather(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct comm *c = instance;
+    uint64_t rows = rows_of(l), width = l->op->in[0]->width;
+    uint64_t part = width * tn_dtype_bits(l->op->in[0]->dtype) / 8;
+    int32_t rc;
+
+    begin(c, COMM_ALL_GATHER, -1, rows * part);
+    rc = c->tensor.backend->all_gather(c->tensor.group, l->in[0],
+                                       rows == 1 ? l->out[0] : l->workspace, rows * width,
+                                       l->op->in[0]->dtype, l->stream, err);
+    rc = end(c, &c->tensor, rc, err);
+    return rc == TN_OK && rows > 1 ? interleave(c, l, rows, part, err) : rc;
+}
+
+#define ACTS (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
+
+static const tn_variant reduce = {.h = TN_HDR(tn_variant),
+                                  .name = "all_reduce.group",
+                                  .op = TN_OP_ALL_REDUCE,
+                                  .act_dtypes = ACTS,
+                                  .can_run = check_reduce,
+                                  .cost_ns = cost_ns,
+                                  .launch = launch_reduce};
+static const tn_variant gather = {.h = TN_HDR(tn_variant),
+                                  .name = "all_gather.group",
+                                  .op = TN_OP_ALL_GATHER,
+                                  .act_dtypes = ACTS,
+                                  .cost_ns = cost_ns,
+                                  .workspace = gather_workspace,
+                                  .launch = launch_gather};
+static const tn_variant *const variants[] = {&reduce, &gather};
+
+struct kernel_source comm_source(struct comm *c, const char *device_kind)
+{
+    c->set = (tn_kernel_set){
+        .h = TN_HDR(tn_kernel_set), .device = device_kind, .n_variants = 2, .variants = variants};
+    return (struct kernel_source){c->tensor.plugin, &c->set, c};
+}
+
+/* -- Pipeline --------------------------------------------------------------------------------------------- */
+
+int32_t comm_send(struct comm *c, const void *buf, uint64_t bytes, tn_stream *s, tn_err *err)
+{
+    const struct comm_line *p = &c->pipeline;
+
+    begin(c, COMM_SEND, p->members[p->rank + 1], bytes);
+    return end(c, p, p->backend->send(p->group, buf, bytes, p->rank + 1, s, err), err);
+}
+
+int32_t comm_recv(struct comm *c, void *buf, uint64_t bytes, tn_stream *s, tn_err *err)
+{
+    const struct comm_line *p = &c->pipeline;
+
+    begin(c, COMM_RECV, p->members[p->rank - 1], bytes);
+    return end(c, p, p->backend->recv(p->group, buf, bytes, p->rank - 1, s, err), err);
+}
+
+/* -- Ends ------------------------------------------------------------------------------------------------- */
+
+void comm_abort(struct comm *c)
+{
+    if (c->tensor.group)
+        c->tensor.backend->abort(c->tensor.group);
+    if (c->pipeline.group)
+        c->pipeline.backend->abort(c->pipeline.group);
+}
+
+void comm_leave(struct comm *c)
+{
+    if (c->tensor.group)
+        c->tensor.backend->leave(c->tensor.group);
+    if (c->pipeline.group)
+        c->pipeline.backend->leave(c->pipeline.group);
+    c->tensor.group = c->pipeline.group = NULL;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A rank's lines to the others: the groups that it is in, its collectives as kernels that a plan's ops select like any
+ * other, what crosses the borders of pipeline stages, what it is doing right now, and what it has moved so far.
+ *
+ * A comm belongs to its rank's thread. Others may read `beat` and `counts` at any time, and abort its groups.
+ */
+#ifndef CORE_EXEC_COMM_H
+#define CORE_EXEC_COMM_H
+
+#include <stdatomic.h>
+
+#include "exec/select.h"
+#include "tenon/comm.h"
+
+/* One group that the rank is in, or is going to be. */
+struct comm_line {
+    const tn_comm_backend *backend; /* NULL: the group has one rank, and nothing to do */
+    void *instance;
+    const char *plugin;
+    tn_comm_group *group; /* NULL until joined */
+    uint32_t rank, n_ranks;
+    const uint32_t *members; /* [n_ranks] ranks of the run */
+};
+
+/* What a rank is doing, for whoever has to say which one is stuck, and in what. */
+struct beat {
+    _Atomic(const char *) call; /* name of the op that runs or the call that waits; NULL: no step */
+    _Atomic int32_t layer;
+    _Atomic int64_t
+        peer; /* rank of the run that a message goes to or comes from; -1: all of the group, or nobody */
+    _Atomic bool waits;        /* in a call that waits for others */
+    _Atomic uint64_t n_calls;  /* collectives and messages begun so far */
+    _Atomic uint64_t step;     /* number of the last step begun */
+    _Atomic uint64_t since_ns; /* clock_ns() when the step, or the call that waits, began */
+};
+
+enum comm_call { COMM_ALL_REDUCE, COMM_ALL_GATHER, COMM_SEND, COMM_RECV, COMM_CALLS };
+
+/* What went over the lines since the rank opened. Bytes are those that the rank handed in (all_gather: of its own part). */
+struct comm_counts {
+    _Atomic uint64_t calls[COMM_CALLS], bytes[COMM_CALLS];
+};
+
+struct comm {
+    struct comm_line tensor;   /* shares matrices */
+    struct comm_line pipeline; /* one rank of each stage, first stage first */
+    const tn_device_api *api;
+    tn_device *device;
+    struct beat beat;
+    struct comm_counts counts;
+    tn_kernel_set set; /* what comm_source offers */
+};
+
+const char *comm_call_name(uint32_t call);
+
+/* The collectives of the tensor group as a kernel set for one kind of device. `c` outlives its use. */
+struct kernel_source comm_source(struct comm *c, const char *device_kind);
+
+/* Hands `bytes` bytes of device memory to the next stage, or takes them from the one before. */
+int32_t comm_send(struct comm *c, const void *buf, uint64_t bytes, tn_stream *s, tn_err *err);
+int32_t comm_recv(struct comm *c, void *buf, uint64_t bytes, tn_stream *s, tn_err *err);
+
+/* Ends what is going on in both groups, from any thread; nothing works afterwards. */
+void comm_abort(struct comm *c);
+
+/* Leaves both groups. */
+void comm_leave(struct comm *c);
+
+#endif

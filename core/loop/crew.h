@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The ranks of a runtime, driven as one. A single rank runs on the caller's thread. Of several, each has a thread, which
+ * waits for work, does its share of the step and reports.
+ *
+ * Ranks wait for each other inside of a step. So when one fails, or a step takes longer than its deadline, the crew finds
+ * out which rank is at fault and in what call, aborts the groups of all, and has failed for good: what the ranks hold of the
+ * sequences no longer fits together. The first failure is the one that is told.
+ */
+#ifndef CORE_LOOP_CREW_H
+#define CORE_LOOP_CREW_H
+
+#include "loop/instance.h"
+#include "loop/rank.h"
+
+struct crew;
+
+/* Opens the ranks of `in` (in->ranks), joins their groups, binds the plan, and allocates as many cache pages as the rank with
+ * the least room can hold (in->n_pages). With in->o.dry only the first rank is opened, and joins nobody. */
+int32_t crew_open(struct instance *in, struct crew **out, tn_err *err);
+void crew_close(struct crew *c); /* NULL is allowed; in->ranks is gone afterwards */
+
+/* Memory for the steps of `s`; once, before the first. */
+int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err);
+
+/* Begins a step. The step stays valid until it was waited for. */
+int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_step *step,
+                    tn_err *err);
+
+/* Waits for the oldest step that was submitted. */
+int32_t crew_wait(struct crew *c, struct rank_result *out, tn_err *err);
+
+/* Whether the crew has failed for good; then `err` tells why. Any thread. */
+bool crew_failed(struct crew *c, tn_err *err);
+
+/* What ranks have moved since they opened, and how many there are in all. `local` numbers those of this process. */
+uint32_t crew_world(const struct crew *c);
+
+#endif

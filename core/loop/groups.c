@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Layout of ranks. Written by the thread that opens a crew, read by all its members. */
+#include "loop/groups.h"
+
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "tenon/ops.h"
+
+/* -- Sizes --------------------------------------------------------------------------------------------------- */
+
+static uint32_t size_of(const struct conf *conf, enum conf_key key, int64_t engine)
+{
+    int64_t v = conf_int(conf, key);
+
+    return (uint32_t)(v > 0 ? v : engine);
+}
+
+static int32_t set_sizes(struct groups *g, const struct instance *in, tn_err *err)
+{
+    uint32_t layers = (uint32_t)plan_hyper_int(in->engine->plan, TN_HP_LAYERS, 1);
+
+    g->tp_size = size_of(in->o.conf, CONF_PARALLEL_TP, in->meta.tp_size);
+    g->pp_size = size_of(in->o.conf, CONF_PARALLEL_PP, in->meta.pp_size);
+    if (g->pp_size > layers) {
+        err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "parallel.pp_size",
+               "is %" PRIu32 ", but the model has %" PRIu32 " layers", g->pp_size, layers);
+        err_remedy(err, "choose a --pp-size of at most %" PRIu32, layers);
+        return TN_E_CONFIG;
+    }
+    if ((uint64_t)g->tp_size * g->pp_size > LIMIT_RANKS)
+        return err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "parallel.tp_size",
+                      "times parallel.pp_size is more than %d ranks", LIMIT_RANKS);
+    g->world = g->tp_size * g->pp_size;
+    g->first_local = 0;
+    g->n_local = g->world;
+    return TN_OK;
+}
+
+/* The widest thing that goes over a line. */
+static void set_max_bytes(struct groups *g, const struct instance *in)
+{
+    const struct plan *p = in->engine->plan;
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < p->n_ops; i++) {
+        const struct plan_op *op = &p->ops[i];
+        bool reduce = strcmp(op->name, TN_OP_ALL_REDUCE) == 0;
+        if (!reduce && strcmp(op->name, TN_OP_ALL_GATHER) != 0)
+            continue;
+        const struct plan_value *v = &p->values[op->out[0]];
+        uint64_t rows = v->kind == TN_VALUE_LOGITS ? in->max_logits : in->max_num_tokens;
+        most = rows * v->width > most ? rows * v->width : most;
+    }
+    g->max_bytes = most * sizeof(float);
+}
+
+/* -- Groups -------------------------------------------------------------------------------------------------- */
+
+static uint32_t rank_of(const struct groups *g, uint32_t stage, uint32_t part)
+{
+    return (g->pp_size - 1 - stage) * g->tp_size + part;
+}
+
+static int32_t plan_groups(struct groups *g, tn_err *err)
+{
+    uint32_t *at;
+
+    g->memory = mem_zarray(2 * g->world, sizeof *g->memory);
+    g->tensor = mem_zarray(g->pp_size, sizeof *g->tensor);
+    g->pipeline = mem_zarray(g->tp_size, sizeof *g->pipeline);
+    if (!g->memory || !g->tensor || !g->pipeline)
+        return err_nomem(err, "groups of ranks");
+    at = g->memory;
+    for (uint32_t s = 0; s < g->pp_size; s++) {
+        g->tensor[s].members = at;
+        for (g->tensor[s].n = 0; g->tensor[s].n < g->tp_size; g->tensor[s].n++)
+            *at++ = rank_of(g, s, g->tensor[s].n);
+    }
+    for (uint32_t t = 0; t < g->tp_size; t++) {
+        g->pipeline[t].members = at;
+        for (g->pipeline[t].n = 0; g->pipeline[t].n < g->pp_size; g->pipeline[t].n++)
+            *at++ = rank_of(g, g->pipeline[t].n, t);
+    }
+    return TN_OK;
+}
+
+static bool is_local(const struct groups *g, uint32_t rank)
+{
+    return rank >= g->first_local && rank < g->first_local + g->n_local;
+}
+
+static uint32_t local_members(const struct groups *g, const struct group_plan *p)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->n; i++)
+        n += is_local(g, p->members[i]);
+    return n;
+}
+
+static int32_t choose_backend(const struct groups *g, const struct instance *in,
+                              struct group_plan *p, tn_err *err)
+{
+    const char *name = conf_text(in->o.conf, CONF_PARALLEL_COMM);
+    int32_t rc;
+
+    if (p->n == 1)
+        return TN_OK;
+    if (strcmp(name, "auto") == 0)
+        name = "local";
+    rc = registry_comm(in->view, name, &p->backend, &p->instance, err);
+    if (rc != TN_OK)
+        return rc;
+    p->plugin = registry_plugin_of(in->view, p->backend);
+    if (local_members(g, p) > 0)
+        rc = p->backend->can_join(p->instance, p->n, local_members(g, p), NULL, err);
+    if (rc != TN_OK) {
+        err_plugin(err, p->plugin);
+        err_field(err, "parallel.comm");
+    }
+    return rc;
+}
+
+int32_t groups_init(struct groups *g, struct instance *in, tn_err *err)
+{
+    int32_t rc;
+
+    g->in = in;
+    rc = set_sizes(g, in, err);
+    if (rc == TN_OK)
+        rc = plan_groups(g, err);
+    for (uint32_t s = 0; s < g->pp_size && rc == TN_OK; s++)
+        rc = choose_backend(g, in, &g->tensor[s], err);
+    for (uint32_t t = 0; t < g->tp_size && rc == TN_OK; t++)
+        rc = choose_backend(g, in, &g->pipeline[t], err);
+    if (rc != TN_OK)
+        return rc;
+    set_max_bytes(g, in);
+    if (g->world > 1)
+        log_info("%" PRIu32 " ranks: tensor parallel %" PRIu32 ", pipeline parallel %" PRIu32,
+                 g->world, g->tp_size, g->pp_size);
+    return TN_OK;
+}
+
+void groups_release(struct groups *g)
+{
+    mem_free(g->memory);
+    mem_free(g->tensor);
+    mem_free(g->pipeline);
+    *g = (struct groups){0};
+}
+
+static int32_t make_id(struct group_plan *p, tn_err *err)
+{
+    int32_t rc = p->n > 1 ? p->backend->make_id(p->instance, p->id, err) : TN_OK;
+
+    if (rc != TN_OK)
+        err_plugin(err, p->plugin);
+    return rc;
+}
+
+int32_t groups_ids(struct groups *g, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t s = 0; s < g->pp_size && rc == TN_OK; s++)
+        rc = make_id(&g->tensor[s], err);
+    for (uint32_t t = 0; t < g->tp_size && rc == TN_OK; t++)
+        rc = make_id(&g->pipeline[t], err);
+    return rc;
+}
+
+/* -- Ranks --------------------------------------------------------------------------------------------------- */
+
+int32_t groups_place(const struct groups *g, const struct instance *in, uint32_t index,
+                     struct rank_options *out, tn_err *err)
+{
+    uint32_t world_rank = g->first_local + index, first, n_devices = 0, n;
+    int32_t rc = in->api->count(in->device_instance, &n_devices, err);
+
+    if (rc != TN_OK)
+        return rc;
+    /* From device.index on, one after another; when there are fewer devices than ranks, they share. */
+    first = (uint32_t)conf_int(in->o.conf, CONF_DEVICE_INDEX);
+    n = n_devices > first ? n_devices - first : 1;
+    *out = (struct rank_options){.topo = {.tp_rank = world_rank % g->tp_size,
+                                          .tp_size = g->tp_size,
+                                          .pp_rank = g->pp_size - 1 - world_rank / g->tp_size,
+                                          .pp_size = g->pp_size},
+                                 .world_rank = world_rank,
+                                 .world_size = g->world,
+                                 .device_index = first + index % n,
+                                 .share = index / n,
+                                 .n_shares = (g->n_local - index % n + n - 1) / n};
+    return TN_OK;
+}
+
+static struct comm_line line_of(const struct group_plan *p, uint32_t rank)
+{
+    return (struct comm_line){.backend = p->backend,
+                              .instance = p->instance,
+                              .plugin = p->plugin,
+                              .rank = rank,
+                              .n_ranks = p->n,
+                              .members = p->members};
+}
+
+void groups_lines(const struct groups *g, struct rank *r)
+{
+    const struct topology *t = &r->o.topo;
+
+    r->comm.tensor = line_of(&g->tensor[t->pp_rank], t->tp_rank);
+    r->comm.pipeline = line_of(&g->pipeline[t->tp_rank], t->pp_rank);
+}
+
+static int32_t join(const struct groups *g, const struct group_plan *p, struct rank *r,
+                    struct comm_line *line, tn_err *err)
+{
+    const struct conf *conf = g->in->o.conf;
+    tn_comm_join how = {.h = TN_HDR(tn_comm_join),
+                        .id = p->id,
+                        .rank = line->rank,
+                        .n_ranks = p->n,
+                        .members = p->members,
+                        .api = g->in->api,
+                        .device = r->device,
+                        .timeout_ns = (uint64_t)conf_int(conf, CONF_PARALLEL_JOIN_MS) * NS_PER_MS,
+                        .call_timeout_ns =
+                            (uint64_t)conf_int(conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS,
+                        .max_bytes = g->max_bytes};
+    int32_t rc;
+
+    if (p->n == 1)
+        return TN_OK;
+    rc = p->backend->join(p->instance, &how, &line->group, err);
+    if (rc != TN_OK)
+        err_plugin(err, p->plugin);
+    return rc;
+}
+
+int32_t groups_join(const struct groups *g, struct rank *r, tn_err *err)
+{
+    const struct topology *t = &r->o.topo;
+    int32_t rc = join(g, &g->tensor[t->pp_rank], r, &r->comm.tensor, err);
+
+    return rc == TN_OK ? join(g, &g->pipeline[t->tp_rank], r, &r->comm.pipeline, err) : rc;
+}

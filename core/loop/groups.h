@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which ranks there are, where each stands, and who talks to whom.
+ *
+ * Ranks are numbered stage by stage, the last pipeline stage first: so rank 0, whose process has the scheduler, is also where
+ * logits and tokens arise, and a step's result needs no way back. Each stage's ranks form a tensor group; the ranks with
+ * the same place in all stages form a pipeline.
+ */
+#ifndef CORE_LOOP_GROUPS_H
+#define CORE_LOOP_GROUPS_H
+
+#include "loop/rank.h"
+
+/* A group to be, known to every process; its token is made where its first rank lives. */
+struct group_plan {
+    const tn_comm_backend *backend;
+    void *instance;
+    const char *plugin;
+    uint32_t n;
+    uint32_t *members; /* [n] ranks of the run; of a pipeline: first stage first */
+    uint8_t id[TN_COMM_ID_BYTES];
+};
+
+struct groups {
+    struct instance *in;
+    uint32_t tp_size, pp_size, world;
+    uint32_t first_local, n_local; /* ranks of this process */
+    struct group_plan *tensor;     /* [pp_size], of each stage; NULL if tp_size is 1 */
+    struct group_plan *pipeline;   /* [tp_size]; NULL if pp_size is 1 */
+    uint32_t *memory;
+    uint64_t max_bytes; /* of one call */
+};
+
+/* Sizes by configuration and engine, and a backend that can do it. TN_E_CONFIG, TN_E_NOTFOUND, TN_E_UNSUPPORTED. */
+int32_t groups_init(struct groups *g, struct instance *in, tn_err *err);
+void groups_release(struct groups *g); /* zeroed is allowed */
+
+/* Makes the tokens. */
+int32_t groups_ids(struct groups *g, tn_err *err);
+
+/* Where the `index`th rank of this process stands, and on which device. */
+int32_t groups_place(const struct groups *g, const struct instance *in, uint32_t index,
+                     struct rank_options *out, tn_err *err);
+
+/* Describes the rank's groups in its comm, without joining. */
+void groups_lines(const struct groups *g, struct rank *r);
+
+/* Joins them. Every rank calls it, each on its own thread. */
+int32_t groups_join(const struct groups *g, struct rank *r, tn_err *err);
+
+#endif
