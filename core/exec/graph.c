@@ -223,14 +223,20 @@ static int32_t fill(struct graph *g, tn_err *err)
 
 /* -- Pipeline stages ---------------------------------------------------------------------------------- */
 
+static int64_t count_layers(const struct plan *p)
+{
+    int64_t n = 0;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        n = p->ops[i].layer >= n ? p->ops[i].layer + 1 : n;
+    return n;
+}
+
 /* Index of the op with which stage `s` begins. */
 static size_t stage_begin(const struct plan *p, uint32_t s, uint32_t n_stages)
 {
-    int64_t n_layers = 0, border;
+    int64_t border = count_layers(p) * s / n_stages;
 
-    for (size_t i = 0; i < p->n_ops; i++)
-        n_layers = p->ops[i].layer >= n_layers ? p->ops[i].layer + 1 : n_layers;
-    border = n_layers * s / n_stages;
     if (s == 0)
         return 0;
     for (size_t i = 0; i < p->n_ops && s < n_stages; i++)
@@ -245,7 +251,7 @@ static int32_t find_stage(struct graph *g, tn_err *err)
 
     g->first_op = stage_begin(g->plan, t->pp_rank, t->pp_size);
     g->end_op = stage_begin(g->plan, t->pp_rank + 1, t->pp_size);
-    if (g->first_op < g->end_op || t->pp_size == 1)
+    if (t->pp_size == 1 || t->pp_size <= count_layers(g->plan))
         return TN_OK;
     err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "parallel.pp_size",
            "is %" PRIu32 ", more than the model has layers", t->pp_size);

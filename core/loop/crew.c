@@ -367,6 +367,11 @@ int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err)
     return parts_init(&c->parts, s, c->in->o.ledger, err);
 }
 
+uint32_t crew_depth(const struct crew *c)
+{
+    return c->groups.world == 1 ? rank_depth(c->in->ranks[0]) : 1;
+}
+
 uint32_t crew_world(const struct crew *c)
 {
     return c->groups.world;

@@ -23,6 +23,9 @@ void crew_close(struct crew *c); /* NULL is allowed; in->ranks is gone afterward
 /* Memory for the steps of `s`; once, before the first. */
 int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err);
 
+/* How many steps may be submitted and not waited for. */
+uint32_t crew_depth(const struct crew *c);
+
 /* Begins a step. The step stays valid until it was waited for. */
 int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_step *step,
                     tn_err *err);
@@ -33,7 +36,7 @@ int32_t crew_wait(struct crew *c, struct rank_result *out, tn_err *err);
 /* Whether the crew has failed for good; then `err` tells why. Any thread. */
 bool crew_failed(struct crew *c, tn_err *err);
 
-/* What ranks have moved since they opened, and how many there are in all. `local` numbers those of this process. */
+/* How many ranks there are in all. */
 uint32_t crew_world(const struct crew *c);
 
 #endif

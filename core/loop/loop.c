@@ -168,7 +168,8 @@ static void land(struct loop *l)
     l->logits = got.logits;
     if (result.status != TN_OK)
         log_error("step %" PRIu64 " failed: %s", step->number, l->failure.msg);
-    if (crew_failed(crew, NULL)) { /* nothing can be computed any more */
+    if (crew_failed(l->in->crew, NULL)) { /* nothing can be computed any more */
+        l->n_flights = 0;
         sched_abort(l->sched, TN_E_COMM, clock_ns());
         return;
     }
@@ -183,7 +184,7 @@ static void abort_all(struct loop *l, int32_t status)
 
     for (uint32_t i = 0; i < l->n_flights; i++)
         if (l->flights[i].status == TN_OK)
-            rank_wait(l->in->ranks[0], &ignored, NULL);
+            crew_wait(l->in->crew, &ignored, NULL);
     l->n_flights = 0;
     sched_abort(l->sched, status, clock_ns());
 }
@@ -300,7 +301,7 @@ int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
     if (!l)
         return err_nomem(err, "the step loop");
     l->in = in;
-    l->max_flights = rank_depth(in->ranks[0]);
+    l->max_flights = crew_depth(in->crew);
     pthread_mutex_init(&l->lock, NULL);
     rc = make_scheduler(l, err);
     if (rc == TN_OK)

@@ -188,13 +188,60 @@ START_TEST(ranks_that_do_not_exist_are_refused)
 {
     struct sample_model m = SAMPLE_MODEL;
     struct plan *p = sample_model(&m);
-    struct topology stages = {0, 1, 1, 2};
+    struct topology stages = {0, 1, 2, 2}, many = {0, 1, 2, 3};
     struct graph *g = NULL;
 
     ck_assert_int_eq(cut(p, 2, 2, &g), TN_E_INVALID);
     ck_assert_int_eq(cut(p, 0, 0, &g), TN_E_INVALID);
-    ck_assert_int_eq(graph_new(p, &stages, TN_DT_F32, &g, &err), TN_E_UNSUPPORTED);
+    ck_assert_int_eq(graph_new(p, &stages, TN_DT_F32, &g, &err), TN_E_INVALID);
+    stages = (struct topology){0, 1, 0, 0};
+    ck_assert_int_eq(graph_new(p, &stages, TN_DT_F32, &g, &err), TN_E_INVALID);
+    /* Two layers do not make three stages: one of them would have nothing to do. */
+    many.pp_rank = 0;
+    ck_assert_int_eq(graph_new(p, &many, TN_DT_F32, &g, &err), TN_E_CONFIG);
+    ck_assert_err_has(&err, "parallel.pp_size");
     ck_assert_ptr_null(g);
+    plan_free(p);
+}
+END_TEST
+
+/* -- Pipeline stages -------------------------------------------------------------------------------------------- */
+
+/* Every op is in one stage, and what a stage hands on is what the next one takes. */
+static void check_stages(const struct plan *p, uint32_t tp, uint32_t n_stages)
+{
+    struct graph *before = NULL;
+    size_t next = 0;
+
+    for (uint32_t s = 0; s < n_stages; s++) {
+        struct topology t = {0, tp, s, n_stages};
+        struct graph *g = NULL;
+        ck_assert_ok(graph_new(p, &t, TN_DT_F32, &g, &err), &err);
+        ck_assert_uint_eq(g->first_op, next);
+        next = g->end_op;
+        for (size_t i = 0; i < g->n_ops; i++) {
+            ck_assert(g->ops[i]->plan_index >= g->first_op && g->ops[i]->plan_index < g->end_op);
+            ck_assert(s == 0 || g->ops[i]->op.layer != 0);
+        }
+        ck_assert_uint_eq(g->n_imports, before ? before->n_exports : 0);
+        for (uint32_t i = 0; i < g->n_imports; i++)
+            ck_assert(graph_exports(before, g->imports[i]));
+        ck_assert_int_eq(g->n_exports > 0, s + 1 < n_stages);
+        graph_free(before);
+        before = g;
+    }
+    ck_assert_uint_eq(next, p->n_ops);
+    graph_free(before);
+}
+
+START_TEST(stages_share_out_the_layers_and_hand_on_what_is_read_later)
+{
+    struct sample_model m = SAMPLE_MODEL;
+    struct plan *p = sample_model(&m);
+
+    check_stages(p, 1, 1);
+    check_stages(p, 1, 2);
+    check_stages(p, 2, 2);
     plan_free(p);
 }
 END_TEST
@@ -392,6 +439,7 @@ int main(void)
     tcase_add_test(t, query_heads_fewer_than_ranks_are_refused);
     tcase_add_test(t, vocabulary_smaller_than_the_ranks_is_refused);
     tcase_add_test(t, ranks_that_do_not_exist_are_refused);
+    tcase_add_test(t, stages_share_out_the_layers_and_hand_on_what_is_read_later);
     tcase_add_test(t, contradictory_shard_rules_are_refused);
     tcase_add_test(t, ranks_share_experts_or_their_insides);
     tcase_add_test(t, positions_are_not_shared_out);
