@@ -142,3 +142,19 @@ tenon_image_${name}_bytes:
   set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/${name}.S PROPERTIES OBJECT_DEPENDS ${fatbin})
   target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${name}.S)
 endfunction()
+
+# tenon_cuda_targets(TARGET arch...): defines CUDA_TARGETS in TARGET as a row of CUDA_TARGET(major, minor, mode), one for each
+# architecture that its images have code for; common/cuda_host.h makes initialisers of them.
+function(tenon_cuda_targets target)
+  set(rows)
+  foreach(arch IN LISTS ARGN)
+    string(REGEX MATCH "^([0-9]+)([0-9])(a?)$" matched ${arch})
+    if(CMAKE_MATCH_3)
+      set(mode TN_GPU_EXACT)
+    else()
+      set(mode TN_GPU_SAME_MAJOR)
+    endif()
+    string(APPEND rows "CUDA_TARGET(${CMAKE_MATCH_1},${CMAKE_MATCH_2},${mode})")
+  endforeach()
+  target_compile_definitions(${target} PRIVATE CUDA_TARGETS=${rows})
+endfunction()

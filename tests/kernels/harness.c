@@ -1,15 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The small host of the kernel tests; see harness.h. One thread. */
-#include "harness.h"
+#include "remote.h"
 
 #include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
+#include <unistd.h>
 
 #define GUARD 256 /* bytes watched behind every buffer */
 #define POISON 0xff
+
+bool harness_slow(void)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    return true;
+#else
+    return getenv("GPU_SMALL") != NULL;
+#endif
+}
 
 /* -- The host table ------------------------------------------------------------------------------ */
 
@@ -88,6 +98,14 @@ static uint64_t host_now(tn_host_ctx *ctx)
 
 /* -- Plugins ------------------------------------------------------------------------------------- */
 
+/* Where plugins are: as built, unless the machine that runs the test has them elsewhere. */
+static const char *plugin_dir(void)
+{
+    const char *dir = getenv("TENON_TEST_PLUGINS");
+
+    return dir ? dir : PLUGIN_DIR;
+}
+
 /* Linux's names of the features of cpu.h, from /proc/cpuinfo, which knows what the kernel saves. */
 uint64_t machine_cpu(void)
 {
@@ -132,7 +150,16 @@ bool can_run_here(const tn_variant *v)
     return (v->cpu[0] & ~machine_cpu()) == 0 && v->cpu[1] == 0;
 }
 
-void plug_load(struct plug *p, const char *name, const char *threads)
+bool plug_exists(const char *name)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/%s.so", plugin_dir(), name);
+    return access(path, F_OK) == 0;
+}
+
+/* Maps the plugin and makes an instance; finds its interfaces. */
+static void plug_open(struct plug *p, const char *name, const char *threads)
 {
     char path[512];
     tn_err err = TN_ERR_INIT;
@@ -150,7 +177,7 @@ void plug_load(struct plug *p, const char *name, const char *threads)
                         .thread_spawn = host_spawn,
                         .thread_join = host_join,
                         .now_ns = host_now};
-    snprintf(path, sizeof path, "%s/%s.so", PLUGIN_DIR, name);
+    snprintf(path, sizeof path, "%s/%s.so", plugin_dir(), name);
     p->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     ck_assert_msg(p->handle != NULL, "%s", dlerror());
     *(void **)&query = dlsym(p->handle, TN_PLUGIN_SYMBOL);
@@ -165,17 +192,51 @@ void plug_load(struct plug *p, const char *name, const char *threads)
         if (strcmp(p->plugin->ifaces[i].id, TN_IFACE_DEVICE) == 0)
             p->devices = p->plugin->ifaces[i].vtbl;
     }
-    if (p->devices)
-        ck_assert_ok(p->devices->open(p->instance, 0, 0, 1, &p->device, &err), &err);
+}
+
+static void plug_attach(struct plug *p)
+{
+    tn_err err = TN_ERR_INIT;
+
     if (p->set && p->set->attach)
         ck_assert_ok(p->set->attach(p->instance, p->devices, p->device, &err), &err);
+}
+
+void plug_load(struct plug *p, const char *name, const char *threads)
+{
+    tn_device_info info = {.h = TN_HDR(tn_device_info)};
+    tn_err err = TN_ERR_INIT;
+
+    plug_open(p, name, threads);
+    if (p->devices) {
+        ck_assert_ok(p->devices->open(p->instance, 0, 0, 1, &p->device, &err), &err);
+        ck_assert_ok(p->devices->info(p->instance, 0, &info, &err), &err);
+        p->remote = !(info.flags & TN_DEVICE_HOST_MEMORY);
+    }
+    if (p->remote)
+        ck_assert_ok(p->devices->stream_new(p->device, &p->stream, &err), &err);
+    plug_attach(p);
+}
+
+void plug_load_on(struct plug *p, const char *name, const struct plug *owner)
+{
+    plug_open(p, name, NULL);
+    ck_assert_msg(!p->devices, "%s has a device of its own", name);
+    p->devices = owner->devices;
+    p->device = owner->device;
+    p->stream = owner->stream;
+    p->remote = owner->remote;
+    p->borrows = true;
+    plug_attach(p);
 }
 
 void plug_unload(struct plug *p)
 {
     if (p->set && p->set->detach)
         p->set->detach(p->instance, p->device);
-    if (p->devices)
+    if (p->remote && !p->borrows)
+        p->devices->stream_free(p->device, p->stream);
+    if (p->devices && !p->borrows)
         p->devices->close(p->device);
     if (p->plugin->fini)
         p->plugin->fini(p->instance);
@@ -600,6 +661,10 @@ void run_variant(struct kit *k, const struct plug *p, const tn_variant *v, const
         ck_assert_ok(v->can_run(p->instance, op, &err), &err);
     ck_assert_msg(!v->cost_ns || v->cost_ns(p->instance, op, b->n_rows) >= 0, "%s: negative cost",
                   v->name);
+    if (p->remote) {
+        run_remote(k, p, v, op, b, e);
+        return;
+    }
     for (uint32_t i = 0; i < op->n_in; i++)
         in[i] = op->in[i]->kind == TN_VALUE_KV ? NULL : e->data[op->in[i]->id];
     for (uint32_t i = 0; i < op->n_out; i++)

@@ -16,11 +16,9 @@
 #include "tenon/ops.h"
 #include "tenon/plugin.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define HARNESS_SLOW 1 /* grids shrink */
-#else
-#define HARNESS_SLOW 0
-#endif
+/* Whether grids shrink: under a sanitizer, or for one on the device (GPU_SMALL=1). */
+bool harness_slow(void);
+#define HARNESS_SLOW harness_slow()
 
 /* Like ck_assert_msg, for inner loops: Check writes a line to a file for each assertion that holds. */
 #define expect(cond, ...)                                                                          \
@@ -39,6 +37,9 @@ struct plug {
     const tn_kernel_set *set;     /* NULL: has none */
     const tn_device_api *devices; /* NULL: has none */
     tn_device *device;            /* opened from `devices` and attached to `set` */
+    bool borrows;                 /* the device is another plugin's */
+    bool remote;                  /* it does not compute in host memory */
+    tn_stream *stream;            /* if remote */
     int allocations;              /* of the plugin, not yet freed */
     int threads;                  /* started and not yet joined */
 };
@@ -46,6 +47,10 @@ struct plug {
 /* Loads lib/tenon/plugins/NAME.so, makes an instance with `threads` workers (0: the default), opens device 0
  * and attaches the set. */
 void plug_load(struct plug *p, const char *name, const char *threads);
+/* Whether there is such a plugin. */
+bool plug_exists(const char *name);
+/* The same for a plugin with a set alone: it is attached to the device that `owner` has opened. */
+void plug_load_on(struct plug *p, const char *name, const struct plug *owner);
 /* Undoes it all, and fails if the plugin kept memory or threads. */
 void plug_unload(struct plug *p);
 /* The variant called `name`, or of basic op `name` if there is one only; fails if there is none. */

@@ -3,19 +3,16 @@
  * `sample` of every set, step by step of the procedure in batch.h: each step alone on rows whose outcome can be
  * worked out by hand, then all variants against the reference on random rows, then the frequencies of draws.
  */
+#include <dlfcn.h>
 #include <math.h>
 
-#include "compose.h"
+#include "cases.h"
 
 #define VOCAB 1000
 
-static struct plug plugs[2];
-
-/* A sampling variant under test. */
-struct subject {
-    const struct plug *plug;
-    const tn_variant *v;
-};
+static const char *const sets[] = {"reference", "cpu", "cuda", "ampere", "hopper"};
+static struct plug plugs[5];
+static uint32_t n_plugs;
 
 static struct subject subjects[8];
 static uint32_t n_subjects;
@@ -23,23 +20,31 @@ static struct kit k;
 
 static void setup(void)
 {
-    plug_load(&plugs[0], "reference", NULL);
-    plug_load(&plugs[1], "cpu", "2");
+    bool gpu = dlopen("libcuda.so.1", RTLD_NOW) != NULL;
+
+    plug_load(&plugs[0], sets[0], NULL);
+    plug_load(&plugs[1], sets[1], "2");
+    n_plugs = 2;
+    for (uint32_t i = 2; gpu && i < 5; i++)
+        if (plug_exists(sets[i]) && i == 2)
+            plug_load(&plugs[n_plugs++], sets[i], NULL);
+        else if (plug_exists(sets[i]))
+            plug_load_on(&plugs[n_plugs++], sets[i], &plugs[2]);
     kit_init(&k, 17);
     n_subjects = 0;
-    for (int p = 0; p < 2; p++)
+    for (uint32_t p = 0; p < n_plugs; p++)
         for (uint32_t i = 0; i < plugs[p].set->n_variants; i++) {
             const tn_variant *v = plugs[p].set->variants[i];
             if (strcmp(v->op, TN_OP_SAMPLE) == 0 && can_run_here(v))
-                subjects[n_subjects++] = (struct subject){&plugs[p], v};
+                subjects[n_subjects++] = (struct subject){.plug = &plugs[p], .v = v};
         }
 }
 
 static void teardown(void)
 {
     kit_free(&k);
-    plug_unload(&plugs[1]);
-    plug_unload(&plugs[0]);
+    while (n_plugs > 0)
+        plug_unload(&plugs[--n_plugs]);
 }
 
 /* `n` logits rows of `vocab` logits, all `fill`, greedy. */

@@ -7,12 +7,14 @@
 #include <stdatomic.h>
 
 #include "driver.h"
+#include "set.h"
 #include "tenon/device.h"
 
 /* An instance of the plugin. */
 struct cuda_instance {
     const tn_host *host;
     struct driver driver;
+    struct set_state set; /* the kernels, per device */
 };
 
 struct tn_device {

@@ -12,8 +12,8 @@
 
 #define VERSION "0.1.0"
 
-TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE, .name = "cuda",
-               .vendor = "tenon", .version = VERSION);
+TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE | TN_KIND_KERNELS,
+               .name = "cuda", .vendor = "tenon", .version = VERSION);
 
 static int32_t apply(const tn_kv *kv, const char **driver, tn_err *err)
 {
@@ -66,6 +66,7 @@ static void fini(void *instance)
 
 static const tn_iface ifaces[] = {
     {.h = TN_HDR(tn_iface), .id = TN_IFACE_DEVICE, .vtbl = &cuda_device_api},
+    {.h = TN_HDR(tn_iface), .id = TN_IFACE_KERNELS, .vtbl = &cuda_kernel_set},
 };
 
 static const tn_plugin plugin = {

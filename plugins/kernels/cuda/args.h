@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Parameters of the kernels of the portable set: one struct by value per kernel, the same in C and device code. Pointers
+ * are device addresses; a count is the bucket's, padding included (tenon/batch.h, "Captured steps").
+ */
+#ifndef CUDA_ARGS_H
+#define CUDA_ARGS_H
+
+#include <stdint.h>
+
+/* Element by element: y = f(a, b). In this order in rows.cu. */
+enum map_kind {
+    MAP_ADD,
+    MAP_MUL,
+    MAP_SILU,
+    MAP_GELU,
+    MAP_GELU_TANH,
+    MAP_RELU,
+    MAP_RELU2,
+    MAP_SCALE,
+    MAP_SOFTCAP,
+    MAP_SILU_MUL,
+    MAP_GELU_MUL,
+    MAP_GELU_TANH_MUL
+};
+
+struct map_args {
+    const void *a, *b; /* b: NULL if unused */
+    void *y;
+    uint64_t n;
+    uint32_t kind;
+    float factor;
+    uint32_t a_dtype, b_dtype, y_dtype; /* of map_any */
+};
+
+/* rms_norm and layer_norm, one block per group. */
+struct norm_args {
+    const void *x, *add; /* add: NULL, or what is added to x first */
+    void *sum, *y;       /* sum: x + add, rounded */
+    const void *w, *b;   /* b: NULL: no bias */
+    uint64_t group;      /* elements normalised together */
+    uint64_t groups;     /* in a row */
+    float eps, offset;
+    uint32_t w_dtype, b_dtype;
+};
+
+/* embedding and position. */
+struct table_args {
+    const int32_t *entry; /* [rows] tokens or positions */
+    const void *table;
+    void *y;
+    int64_t first;            /* entry of the table's first row */
+    uint64_t entries, stride; /* rows of the table, and bytes between them */
+    uint64_t width;
+    float factor;
+    uint32_t table_dtype;
+};
+
+/* The cache in layout "hnd". */
+struct kv_args {
+    void *base;
+    uint64_t block_bytes;
+    uint32_t block_tokens, kv_heads, head_dim, dtype;
+};
+
+/* rope, kv_append, and both in one. */
+struct rope_args {
+    const void *q, *k, *v; /* k, v: NULL: queries only; q: NULL: append only */
+    void *y;               /* rotated queries */
+    const void *freqs;
+    const int32_t *positions, *row_seq, *prompt_len;
+    const int64_t *row_slot;
+    struct kv_args kv;
+    uint64_t q_width;
+    uint32_t head_dim, rotary_dim; /* rotary_dim 0: no rotation */
+    uint32_t pairs, freqs_dtype;
+    float mscale;
+    float factor;
+    double base;
+    int64_t max_position;
+};
+
+struct attention_args {
+    const void *q;
+    void *y;
+    struct kv_args kv;
+    const int32_t *positions, *row_seq, *context, *block_table;
+    uint32_t heads, max_blocks;
+    int64_t window;
+    float scale, softcap;
+};
+
+/* y[rows, n] = x[rows, k] * w[n, k]^T, in the forms that ops.h has. */
+struct linear_args {
+    const void *x, *w, *bias; /* bias: NULL: none */
+    const int32_t *row_index; /* NULL: row r of y is made of row r of x, else of row row_index[r] */
+    void *y;
+    uint64_t n, k, stride; /* stride: bytes between rows of w */
+    uint32_t rows, bias_dtype;
+    float scale, softcap; /* of logits; scale 1, softcap 0: off */
+};
+
+/* Rows of activations quantized to int8. */
+struct quantize_args {
+    const void *x;
+    int8_t *q;
+    float *step; /* [rows] */
+    uint64_t k;  /* elements of a row; rows of q are padded to a multiple of 16 */
+};
+
+struct int8_args {
+    const int8_t *q;
+    const float *step;
+    const int8_t *w;
+    const float *scale;
+    const void *bias;
+    void *y;
+    uint64_t n, k, stride;
+    uint32_t rows, bias_dtype;
+};
+
+/* Finishes what a library's product left: y = softcap(scale * (x + b)), or rows gathered. */
+struct finish_args {
+    float *y;
+    const void *bias;
+    uint64_t n;
+    uint32_t bias_dtype;
+    float scale, softcap;
+};
+
+struct gather_args {
+    const void *x;
+    void *y;
+    const int32_t *row_index;
+    uint64_t row_bytes;
+};
+
+struct route_args {
+    const void *x;
+    int32_t *chosen;
+    float *p;
+    uint32_t experts, top_k;
+    uint32_t over_all; /* p is a softmax over all experts, not over the chosen */
+    uint32_t rows;
+};
+
+struct moe_args {
+    const void *x;
+    const int32_t *expert; /* [rows, top_k] */
+    const float *p;
+    const void *gate, *up, *down;
+    void *y;
+    float *hidden;                                /* [rows, top_k, inner] */
+    uint64_t gate_stride, up_stride, down_stride; /* bytes between experts */
+    uint64_t width, inner;
+    int64_t first;
+    uint32_t experts, top_k, act;
+};
+
+struct sample_args {
+    const float *x;     /* [L, vocab] */
+    const void *sample; /* [L] tn_sample_row */
+    const int32_t *bias_ids;
+    const float *bias_values;
+    const int32_t *history;
+    int32_t *out, *sampled;
+    float *logprob;
+    void *scratch; /* per block: float[vocab], uint32_t[vocab] */
+    uint64_t vocab;
+    uint32_t rows;
+};
+
+struct feed_args {
+    int32_t *tokens;
+    const int32_t *token_row, *sampled;
+    uint32_t rows;
+};
+
+#endif

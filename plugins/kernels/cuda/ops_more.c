@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The portable set's attention, mixture of experts, and sampling. Threads: set.h. */
+#include "set.h"
+
+/* -- Attention ---------------------------------------------------------------------------------------------- */
+
+#define MAX_HEAD_DIM 256
+#define GUESSED_CONTEXT 1024 /* tokens, for costs: they are not told */
+
+int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int64_t heads = tn_op_int(op, "n_heads", 0), kv_heads = tn_op_int(op, "n_kv_heads", 0);
+    int64_t dim = tn_op_int(op, "head_dim", 0);
+
+    (void)instance;
+    if (!cuda_form(op, 2, 1, 0, 0) || op->in[0]->dtype != op->out[0]->dtype)
+        return cuda_require(op, 0, "needs queries and an output of one float dtype", err);
+    if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || heads > 65535)
+        return cuda_require(op, 0, "n_heads must be a multiple of n_kv_heads", err);
+    if (dim <= 0 || dim > MAX_HEAD_DIM)
+        return cuda_require(op, 0, "takes head sizes up to 256", err);
+    return cuda_require(op,
+                        op->in[0]->width == (uint64_t)(heads * dim) &&
+                            op->out[0]->width == (uint64_t)(heads * dim),
+                        "query and output must be n_heads * head_dim wide", err);
+}
+
+double attention_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    double work = (double)op->in[0]->width * GUESSED_CONTEXT * (double)rows;
+
+    (void)instance;
+    return set_time_ns(0.0, 4.0 * work, 1e3);
+}
+
+int32_t attention_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+    const tn_op *op = l->op;
+    struct attention_args a = {.q = l->in[0],
+                               .y = l->out[0],
+                               .kv = set_kv(l->kv),
+                               .positions = b->positions,
+                               .row_seq = b->row_seq,
+                               .context = b->context,
+                               .block_table = b->block_table,
+                               .heads = (uint32_t)tn_op_int(op, "n_heads", 1),
+                               .max_blocks = l->batch->max_blocks,
+                               .window = tn_op_int(op, "window", 0),
+                               .scale = (float)tn_op_real(op, "scale", 1.0),
+                               .softcap = (float)tn_op_real(op, "softcap", 0.0)};
+    struct cuda_grid g = {
+        .x = l->batch->n_rows ? a.heads : 0, .y = l->batch->n_rows, .threads = 128};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_attention,
+                      ENTRY_attention + cuda_float_index(op->in[0]->dtype), g, &a, err);
+}
+
+/* -- Mixture of experts --------------------------------------------------------------------------------------- */
+
+int32_t moe_route_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    const char *norm = tn_op_text(op, "norm", "softmax_topk");
+    int64_t k = tn_op_int(op, "top_k", 0);
+
+    (void)instance;
+    if (op->n_in != 1 || op->n_out != 2 || op->n_weights != 0 || !cuda_is_float(op->in[0]->dtype) ||
+        op->out[0]->dtype != TN_DT_I32 || op->out[1]->dtype != TN_DT_F32)
+        return cuda_require(op, 0, "outputs must be int32 and float32", err);
+    if (k <= 0 || (uint64_t)k > op->in[0]->width || op->out[0]->width != (uint64_t)k ||
+        op->out[1]->width != (uint64_t)k)
+        return cuda_require(op, 0, "outputs must be top_k wide, top_k at most the experts", err);
+    return cuda_require(op,
+                        strcmp(norm, "softmax_topk") == 0 || strcmp(norm, "softmax") == 0 ||
+                            strcmp(norm, "softmax_renorm") == 0,
+                        "norm must be \"softmax_topk\", \"softmax\" or \"softmax_renorm\"", err);
+}
+
+double moe_route_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return set_time_ns(4.0 * (double)op->in[0]->width * (double)rows, 0.0, 1.0);
+}
+
+int32_t moe_route_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const char *norm = tn_op_text(l->op, "norm", "softmax_topk");
+    struct route_args a = {.x = l->in[0],
+                           .chosen = l->out[0],
+                           .p = l->out[1],
+                           .experts = (uint32_t)l->op->in[0]->width,
+                           .top_k = (uint32_t)l->op->out[0]->width,
+                           .over_all = strcmp(norm, "softmax") == 0,
+                           .rows = l->batch->n_rows};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_moe,
+                      ENTRY_route + cuda_float_index(l->op->in[0]->dtype),
+                      (struct cuda_grid){.x = cuda_div_up(a.rows, 4), .threads = 128}, &a, err);
+}
+
+static int act_kind(const char *name)
+{
+    static const struct {
+        const char *name;
+        int kind;
+    } acts[] = {{TN_OP_SILU, MAP_SILU},
+                {TN_OP_GELU, MAP_GELU},
+                {TN_OP_GELU_TANH, MAP_GELU_TANH},
+                {TN_OP_RELU, MAP_RELU},
+                {TN_OP_RELU2, MAP_RELU2}};
+
+    for (size_t i = 0; i < sizeof acts / sizeof *acts; i++)
+        if (strcmp(acts[i].name, name) == 0)
+            return acts[i].kind;
+    return -1;
+}
+
+int32_t moe_mlp_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (op->n_in != 3 || op->n_out != 1 || op->n_weights != 3 || !cuda_is_float(op->in[0]->dtype) ||
+        op->in[0]->dtype != op->out[0]->dtype || op->in[1]->dtype != TN_DT_I32 ||
+        op->in[2]->dtype != TN_DT_F32 || op->in[1]->width != op->in[2]->width)
+        return cuda_require(op, 0, "needs rows, int32 experts and float32 probabilities", err);
+    const tn_weight *g = op->weights[0], *u = op->weights[1], *d = op->weights[2];
+    uint64_t width = op->in[0]->width, inner = g->dims[1];
+    if (g->n_dims != 3 || u->n_dims != 3 || d->n_dims != 3 || g->dims[2] != width ||
+        u->dims[1] != inner || u->dims[2] != width || d->dims[1] != width || d->dims[2] != inner ||
+        u->dims[0] != g->dims[0] || d->dims[0] != g->dims[0] || op->out[0]->width != width)
+        return cuda_require(op, 0, "weights must be [E,I,H], [E,I,H] and [E,H,I]", err);
+    if (cuda_float_index(g->dtype) > 2 || u->dtype != g->dtype || d->dtype != g->dtype)
+        return cuda_require(op, 0, "weights must be of one float dtype", err);
+    return cuda_require(op, act_kind(tn_op_text(op, "act", TN_OP_SILU)) >= 0, "unknown activation",
+                        err);
+}
+
+double moe_mlp_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    double work = 3.0 * (double)op->in[0]->width * (double)op->weights[0]->dims[1] *
+                  (double)op->in[1]->width * (double)rows;
+
+    (void)instance;
+    return set_time_ns(2.0 * work, 2.0 * work, 2e3) + 3000.0;
+}
+
+/* Rows are taken in runs, so that the hidden rows of a run fit into a workspace of bounded size. */
+#define MOE_RUN 256
+
+int32_t moe_mlp_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                          uint32_t max_context, uint64_t *bytes, tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = (max_rows < MOE_RUN ? max_rows : MOE_RUN) * op->in[1]->width *
+             op->weights[0]->dims[1] * sizeof(float);
+    return TN_OK;
+}
+
+int32_t moe_mlp_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const struct set_device *d = set_device_of(instance, l->device);
+    const tn_op *op = l->op;
+    const tn_weight *const *w = op->weights;
+    uint64_t width = op->in[0]->width, row_bytes = width * tn_dtype_bits(op->in[0]->dtype) / 8;
+    struct moe_args a = {.gate = l->weights[0],
+                         .up = l->weights[1],
+                         .down = l->weights[2],
+                         .hidden = l->workspace,
+                         .gate_stride = w[0]->stride0,
+                         .up_stride = w[1]->stride0,
+                         .down_stride = w[2]->stride0,
+                         .width = width,
+                         .inner = w[0]->dims[1],
+                         .first = tn_op_int(op, "expert_first", 0),
+                         .experts = (uint32_t)w[0]->dims[0],
+                         .top_k = (uint32_t)op->in[1]->width,
+                         .act = (uint32_t)act_kind(tn_op_text(op, "act", TN_OP_SILU))};
+    uint32_t kind = 3 * cuda_float_index(op->in[0]->dtype) + cuda_float_index(w[0]->dtype);
+    int32_t rc = TN_OK;
+
+    for (uint32_t first = 0; first < l->batch->n_rows && rc == TN_OK; first += MOE_RUN) {
+        uint32_t left = l->batch->n_rows - first, rows = left < MOE_RUN ? left : MOE_RUN;
+        a.x = (const char *)l->in[0] + first * row_bytes;
+        a.expert = (const int32_t *)l->in[1] + (uint64_t)first * a.top_k;
+        a.p = (const float *)l->in[2] + (uint64_t)first * a.top_k;
+        a.y = (char *)l->out[0] + first * row_bytes;
+        rc = set_launch(d, l, IMAGE_moe, ENTRY_moe_up_f32 + kind,
+                        (struct cuda_grid){cuda_div_up(a.inner, 8), a.top_k, rows, 256, 0, 0, 0},
+                        &a, err);
+        if (rc == TN_OK)
+            rc = set_launch(d, l, IMAGE_moe, ENTRY_moe_down_f32 + kind,
+                            (struct cuda_grid){cuda_div_up(width, 8), 1, rows, 256, 0, 0, 0}, &a,
+                            err);
+    }
+    return rc;
+}
+
+/* -- Sampling --------------------------------------------------------------------------------------------------- */
+
+int32_t sample_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return cuda_require(op,
+                        op->n_in == 1 && op->n_out == 1 && op->n_weights == 0 &&
+                            op->in[0]->dtype == TN_DT_F32 && op->in[0]->width > 0 &&
+                            op->in[0]->width <= INT32_MAX && op->out[0]->dtype == TN_DT_I32 &&
+                            op->out[0]->width == 1,
+                        "needs float32 logits and an int32 output of width 1", err);
+}
+
+double sample_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return 5000.0 + (double)op->in[0]->width * 0.2 * (double)cuda_div_up(rows, 128);
+}
+
+/* A block works on one row at a time, in scratch of its own: more blocks than this would take more memory than they
+ * save time. */
+static uint32_t sample_blocks(const tn_op *op, uint32_t rows)
+{
+    uint64_t most = (uint64_t)64 * 1024 * 1024 / (8 * op->in[0]->width);
+
+    most = most < 1 ? 1 : most;
+    return rows < most ? rows : (uint32_t)most;
+}
+
+int32_t sample_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                         uint32_t max_context, uint64_t *bytes, tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = sample_blocks(op, max_rows) * 8 * op->in[0]->width;
+    return TN_OK;
+}
+
+int32_t sample_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+    struct sample_args a = {.x = l->in[0],
+                            .sample = b->sample,
+                            .bias_ids = b->bias_ids,
+                            .bias_values = b->bias_values,
+                            .history = b->history,
+                            .out = l->out[0],
+                            .sampled = b->sampled,
+                            .logprob = b->logprob,
+                            .scratch = l->workspace,
+                            .vocab = l->op->in[0]->width,
+                            .rows = l->batch->n_logits};
+    struct cuda_grid g = {.x = sample_blocks(l->op, a.rows), .threads = 512};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_sample, ENTRY_sample, g, &a,
+                      err);
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The portable set's ops that go row by row: what they take, what they cost, how they are launched. Threads: set.h. */
+#include "set.h"
+
+static double rows_bytes(const tn_op *op, uint32_t rows)
+{
+    double width = 0.0;
+
+    for (uint32_t i = 0; i < op->n_in; i++)
+        width += (double)op->in[i]->width;
+    for (uint32_t i = 0; i < op->n_out; i++)
+        width += (double)op->out[i]->width;
+    return 4.0 * width * (double)rows; /* of float32, to be on the safe side */
+}
+
+#define ROWS_COST(id)                                                                              \
+    double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows)                            \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return set_time_ns(rows_bytes(op, rows), 0.0, 1.0);                                        \
+    }
+
+/* -- Element by element ----------------------------------------------------------------------------------- */
+
+static int32_t check_map(const tn_op *op, uint32_t n_in, tn_err *err)
+{
+    int fits = cuda_form(op, n_in, 1, 0, 0);
+
+    for (uint32_t i = 0; fits && i < n_in; i++)
+        fits = op->in[i]->width == op->out[0]->width;
+    return cuda_require(op, fits, "needs float values, equally wide", err);
+}
+
+static int32_t launch_map(void *instance, const tn_launch *l, enum map_kind kind, const char *attr,
+                          tn_err *err)
+{
+    const struct set_device *d = set_device_of(instance, l->device);
+    const tn_op *op = l->op;
+    struct map_args a = {.a = l->in[0],
+                         .b = op->n_in > 1 ? l->in[1] : NULL,
+                         .y = l->out[0],
+                         .n = cuda_rows(l) * op->out[0]->width,
+                         .kind = kind,
+                         .factor = attr ? (float)tn_op_real(op, attr, 1.0) : 0.0f,
+                         .a_dtype = op->in[0]->dtype,
+                         .y_dtype = op->out[0]->dtype};
+    uint32_t entry = ENTRY_map + cuda_float_index(a.y_dtype);
+    uint64_t blocks = cuda_div_up(a.n, 256 * 8);
+
+    a.b_dtype = op->n_in > 1 ? op->in[1]->dtype : a.a_dtype;
+    if (a.a_dtype != a.y_dtype || a.b_dtype != a.y_dtype)
+        entry = ENTRY_map_any;
+    return set_launch(
+        d, l, IMAGE_rows, entry,
+        (struct cuda_grid){.x = (uint32_t)(blocks < 65535 ? blocks : 65535), .threads = 256}, &a,
+        err);
+}
+
+#define MAP_OP(id, n_in, kind, attr)                                                               \
+    ROWS_COST(id)                                                                                  \
+    int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                             \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return check_map(op, n_in, err);                                                           \
+    }                                                                                              \
+    int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err)                           \
+    {                                                                                              \
+        return launch_map(instance, l, kind, attr, err);                                           \
+    }
+
+MAP_OP(add, 2, MAP_ADD, NULL)
+MAP_OP(mul, 2, MAP_MUL, NULL)
+MAP_OP(silu, 1, MAP_SILU, NULL)
+MAP_OP(gelu, 1, MAP_GELU, NULL)
+MAP_OP(gelu_tanh, 1, MAP_GELU_TANH, NULL)
+MAP_OP(relu, 1, MAP_RELU, NULL)
+MAP_OP(relu2, 1, MAP_RELU2, NULL)
+MAP_OP(scale, 1, MAP_SCALE, "factor")
+MAP_OP(softcap, 1, MAP_SOFTCAP, "cap")
+MAP_OP(silu_mul, 2, MAP_SILU_MUL, NULL)
+MAP_OP(gelu_mul, 2, MAP_GELU_MUL, NULL)
+MAP_OP(gelu_tanh_mul, 2, MAP_GELU_TANH_MUL, NULL)
+
+/* -- Norms ------------------------------------------------------------------------------------------------- */
+
+static int32_t check_rms_norm(const tn_op *op, const tn_op *norm, tn_err *err)
+{
+    const tn_weight *w = norm->n_weights == 1 ? norm->weights[0] : NULL;
+
+    return cuda_require(
+        op, w && w->dims[0] && cuda_vector(w, w->dims[0]) && op->in[0]->width % w->dims[0] == 0,
+        "the width must be a multiple of the weight's", err);
+}
+
+static int same_dtypes(const tn_op *op)
+{
+    for (uint32_t i = 0; i < op->n_in; i++)
+        if (op->in[i]->kind != TN_VALUE_KV && op->in[i]->dtype != op->out[0]->dtype)
+            return 0;
+    for (uint32_t i = 1; i < op->n_out; i++)
+        if (op->out[i]->kind != TN_VALUE_KV && op->out[i]->dtype != op->out[0]->dtype)
+            return 0;
+    return 1;
+}
+
+int32_t rms_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (!cuda_form(op, 1, 1, 1, 1) || op->out[0]->width != op->in[0]->width || !same_dtypes(op))
+        return cuda_require(op, 0, "needs input and output of one float dtype, equally wide", err);
+    return check_rms_norm(op, op, err);
+}
+
+int32_t add_rms_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (!cuda_form(op, 2, 2, 1, 1) || op->n_members != 2 || op->in[1]->width != op->in[0]->width ||
+        !same_dtypes(op))
+        return cuda_require(op, 0, "needs values of one float dtype, equally wide", err);
+    return check_rms_norm(op, op->members[1], err);
+}
+
+int32_t layer_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (!cuda_form(op, 1, 1, 1, 2) || op->out[0]->width != op->in[0]->width || !same_dtypes(op))
+        return cuda_require(op, 0, "needs input and output of one float dtype, equally wide", err);
+    for (uint32_t i = 0; i < op->n_weights; i++)
+        if (!cuda_vector(op->weights[i], op->in[0]->width))
+            return cuda_require(op, 0, "weight and bias must be as wide as a row", err);
+    return TN_OK;
+}
+
+ROWS_COST(rms_norm)
+ROWS_COST(add_rms_norm)
+ROWS_COST(layer_norm)
+
+/* `norm` is the op that has the weights; `adds`: the launch adds in[1] to in[0] first and writes the sum to out[0]. */
+static int32_t launch_norm(void *instance, const tn_launch *l, const tn_op *norm, int adds,
+                           uint32_t entry, tn_err *err)
+{
+    const struct set_device *d = set_device_of(instance, l->device);
+    uint64_t width = l->op->in[0]->width, group = norm->weights[0]->dims[0];
+    struct norm_args a = {.x = l->in[0],
+                          .add = adds ? l->in[1] : NULL,
+                          .sum = adds ? l->out[0] : NULL,
+                          .y = l->out[adds ? 1 : 0],
+                          .w = l->weights[0],
+                          .group = group,
+                          .groups = width / group,
+                          .eps = (float)tn_op_real(norm, "eps", 0.0),
+                          .offset = (float)tn_op_real(norm, "offset", 0.0),
+                          .w_dtype = norm->weights[0]->dtype};
+    struct cuda_grid g = {.x = cuda_rows(l) * (uint32_t)a.groups};
+
+    if (norm->n_weights > 1) {
+        a.b = l->weights[1];
+        a.b_dtype = norm->weights[1]->dtype;
+    }
+    g.threads = group <= 256 ? 32 : group <= 1024 ? 128 : group <= 4096 ? 512 : 1024;
+    return set_launch(d, l, IMAGE_rows, entry + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
+}
+
+int32_t rms_norm_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_norm(instance, l, l->op, 0, ENTRY_rms_norm, err);
+}
+
+int32_t add_rms_norm_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_norm(instance, l, l->op->members[1], 1, ENTRY_rms_norm, err);
+}
+
+int32_t layer_norm_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_norm(instance, l, l->op, 0, ENTRY_layer_norm, err);
+}
+
+/* -- Tables ------------------------------------------------------------------------------------------------- */
+
+static int32_t check_table(const tn_op *op, tn_err *err)
+{
+    return cuda_require(op,
+                        cuda_form(op, 0, 1, 1, 1) &&
+                            cuda_matrix(op->weights[0], op->weights[0]->dims[0], op->out[0]->width),
+                        "needs a table as wide as the output", err);
+}
+
+static int32_t launch_table(void *instance, const tn_launch *l, const int32_t *entry, int64_t first,
+                            float factor, tn_err *err)
+{
+    const tn_weight *w = l->op->weights[0];
+    struct table_args a = {.entry = entry,
+                           .table = l->weights[0],
+                           .y = l->out[0],
+                           .first = first,
+                           .entries = w->dims[0],
+                           .stride = w->stride0,
+                           .width = l->op->out[0]->width,
+                           .factor = factor,
+                           .table_dtype = w->dtype};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype),
+                      (struct cuda_grid){.x = cuda_rows(l), .threads = 256}, &a, err);
+}
+
+int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_table(op, err);
+}
+
+int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_table(instance, l, l->batch->dev->tokens, tn_op_int(l->op, "vocab_first", 0),
+                        (float)tn_op_real(l->op, "scale", 1.0), err);
+}
+
+int32_t position_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_table(op, err);
+}
+
+/* A position that the table does not have gives 0: the device cannot refuse it. */
+int32_t position_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_table(instance, l, l->batch->dev->positions, -tn_op_int(l->op, "offset", 0), 1.0f,
+                        err);
+}
+
+ROWS_COST(embedding)
+ROWS_COST(position)
+
+/* -- Rope and the cache --------------------------------------------------------------------------------------- */
+
+static int32_t check_rope(const tn_op *op, const tn_op *rope, tn_err *err)
+{
+    int64_t heads = tn_op_int(rope, "n_heads", 0), dim = tn_op_int(rope, "head_dim", 0);
+    int64_t rotary = tn_op_int(rope, "rotary_dim", 0);
+    const char *style = tn_op_text(rope, "style", "half");
+
+    if (heads <= 0 || dim <= 0 || (uint64_t)(heads * dim) != rope->in[0]->width ||
+        rope->out[0]->width != rope->in[0]->width)
+        return cuda_require(op, 0, "the width must be n_heads * head_dim", err);
+    if (rotary <= 0 || rotary % 2 || rotary > dim || rotary > 8192 || rope->n_weights != 1 ||
+        !cuda_vector(rope->weights[0], (uint64_t)rotary / 2))
+        return cuda_require(op, 0, "needs an even rotary_dim and rotary_dim / 2 frequencies", err);
+    return cuda_require(op, strcmp(style, "half") == 0 || strcmp(style, "pairs") == 0,
+                        "style must be \"half\" or \"pairs\"", err);
+}
+
+int32_t rope_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (!cuda_form(op, 1, 1, 1, 1) || !same_dtypes(op))
+        return cuda_require(op, 0, "needs input and output of one float dtype", err);
+    return check_rope(op, op, err);
+}
+
+int32_t kv_append_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int64_t width = tn_op_int(op, "n_kv_heads", 0) * tn_op_int(op, "head_dim", 0);
+
+    (void)instance;
+    return cuda_require(
+        op,
+        cuda_form(op, 2, 1, 0, 0) && width > 0 && op->in[0]->width == (uint64_t)width &&
+            op->in[1]->width == (uint64_t)width && op->in[0]->dtype == op->in[1]->dtype,
+        "keys and values must be n_kv_heads * head_dim wide, of one dtype", err);
+}
+
+static int same_rotation(const tn_op *a, const tn_op *b)
+{
+    static const char *const ints[] = {"head_dim", "rotary_dim", "max_position"};
+    static const char *const reals[] = {"mscale", "base", "factor"};
+
+    for (int i = 0; i < 3; i++)
+        if (tn_op_int(a, ints[i], 0) != tn_op_int(b, ints[i], 0) ||
+            tn_op_real(a, reals[i], 1.0) != tn_op_real(b, reals[i], 1.0))
+            return 0;
+    return strcmp(tn_op_text(a, "style", "half"), tn_op_text(b, "style", "half")) == 0 &&
+           a->weights[0]->dtype == b->weights[0]->dtype;
+}
+
+int32_t rope_append_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc;
+
+    (void)instance;
+    if (op->n_members != 3 || !cuda_form(op, 3, 2, 2, 2) || !same_dtypes(op))
+        return cuda_require(op, 0, "needs values of one float dtype", err);
+    if ((rc = check_rope(op, op->members[0], err)) || (rc = check_rope(op, op->members[1], err)) ||
+        (rc = kv_append_can_run(instance, op->members[2], err)))
+        return rc;
+    return cuda_require(op, same_rotation(op->members[0], op->members[1]),
+                        "queries and keys are rotated differently", err);
+}
+
+ROWS_COST(rope)
+ROWS_COST(kv_append)
+ROWS_COST(rope_append)
+
+/* What rotates: attributes of `rope`, whose frequencies are the launch's first weight. */
+static struct rope_args rope_args(const tn_launch *l, const tn_op *rope)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+
+    return (struct rope_args){.q = l->in[0],
+                              .y = l->out[0],
+                              .freqs = l->weights[0],
+                              .positions = b->positions,
+                              .row_seq = b->row_seq,
+                              .prompt_len = b->prompt_len,
+                              .row_slot = b->row_slot,
+                              .q_width = rope->in[0]->width,
+                              .head_dim = (uint32_t)tn_op_int(rope, "head_dim", 1),
+                              .rotary_dim = (uint32_t)tn_op_int(rope, "rotary_dim", 0),
+                              .pairs = strcmp(tn_op_text(rope, "style", "half"), "pairs") == 0,
+                              .freqs_dtype = rope->weights[0]->dtype,
+                              .mscale = (float)tn_op_real(rope, "mscale", 1.0),
+                              .factor = (float)tn_op_real(rope, "factor", 1.0),
+                              .base = tn_op_real(rope, "base", 10000.0),
+                              .max_position = tn_op_int(rope, "max_position", 0)};
+}
+
+static int32_t launch_rope(void *instance, const tn_launch *l, struct rope_args *a, uint32_t dtype,
+                           tn_err *err)
+{
+    struct cuda_grid g = {.x = l->batch->n_rows,
+                          .threads = 256,
+                          .shared_bytes = a->rotary_dim * (uint32_t)sizeof(float)};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                      ENTRY_rope + cuda_float_index(dtype), g, a, err);
+}
+
+int32_t rope_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct rope_args a = rope_args(l, l->op);
+
+    return launch_rope(instance, l, &a, l->op->out[0]->dtype, err);
+}
+
+int32_t kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+    struct rope_args a = {.k = l->in[0],
+                          .v = l->in[1],
+                          .positions = b->positions,
+                          .row_slot = b->row_slot,
+                          .kv = set_kv(l->kv)};
+
+    return launch_rope(instance, l, &a, l->op->in[0]->dtype, err);
+}
+
+int32_t rope_append_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct rope_args a = rope_args(l, l->op->members[0]);
+
+    if (l->weights[0] != l->weights[1]) { /* tables of their own: one launch for each */
+        int32_t rc = launch_rope(instance, l, &a, l->op->in[0]->dtype, err);
+        if (rc != TN_OK)
+            return rc;
+        a.q = NULL;
+        a.freqs = l->weights[1];
+    }
+    a.k = l->in[1];
+    a.v = l->in[2];
+    a.kv = set_kv(l->kv);
+    return launch_rope(instance, l, &a, l->op->in[0]->dtype, err);
+}
+
+/* -- Tokens of the step ahead ----------------------------------------------------------------------------------- */
+
+int32_t feed_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return cuda_require(op, op->n_in == 0 && op->n_out == 0 && op->n_weights == 0,
+                        "has no inputs, outputs or weights", err);
+}
+
+ROWS_COST(feed)
+
+int32_t feed_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+    struct feed_args a = {(int32_t *)b->tokens, b->token_row, b->sampled, l->batch->n_rows};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows, ENTRY_feed,
+                      (struct cuda_grid){.x = cuda_div_up(a.rows, 256), .threads = 256}, &a, err);
+}

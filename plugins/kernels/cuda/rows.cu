@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Portable kernels that go row by row: element-wise ops, norms, tables, rope and the cache. Arithmetic is float32 in the
+ * order of the reference set; products and sums that it rounds one by one are written so that none is contracted
+ * where a later comparison would hang on it.
+ */
+#include "../common/cuda_dtype.cuh"
+#include "../common/cuda_reduce.cuh"
+#include "args.h"
+
+/* -- Element by element -------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+__device__ __forceinline__ float gelu(float x)
+{
+    return 0.5f * x * (1.0f + erff(x * 0.707106781f));
+}
+
+__device__ __forceinline__ float gelu_tanh(float x)
+{
+    return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * x * x * x)));
+}
+
+__device__ __forceinline__ float relu(float x)
+{
+    return x > 0.0f ? x : x * 0.0f; /* x * 0 keeps NaN */
+}
+
+template <int kind> __device__ __forceinline__ float apply(float a, float b, float factor)
+{
+    switch (kind) {
+    case MAP_ADD: return a + b;
+    case MAP_MUL: return a * b;
+    case MAP_SILU: return silu(a);
+    case MAP_GELU: return gelu(a);
+    case MAP_GELU_TANH: return gelu_tanh(a);
+    case MAP_RELU: return relu(a);
+    case MAP_RELU2: return relu(a) * relu(a);
+    case MAP_SCALE: return factor * a;
+    case MAP_SOFTCAP: return factor * tanhf(a / factor);
+    case MAP_SILU_MUL: return silu(a) * b;
+    case MAP_GELU_MUL: return gelu(a) * b;
+    default: return gelu_tanh(a) * b;
+    }
+}
+
+template <typename T, int kind> __device__ void map_run(const map_args &p)
+{
+    constexpr int per = per16<T>;
+    constexpr bool two = kind == MAP_ADD || kind == MAP_MUL || kind >= MAP_SILU_MUL;
+    const T *a = (const T *)p.a, *b = (const T *)p.b;
+    T *y = (T *)p.y;
+    uint64_t at = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x;
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x, vectors = p.n / per;
+
+    for (uint64_t i = at; i < vectors; i += step) {
+        float fa[per], fb[per];
+        widen16<T>(((const uint4 *)a)[i], fa);
+        if (two)
+            widen16<T>(((const uint4 *)b)[i], fb);
+#pragma unroll
+        for (int e = 0; e < per; e++)
+            fa[e] = apply<kind>(fa[e], two ? fb[e] : 0.0f, p.factor);
+        ((uint4 *)y)[i] = narrow16<T>(fa);
+    }
+    for (uint64_t i = vectors * per + at; i < p.n; i += step)
+        y[i] = narrow<T>(apply<kind>(widen(a[i]), two ? widen(b[i]) : 0.0f, p.factor));
+}
+
+#define MAP_KINDS(X)                                                                               \
+    X(MAP_ADD)                                                                                     \
+    X(MAP_MUL)                                                                                     \
+    X(MAP_SILU)                                                                                    \
+    X(MAP_GELU)                                                                                    \
+    X(MAP_GELU_TANH)                                                                               \
+    X(MAP_RELU)                                                                                    \
+    X(MAP_RELU2)                                                                                   \
+    X(MAP_SCALE)                                                                                   \
+    X(MAP_SOFTCAP)                                                                                 \
+    X(MAP_SILU_MUL)                                                                                \
+    X(MAP_GELU_MUL)                                                                                \
+    X(MAP_GELU_TANH_MUL)
+
+template <typename T> __device__ __forceinline__ void map(const map_args &p)
+{
+    wait_for_previous();
+    switch (p.kind) {
+#define MAP_CASE(kind)                                                                             \
+    case kind: map_run<T, kind>(p); break;
+        MAP_KINDS(MAP_CASE)
+    }
+}
+
+/* Of any dtypes, one element at a time. */
+extern "C" __global__ void __launch_bounds__(256) map_any(map_args p)
+{
+    for (uint64_t i = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; i < p.n;
+         i += (uint64_t)gridDim.x * blockDim.x) {
+        float a = load_any(p.a, p.a_dtype, i), b = p.b ? load_any(p.b, p.b_dtype, i) : 0.0f;
+        float y = 0.0f;
+        switch (p.kind) {
+#define MAP_ANY_CASE(kind)                                                                         \
+    case kind: y = apply<kind>(a, b, p.factor); break;
+            MAP_KINDS(MAP_ANY_CASE)
+        }
+        store_any(p.y, p.y_dtype, i, y);
+    }
+}
+
+/* -- Norms ------------------------------------------------------------------------------------------------ */
+
+/* The element `i` that is normalised; the first reader of it also writes the sum. */
+template <typename T>
+__device__ __forceinline__ float norm_input(const norm_args &p, uint64_t at, bool first)
+{
+    if (!p.add)
+        return widen(((const T *)p.x)[at]);
+    if (!first)
+        return widen(((const T *)p.sum)[at]);
+    T s = narrow<T>(widen(((const T *)p.x)[at]) + widen(((const T *)p.add)[at]));
+    ((T *)p.sum)[at] = s;
+    return widen(s);
+}
+
+/* One block per group of a row. Each thread reads back only what it wrote. */
+template <typename T> __device__ __forceinline__ void rms_norm(const norm_args &p)
+{
+    __shared__ float scratch[32];
+    uint64_t base = blockIdx.x * p.group;
+    float sum = 0.0f;
+
+    wait_for_previous();
+    for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x) {
+        float x = norm_input<T>(p, base + i, true);
+        sum += x * x;
+    }
+    sum = block_reduce(sum, plus_op(), scratch);
+    float norm = 1.0f / sqrtf(sum / (float)p.group + p.eps);
+    for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x)
+        ((T *)p.y)[base + i] = narrow<T>(norm_input<T>(p, base + i, false) * norm *
+                                         (p.offset + load_any(p.w, p.w_dtype, i)));
+}
+
+template <typename T> __device__ __forceinline__ void layer_norm(const norm_args &p)
+{
+    __shared__ float scratch[32];
+    uint64_t base = blockIdx.x * p.group;
+    float sum = 0.0f, squares = 0.0f;
+
+    wait_for_previous();
+    for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x)
+        sum += widen(((const T *)p.x)[base + i]);
+    float mean = block_reduce(sum, plus_op(), scratch) / (float)p.group;
+    for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x) {
+        float d = widen(((const T *)p.x)[base + i]) - mean;
+        squares += d * d;
+    }
+    squares = block_reduce(squares, plus_op(), scratch);
+    float norm = 1.0f / sqrtf(squares / (float)p.group + p.eps);
+    for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x) {
+        float y = (widen(((const T *)p.x)[base + i]) - mean) * norm * load_any(p.w, p.w_dtype, i);
+        ((T *)p.y)[base + i] = narrow<T>(p.b ? y + load_any(p.b, p.b_dtype, i) : y);
+    }
+}
+
+/* -- Tables ----------------------------------------------------------------------------------------------- */
+
+/* One block per row; 0 for an entry that the table does not have. */
+template <typename T> __device__ __forceinline__ void table(const table_args &p)
+{
+    wait_for_previous();
+    int64_t entry = (int64_t)p.entry[blockIdx.x] - p.first;
+    bool held = entry >= 0 && (uint64_t)entry < p.entries;
+    const char *from = (const char *)p.table + (held ? (uint64_t)entry * p.stride : 0);
+    T *y = (T *)p.y + blockIdx.x * p.width;
+
+    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
+        y[i] = narrow<T>(held ? p.factor * load_any(from, p.table_dtype, i) : 0.0f);
+}
+
+/* -- Rope and the cache ------------------------------------------------------------------------------------- */
+
+/* Where element 0 of kv head `head` of a slot lies. */
+__device__ __forceinline__ char *cached(const kv_args &kv, uint64_t slot, uint32_t head, bool value)
+{
+    uint64_t row = (uint64_t)head * kv.block_tokens + slot % kv.block_tokens;
+
+    if (value)
+        row += (uint64_t)kv.kv_heads * kv.block_tokens;
+    return (char *)kv.base + slot / kv.block_tokens * kv.block_bytes +
+           row * kv.head_dim * (kv.dtype == TN_DT_F32 ? 4 : 2);
+}
+
+/* The base that replaces the table's when a sequence has outgrown max_position; 0: it has not. */
+__device__ float dynamic_base(const rope_args &p, uint32_t row)
+{
+    double limit = (double)p.max_position, rotary = (double)p.rotary_dim;
+    double n = fmax((double)p.prompt_len[p.row_seq[row]], (double)p.positions[row] + 1.0);
+
+    if (limit <= 0.0 || n <= limit)
+        return 0.0f;
+    return (float)(p.base * pow((double)p.factor * n / limit - ((double)p.factor - 1.0),
+                                rotary / (rotary - 2.0)));
+}
+
+/* Element `i` of a head at `x`, rotated. angle[j] is cos, angle[half + j] sin. */
+template <typename T>
+__device__ __forceinline__ float rotated(const rope_args &p, const T *x, uint32_t i,
+                                         const float *angle)
+{
+    uint32_t half = p.rotary_dim / 2, j, other;
+    bool second;
+
+    if (i >= p.rotary_dim)
+        return widen(x[i]);
+    j = p.pairs ? i / 2 : i % half;
+    second = p.pairs ? i % 2 : i >= half;
+    other = p.pairs ? i ^ 1 : (second ? i - half : i + half);
+    float mine = __fmul_rn(widen(x[i]), angle[j]),
+          its = __fmul_rn(widen(x[other]), angle[half + j]);
+    return second ? mine + its : mine - its;
+}
+
+/* One block per row: queries rotated into y; keys rotated, and values, into the cache. */
+template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
+{
+    extern __shared__ float angle[]; /* [rotary_dim] */
+    uint32_t row = blockIdx.x, half = p.rotary_dim / 2;
+    uint64_t kv_width = (uint64_t)p.kv.kv_heads * p.kv.head_dim;
+
+    wait_for_previous();
+    float base = p.max_position > 0 ? dynamic_base(p, row) : 0.0f;
+    for (uint32_t j = threadIdx.x; j < half; j += blockDim.x) {
+        /* The power in double: an error of it counts as often as the position is large. */
+        double power = (double)((float)(2 * j) / (float)p.rotary_dim);
+        float freq = base > 0.0f ? 1.0f / (float)pow((double)base, power)
+                                 : load_any(p.freqs, p.freqs_dtype, j);
+        float turn = (float)p.positions[row] * freq;
+        angle[j] = p.mscale * cosf(turn);
+        angle[half + j] = p.mscale * sinf(turn);
+    }
+    __syncthreads();
+    for (uint64_t i = threadIdx.x; p.q && i < p.q_width; i += blockDim.x) {
+        uint64_t head = i / p.head_dim * p.head_dim;
+        ((T *)p.y)[row * p.q_width + i] = narrow<T>(
+            rotated(p, (const T *)p.q + row * p.q_width + head, (uint32_t)(i - head), angle));
+    }
+    if (!p.k || p.row_slot[row] < 0)
+        return;
+    for (uint64_t i = threadIdx.x; i < kv_width; i += blockDim.x) {
+        uint32_t head = (uint32_t)(i / p.kv.head_dim), e = (uint32_t)(i % p.kv.head_dim);
+        const T *k = (const T *)p.k + row * kv_width + (uint64_t)head * p.kv.head_dim;
+        const T *v = (const T *)p.v + row * kv_width;
+        store_any(cached(p.kv, p.row_slot[row], head, false), p.kv.dtype, e,
+                  rotated(p, k, e, angle));
+        store_any(cached(p.kv, p.row_slot[row], head, true), p.kv.dtype, e, widen(v[i]));
+    }
+}
+
+/* -- The tokens of the step ahead --------------------------------------------------------------------------- */
+
+extern "C" __global__ void __launch_bounds__(256) feed(feed_args p)
+{
+    uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
+
+    if (row >= p.rows || p.token_row[row] < 0)
+        return;
+    int32_t token = p.sampled[p.token_row[row]];
+    p.tokens[row] = token > 0 ? token : 0;
+}
+
+/* One block per row. */
+extern "C" __global__ void __launch_bounds__(256) gather(gather_args p)
+{
+    const char *from = (const char *)p.x + (uint64_t)p.row_index[blockIdx.x] * p.row_bytes;
+    char *to = (char *)p.y + blockIdx.x * p.row_bytes;
+
+    if (p.row_bytes % 16 == 0)
+        for (uint64_t i = threadIdx.x; i < p.row_bytes / 16; i += blockDim.x)
+            ((uint4 *)to)[i] = ((const uint4 *)from)[i];
+    else
+        for (uint64_t i = threadIdx.x; i < p.row_bytes / 2; i += blockDim.x)
+            ((uint16_t *)to)[i] = ((const uint16_t *)from)[i];
+}
+
+/* -- Stamped out per dtype of the rows ----------------------------------------------------------------------- */
+
+#define STAMP(id, T)                                                                               \
+    extern "C" __global__ void __launch_bounds__(256) map_##id(map_args p)                         \
+    {                                                                                              \
+        map<T>(p);                                                                                 \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(1024) rms_norm_##id(norm_args p)                  \
+    {                                                                                              \
+        rms_norm<T>(p);                                                                            \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(1024) layer_norm_##id(norm_args p)                \
+    {                                                                                              \
+        layer_norm<T>(p);                                                                          \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) table_##id(table_args p)                     \
+    {                                                                                              \
+        table<T>(p);                                                                               \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) rope_##id(rope_args p)                       \
+    {                                                                                              \
+        rope<T>(p);                                                                                \
+    }
+
+STAMP(f32, float)
+STAMP(f16, f16)
+STAMP(bf16, bf16)

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kernel set "cuda": which variants there are, and attaching it to devices: loading its images.
+ */
+#include "set.h"
+
+#include "device.h"
+
+/* What can_run functions do not say: the GPUs that there is code for. */
+static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
+
+#define FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT)
+
+#define VARIANT(id, op_name, composition, weights, kv, work)                                       \
+    static const tn_variant variant_##id = {                                                       \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = #id ".cuda",                                                                       \
+        .op = op_name,                                                                             \
+        .equals = composition,                                                                     \
+        .flags = FLAGS,                                                                            \
+        .act_dtypes = CUDA_FLOATS,                                                                 \
+        .weight_dtypes = (weights),                                                                \
+        .kv_dtypes = (kv),                                                                         \
+        .kv_layout = (kv) ? TN_KV_LAYOUT_HND : NULL,                                               \
+        .gpus = gpus,                                                                              \
+        .can_run = id##_can_run,                                                                   \
+        .cost_ns = id##_cost_ns,                                                                   \
+        .workspace = work,                                                                         \
+        .launch = id##_launch,                                                                     \
+    };
+#define PLAIN(id, op_name, equals, weights, kv) VARIANT(id, op_name, equals, weights, kv, NULL)
+#define WORKING(id, op_name, equals, weights, kv)                                                  \
+    VARIANT(id, op_name, equals, weights, kv, id##_workspace)
+ROWS_OPS(PLAIN)
+WORKSPACE_OPS(WORKING)
+
+#define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)};
+
+static const tn_kv_layout hnd = {
+    .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};
+static const tn_kv_layout *const kv_layouts[] = {&hnd};
+
+double set_time_ns(double bytes, double flops, double flops_per_ns)
+{
+    double moving = bytes / 2e3, computing = flops / flops_per_ns;
+
+    return 3000.0 + (moving > computing ? moving : computing);
+}
+
+/* -- Devices ----------------------------------------------------------------------------------------------- */
+
+#define NAME_ONE(name) #name,
+#define NAME_THREE(name) #name "_f32", #name "_f16", #name "_bf16",
+#define IMAGE_DECLARE(image, entries)                                                              \
+    extern const unsigned char tenon_image_cuda_##image[];                                         \
+    extern const uint64_t tenon_image_cuda_##image##_bytes;                                        \
+    static const char *const image##_names[] = {entries(NAME_ONE, NAME_THREE)};
+IMAGES(IMAGE_DECLARE)
+
+static struct set_state *state_of(void *instance)
+{
+    return &((struct cuda_instance *)instance)->set;
+}
+
+const struct set_device *set_device_of(void *instance, const tn_device *device)
+{
+    struct set_state *s = state_of(instance);
+    uint32_t i = 0;
+
+    while (i + 1 < CUDA_MAX_DEVICES && s->devices[i].device != device)
+        i++;
+    return &s->devices[i];
+}
+
+static void unload(struct set_device *d)
+{
+    for (uint32_t i = 0; i < N_IMAGES; i++)
+        code_unload(&d->code[i]);
+    memset(d, 0, sizeof *d);
+}
+
+static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *device, tn_err *err)
+{
+    static const struct {
+        const unsigned char *image;
+        const uint64_t *bytes;
+        const char *const *names;
+        uint32_t n;
+    } images[] = {
+#define IMAGE_ROW(image, entries)                                                                  \
+    {tenon_image_cuda_##image, &tenon_image_cuda_##image##_bytes, image##_names,                   \
+     N_##image##_entries},
+        IMAGES(IMAGE_ROW)};
+    int32_t rc = TN_OK;
+
+    d->device = device;
+    for (uint32_t i = 0; i < N_IMAGES && rc == TN_OK; i++)
+        rc = code_load(&d->code[i], api, device, images[i].image, *images[i].bytes, images[i].names,
+                       images[i].n, err);
+    if (rc != TN_OK)
+        unload(d);
+    return rc;
+}
+
+static int32_t attach(void *instance, const tn_device_api *api, tn_device *device, tn_err *err)
+{
+    struct set_state *s = state_of(instance);
+
+    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
+        if (!s->devices[i].device)
+            return load(&s->devices[i], api, device, err);
+    return tn_err_set(err, TN_E_LIMIT, "cuda: attached to %d devices already", CUDA_MAX_DEVICES);
+}
+
+static void detach(void *instance, tn_device *device)
+{
+    struct set_state *s = state_of(instance);
+
+    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
+        if (s->devices[i].device == device) {
+            unload(&s->devices[i]);
+            return;
+        }
+}
+
+const tn_kernel_set cuda_kernel_set = {
+    .h = TN_HDR(tn_kernel_set),
+    .device = "cuda",
+    .n_variants = sizeof variants / sizeof *variants,
+    .n_kv_layouts = 1,
+    .variants = variants,
+    .kv_layouts = kv_layouts,
+    .attach = attach,
+    .detach = detach,
+};

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The portable kernel set for NVIDIA GPUs (compute capability 7.5 and up): what its files share.
+ *
+ * can_run, cost_ns and workspace may be called from any thread, attach and detach by the thread that binds a plan, launch by
+ * the one that runs the steps of l->device.
+ */
+#ifndef PLUGINS_KERNELS_CUDA_SET_H
+#define PLUGINS_KERNELS_CUDA_SET_H
+
+#include "../common/cuda_host.h"
+#include "args.h"
+#include "gemm.h"
+
+/* -- Kernels ------------------------------------------------------------------------------------------- */
+
+/* X(name): one kernel. F(name): one per dtype of rows, in the order of cuda_float_index. */
+#define ROWS_ENTRIES(X, F)                                                                         \
+    F(map) X(map_any) F(rms_norm) F(layer_norm) F(table) F(rope) X(feed) X(gather)
+#define ATTENTION_ENTRIES(X, F) F(attention)
+/* Per dtype of rows, then of weights. */
+#define LINEAR_ENTRIES(X, F)                                                                       \
+    F(linear_f32)                                                                                  \
+    F(linear_f16)                                                                                  \
+    F(linear_bf16) F(logits_f32) F(logits_f16) F(logits_bf16) F(quantize) F(int8) X(finish)
+#define MOE_ENTRIES(X, F)                                                                          \
+    F(moe_up_f32)                                                                                  \
+    F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
+#define SAMPLE_ENTRIES(X, F) X(sample)
+
+/* X(image, its entries) */
+#define IMAGES(X)                                                                                  \
+    X(rows, ROWS_ENTRIES)                                                                          \
+    X(attention, ATTENTION_ENTRIES)                                                                \
+    X(linear, LINEAR_ENTRIES) X(moe, MOE_ENTRIES) X(sample, SAMPLE_ENTRIES)
+
+#define ENTRY_ONE(name) ENTRY_##name,
+#define ENTRY_THREE(name) ENTRY_##name, ENTRY_##name##_f16_, ENTRY_##name##_bf16_,
+#define ENTRY_ENUM(image, entries)                                                                 \
+    enum image##_entry{entries(ENTRY_ONE, ENTRY_THREE) N_##image##_entries};
+IMAGES(ENTRY_ENUM)
+
+#define IMAGE_ENUM(image, entries) IMAGE_##image,
+enum image { IMAGES(IMAGE_ENUM) N_IMAGES };
+
+/* -- State --------------------------------------------------------------------------------------------- */
+
+/* The set on one device. */
+struct set_device {
+    tn_device *device; /* NULL: free */
+    struct cuda_code code[N_IMAGES];
+    struct gemm gemm;
+};
+
+/* Part of the plugin's instance. */
+struct set_state {
+    struct set_device devices[CUDA_MAX_DEVICES];
+};
+
+extern const tn_kernel_set cuda_kernel_set;
+
+/* The set on the device of `l`, which it is attached to. */
+const struct set_device *set_device_of(void *instance, const tn_device *device);
+
+/* Launches a kernel of `image`. */
+static inline int32_t set_launch(const struct set_device *d, const tn_launch *l, enum image image,
+                                 uint32_t entry, struct cuda_grid g, void *args, tn_err *err)
+{
+    return code_launch(&d->code[image], l->stream, entry, g, args, err);
+}
+
+/* A time for moving `bytes` and computing `flops` at `flops_per_ns`, with one launch. */
+double set_time_ns(double bytes, double flops, double flops_per_ns);
+
+/* -- Ops ------------------------------------------------------------------------------------------------ */
+
+/* X(id, op, composition or NULL, dtypes of its matrices, dtypes of the cache): for each there are id_can_run and id_launch;
+ * WORKSPACE ops have id_workspace, too. */
+#define ROWS_OPS(X)                                                                                \
+    X(embedding, TN_OP_EMBEDDING, NULL, CUDA_FLOATS, 0)                                            \
+    X(position, TN_OP_POSITION, NULL, CUDA_FLOATS, 0)                                              \
+    X(rms_norm, TN_OP_RMS_NORM, NULL, 0, 0)                                                        \
+    X(add_rms_norm, TN_FUSED_ADD_RMS_NORM, TN_FUSED_ADD_RMS_NORM_TEXT, 0, 0)                       \
+    X(layer_norm, TN_OP_LAYER_NORM, NULL, 0, 0)                                                    \
+    X(add, TN_OP_ADD, NULL, 0, 0)                                                                  \
+    X(mul, TN_OP_MUL, NULL, 0, 0)                                                                  \
+    X(silu, TN_OP_SILU, NULL, 0, 0)                                                                \
+    X(gelu, TN_OP_GELU, NULL, 0, 0)                                                                \
+    X(gelu_tanh, TN_OP_GELU_TANH, NULL, 0, 0)                                                      \
+    X(relu, TN_OP_RELU, NULL, 0, 0)                                                                \
+    X(relu2, TN_OP_RELU2, NULL, 0, 0)                                                              \
+    X(scale, TN_OP_SCALE, NULL, 0, 0)                                                              \
+    X(softcap, TN_OP_SOFTCAP, NULL, 0, 0)                                                          \
+    X(silu_mul, "cuda.silu_mul", "(g, u) -> (y): s = silu(g); y = mul(s, u)", 0, 0)                \
+    X(gelu_mul, "cuda.gelu_mul", "(g, u) -> (y): s = gelu(g); y = mul(s, u)", 0, 0)                \
+    X(gelu_tanh_mul, "cuda.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0) \
+    X(rope, TN_OP_ROPE, NULL, 0, 0)                                                                \
+    X(kv_append, TN_OP_KV_APPEND, NULL, 0, CUDA_FLOATS)                                            \
+    X(rope_append, TN_FUSED_ROPE_APPEND, TN_FUSED_ROPE_APPEND_TEXT, 0, CUDA_FLOATS)                \
+    X(feed, TN_OP_FEED, NULL, 0, 0)                                                                \
+    X(attention, TN_OP_ATTENTION, NULL, 0, CUDA_FLOATS)                                            \
+    X(linear, TN_OP_LINEAR, NULL, CUDA_FLOATS, 0)                                                  \
+    X(logits, TN_OP_LOGITS, NULL, CUDA_FLOATS, 0)                                                  \
+    X(moe_route, TN_OP_MOE_ROUTE, NULL, 0, 0)
+
+#define WORKSPACE_OPS(X)                                                                           \
+    X(linear_int8, TN_OP_LINEAR_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
+    X(moe_mlp, TN_OP_MOE_MLP, NULL, CUDA_FLOATS, 0)                                                \
+    X(sample, TN_OP_SAMPLE, NULL, 0, 0)
+
+#define OP_DECLARE(id, op_name, equals, weights, kv)                                               \
+    int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err);                            \
+    double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows);                           \
+    int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err);
+#define OP_DECLARE_WORKSPACE(id, op_name, equals, weights, kv)                                     \
+    OP_DECLARE(id, op_name, equals, weights, kv)                                                   \
+    int32_t id##_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,  \
+                           uint32_t max_context, uint64_t *bytes, tn_err *err);
+ROWS_OPS(OP_DECLARE)
+WORKSPACE_OPS(OP_DECLARE_WORKSPACE)
+
+/* What a launch tells the kernels of the cache. */
+static inline struct kv_args set_kv(const tn_kv_layer *kv)
+{
+    return (struct kv_args){kv->base,       kv->block_bytes, kv->block_tokens,
+                            kv->n_kv_heads, kv->head_dim,    kv->dtype};
+}
+
+#endif

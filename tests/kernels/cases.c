@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The grids of shapes of cases.h. One thread. */
+#include "cases.h"
+
+#include <math.h>
+
+static bool is(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+/* Rows are rounded to bfloat16 on the way. */
+static bool rounds_rows(const tn_variant *v)
+{
+    return (v->cpu[0] & TN_CPU(AVX512BF16)) != 0;
+}
+
+/* What rounding to `dtype` may cost an element of the size that the cases have, relative and absolute: intermediates
+ * of a composition are rounded by the reference and need not be by a fused op, and probabilities that meet values on
+ * tensor cores are rounded to the dtype of the rows. A handful of roundings of 2^-9 or 2^-12 each. */
+static double slack(uint32_t dtype)
+{
+    return dtype == TN_DT_BF16 ? 2e-2 : dtype == TN_DT_F16 ? 3e-3 : 0.0;
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+bool subject_takes(const struct subject *s, const tn_op *op, const tn_batch *b)
+{
+    const tn_variant *v = s->v;
+    tn_err err = TN_ERR_INIT;
+    uint32_t rows = 0;
+
+    for (uint32_t i = 0; i < op->n_out; i++)
+        rows = op->out[i]->kind == TN_VALUE_LOGITS ? b->n_logits : b->n_rows;
+    for (uint32_t i = 0; i < v->n_ranges; i++)
+        if (is(v->ranges[i].dim, "rows") && (rows < v->ranges[i].min || rows > v->ranges[i].max))
+            return false;
+    return !v->can_run || v->can_run(s->plug->instance, op, &err) == TN_OK;
+}
+
+/* Runs `s` and the reference on `op` with equal random inputs and compares outputs and cache. What a device's variant
+ * declines is passed over: the CPU's take everything here. */
+static void compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,
+                    tn_kv_layer *kv, bool coarse, double absolute, double relative)
+{
+    struct env got = {.kv = kv}, want = {.kv = kv ? kit_kv_copy(k, kv) : NULL};
+
+    if (s->v->gpus && !subject_takes(s, op, b))
+        return;
+    (*s->ran)++;
+    for (uint32_t i = 0; i < op->n_in; i++) {
+        env_fill(k, &got, op->in[i], b, 3.0f, coarse);
+        want.data[op->in[i]->id] = got.data[op->in[i]->id];
+    }
+    run_variant(k, s->plug, s->v, op, b, &got);
+    run_reference(k, s->reference, op, b, &want);
+    expect_close(s->v, op, b, &got, &want, larger(absolute, slack(s->act)),
+                 larger(relative, slack(s->act)));
+    for (uint64_t i = 0; kv && i < kv_bytes(kv) / (tn_dtype_bits(kv->dtype) / 8); i++) {
+        tn_value element = {.dtype = kv->dtype};
+        double x = (double)value_at(&element, got.kv->base, i);
+        double y = (double)value_at(&element, want.kv->base, i);
+        double step = larger(larger(1e-5, slack(kv->dtype)), slack(s->act));
+        expect((isnan(x) && isnan(y)) || fabs(x - y) <= step,
+               "%s: element %llu of the cache is %g, not %g", s->v->name, (unsigned long long)i, x,
+               y);
+    }
+}
+
+/* -- Matrix products ------------------------------------------------------------------------------- */
+
+static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t rows,
+                            uint64_t k_width, uint64_t n, bool bias)
+{
+    struct kit k;
+    struct shape x = {.in_width = {k_width, n},
+                      .linear_width = {n, n, n},
+                      .act = s->act,
+                      .matrix = matrix,
+                      .bias = bias};
+    uint32_t seq_rows[] = {rows}, context[] = {rows + 3};
+    bool int8 = (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I8)) != 0;
+    double absolute = int8 && !s->v->equals ? 0.0 : 2e-5;
+    tn_batch *b;
+
+    kit_init(&k, rows * 1000003u + k_width * 131u + n);
+    x.vector = bias && rows % 2 ? TN_DT_BF16 : TN_DT_F32;
+    x.gap = rows % 3 * (s->v->gpus ? 16 : 12);
+    x.softcap = rows % 2 ? 3.0 : 0.0;
+    x.scale = is(s->v->op, TN_OP_LOGITS) ? 0.7 : 0.0;
+    if (strstr(s->v->op, "qkv")) { /* three different widths */
+        x.linear_width[1] = n / 3 + 1;
+        x.linear_width[2] = n / 4 + 1;
+    }
+    b = kit_batch(&k, 1, seq_rows, context, 16, 50, rows != 7);
+    compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
+    if (rounds_rows(s->v))
+        compare(&k, s, compose(&k, s->v, &x), b, NULL, false,
+                strstr(s->v->op, "gate") ? 8e-2 : 2e-2, 1e-2);
+    kit_free(&k);
+}
+
+static void product_case(const struct subject *s, uint32_t rows, uint64_t k_width, uint64_t n,
+                         bool bias)
+{
+    for (uint32_t matrix = 0; matrix < TN_DT_COUNT; matrix++)
+        if (s->v->weight_dtypes & TN_DT_BIT(matrix))
+            product_case_of(s, matrix, rows, k_width, n, bias);
+}
+
+/* Rows full of numbers halfway between two steps of quantization: dividing by the step and multiplying by its
+ * reciprocal round them differently. */
+static void int8_ties(const struct subject *s)
+{
+    struct kit k;
+    struct shape x = {.in_width = {128}, .linear_width = {40}, .matrix = TN_DT_I8};
+    uint32_t rows[] = {30}, context[] = {30};
+    struct env got = {.kv = NULL}, want;
+
+    kit_init(&k, 4);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
+    const tn_op *op = compose(&k, s->v, &x);
+    env_fill(&k, &got, op->in[0], b, 1.0f, false);
+    for (uint32_t i = 0; i < 30 * 128; i++) {
+        float step = 0.01f * (1.0f + (float)(i / 128));
+        ((float *)got.data[op->in[0]->id])[i] =
+            ((float)(i % 128) - (i % 128 < 127 ? 0.5f : 0.0f)) * step;
+    }
+    want = got;
+    run_variant(&k, s->plug, s->v, op, b, &got);
+    run_reference(&k, s->reference, op, b, &want);
+    expect_close(s->v, op, b, &got, &want, 0.0, 0.0);
+    kit_free(&k);
+}
+
+static void product_cases(const struct subject *s)
+{
+    product_case(s, 1, 352, 511, false);
+    product_case(s, 1, 96, 64, true);
+    product_case(s, 2, 35, 33, true);
+    product_case(s, 3, 1, 1, false);
+    product_case(s, 7, 101, 97, true);
+    product_case(s, 15, 64, 31, false);
+    product_case(s, 29, 352, 65, true);
+    product_case(s, 64, 48, 200, false);
+    if (is(s->v->op, TN_OP_LINEAR_INT8) && s->act == TN_DT_F32)
+        int8_ties(s);
+    if (HARNESS_SLOW)
+        return;
+    product_case(s, 17, 2050, 128, true);
+    product_case(s, 83, 352, 511, false);
+    product_case(s, 500, 130, 70, true); /* more than one block of rows */
+    product_case(s, 64, 128, 1000, false);
+}
+
+/* -- Row by row --------------------------------------------------------------------------------------- */
+
+static const uint32_t float_dtypes[] = {TN_DT_F32, TN_DT_F16, TN_DT_BF16};
+
+static void rows_case(const struct subject *s, struct shape x, uint32_t rows, double absolute)
+{
+    struct kit k;
+    uint32_t seq_rows[] = {rows, 1}, context[] = {rows + 40, 7};
+
+    kit_init(&k, rows + x.in_width[0]);
+    x.act = s->act;
+    tn_batch *b = kit_batch(&k, 2, seq_rows, context, 16, 60, true);
+    compare(&k, s, compose(&k, s->v, &x), b, NULL, false, absolute, 2e-6);
+    kit_free(&k);
+}
+
+static void table_cases(const struct subject *s)
+{
+    for (int i = 0; i < 3; i++) {
+        struct shape x = {.linear_width = {i == 1 ? 352 : 37}, .matrix = float_dtypes[i]};
+        x.table = 60;
+        x.gap = i * 4u;
+        x.scale = i == 1 ? 19.5 : 0.0;
+        rows_case(s, x, 5, 0.0);
+        if (is(s->v->op, TN_OP_EMBEDDING)) { /* a rank's part of the vocabulary */
+            x.table = 20;
+            x.first = 30;
+            rows_case(s, x, 40, 0.0);
+        }
+    }
+}
+
+static void norm_cases(const struct subject *s)
+{
+    static const uint64_t widths[] = {64, 352, 511, 5, 2048};
+
+    for (int i = 0; i < 5; i++) {
+        struct shape x = {.in_width = {widths[i], widths[i]}, .vector = float_dtypes[i % 3]};
+        x.bias = i % 2 == 0;
+        x.offset = i == 2 ? 1.0 : 0.0;
+        rows_case(s, x, 1 + 9 * (uint32_t)i, 2e-5);
+        if (strstr(s->v->op, "rms_norm") && widths[i] % 32 == 0) { /* a norm per head */
+            x.group = 32;
+            rows_case(s, x, 3, 2e-5);
+        }
+    }
+}
+
+static void map_cases(const struct subject *s)
+{
+    static const uint64_t widths[] = {64, 511, 1, 9000};
+
+    for (int i = 0; i < 4; i++) {
+        struct shape x = {.in_width = {widths[i], widths[i]}};
+        rows_case(s, x, 1 + 4 * (uint32_t)i, 1e-6);
+    }
+}
+
+static void rope_cases(const struct subject *s)
+{
+    static const struct {
+        uint32_t heads, dim, rotary;
+        bool pairs;
+        int64_t max_position;
+    } cases[] = {{4, 64, 64, false, 0}, {2, 80, 80, false, 0},   {3, 128, 128, true, 0},
+                 {2, 64, 16, false, 0}, {1, 256, 256, false, 0}, {2, 32, 30, false, 0},
+                 {2, 64, 64, false, 20}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct shape x = {.in_width = {cases[i].heads * cases[i].dim},
+                          .head_dim = cases[i].dim,
+                          .rotary = cases[i].rotary,
+                          .pairs = cases[i].pairs,
+                          .max_position = cases[i].max_position,
+                          .scale = i == 2 ? 1.2 : 0.0};
+        rows_case(s, x, 1, 3e-6);
+        rows_case(s, x, 23, 3e-6);
+    }
+}
+
+/* kv_append and what is fused with it: the whole cache is compared. */
+static void append_cases(const struct subject *s)
+{
+    for (uint32_t i = 0; i < 6; i++) {
+        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4}, blocks[] = {16, 1, 8, 32, 2, 64};
+        uint32_t kv_heads = 1 + i % 3, dim = dims[i];
+        uint32_t rows[] = {i ? 5 : 1, 1, 19}, context[] = {30, 17, 19};
+        struct kit k;
+        struct shape x = {
+            .act = s->act, .heads = 2 * kv_heads, .kv_heads = kv_heads, .head_dim = dim};
+        uint64_t width = kv_heads * dim;
+        int fused = s->v->equals != NULL;
+
+        x.in_width[0] = fused ? 2 * width : width;
+        x.in_width[1] = x.in_width[2] = width;
+        kit_init(&k, i);
+        tn_batch *b = kit_batch(&k, 3, rows, context, blocks[i], 50, false);
+        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, float_dtypes[i % 3]),
+                false, 3e-6, 2e-6);
+        kit_free(&k);
+    }
+}
+
+/* -- Attention ---------------------------------------------------------------------------------------- */
+
+static void attention_case(const struct subject *s, uint32_t dim, uint32_t kv_heads, uint32_t group,
+                           uint32_t dtype, uint32_t block_tokens, uint32_t n_seqs,
+                           const uint32_t *rows, const uint32_t *context, int64_t window,
+                           double softcap)
+{
+    struct kit k;
+    struct shape x = {.act = s->act,
+                      .heads = kv_heads * group,
+                      .kv_heads = kv_heads,
+                      .head_dim = dim,
+                      .window = window,
+                      .softcap = softcap};
+
+    if (!(s->v->kv_dtypes & TN_DT_BIT(dtype)))
+        return;
+    x.in_width[0] = x.heads * dim;
+    kit_init(&k, dim + 10 * group + 1000 * dtype);
+    tn_batch *b = kit_batch(&k, n_seqs, rows, context, block_tokens, 50, false);
+    compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false, 2e-5,
+            1e-5);
+    kit_free(&k);
+}
+
+/* Keys and values that a row must not see are NaN: nothing of them may reach it. (Tensor cores multiply what is masked
+ * by zero; kernels on them are not run in float32, and must keep to what kit_kv does: NaN beyond each context.) */
+static void attention_sees_its_own(const struct subject *s, int64_t window, uint32_t bad)
+{
+    struct kit k;
+    struct shape x = {.in_width = {2 * 64}, .heads = 2, .kv_heads = 2, .head_dim = 64};
+    uint32_t rows[] = {30}, context[] = {30};
+    struct env e = {.kv = NULL};
+
+    x.window = window;
+    kit_init(&k, 12);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
+    const tn_op *op = compose(&k, s->v, &x);
+    e.kv = kit_kv(&k, b, 2, 64, TN_DT_F32);
+    for (uint32_t pos = bad; pos < bad + 2; pos++) {
+        char *page = (char *)e.kv->base + (uint64_t)b->host->block_table[0] * e.kv->block_bytes;
+        for (uint32_t h = 0; h < 4; h++) /* keys of both heads, then values */
+            memset(page + (h * 16 + pos) * 64 * sizeof(float), 0xff, 64 * sizeof(float));
+    }
+    env_fill(&k, &e, op->in[0], b, 3.0f, false);
+    run_variant(&k, s->plug, s->v, op, b, &e);
+    for (uint32_t t = 0; t < 30; t++) {
+        bool sees = t >= bad && (window == 0 || (int64_t)t - (bad + 1) < window);
+        float y = value_at(op->out[0], e.data[op->out[0]->id], t * 128 + 70);
+        expect((isnan(y) != 0) == sees, "%s: row %u should %ssee the NaN", s->v->name, t,
+               sees ? "" : "not ");
+    }
+    kit_free(&k);
+}
+
+static void attention_cases(const struct subject *s)
+{
+    static const uint32_t ragged[] = {5, 1, 40, 1}, contexts[] = {70, 33, 40, 129};
+    static const uint32_t one[] = {1, 1}, shortest[] = {1, 2}, longer[] = {600, 1100};
+    static const uint32_t chunk[] = {37}, after[] = {530};
+
+    for (uint32_t bad = 6; bad < 14 && s->act == TN_DT_F32; bad++) {
+        attention_sees_its_own(s, 0, bad);
+        attention_sees_its_own(s, 4, bad);
+    }
+    attention_case(s, 64, 2, 4, TN_DT_F32, 16, 4, ragged, contexts, 0, 0.0);
+    attention_case(s, 32, 3, 1, TN_DT_BF16, 16, 4, ragged, contexts, 0, 0.0);
+    attention_case(s, 80, 2, 2, TN_DT_F16, 8, 4, ragged, contexts, 0, 0.0);
+    attention_case(s, 128, 1, 8, TN_DT_BF16, 32, 4, ragged, contexts, 0, 0.0);
+    attention_case(s, 256, 1, 3, TN_DT_F32, 1, 4, ragged, contexts, 0, 0.0);
+    attention_case(s, 64, 1, 71, TN_DT_F16, 64, 2, one, shortest, 0, 0.0);
+    attention_case(s, 64, 2, 2, TN_DT_F32, 16, 4, ragged, contexts, 1, 0.0);
+    attention_case(s, 64, 2, 2, TN_DT_BF16, 16, 4, ragged, contexts, 30, 4.0);
+    attention_case(s, 64, 1, 4, TN_DT_F32, 16, 1, one, longer, 0, 0.0);
+    attention_case(s, 64, 1, 2, TN_DT_BF16, 16, 1, one, longer + 1, 0, 0.0); /* chunks are split */
+    attention_case(s, 64, 1, 2, TN_DT_F16, 16, 1, one, longer + 1, 300, 0.0);
+    if (HARNESS_SLOW)
+        return;
+    attention_case(s, 64, 4, 8, TN_DT_BF16, 16, 2, one, longer, 0, 0.0);
+    attention_case(s, 64, 2, 1, TN_DT_F32, 16, 1, chunk, after, 0, 0.0);
+    attention_case(s, 64, 2, 4, TN_DT_F32, 16, 1, chunk, after, 100, 0.0);
+    attention_case(s, 128, 2, 4, TN_DT_F16, 16, 1, chunk, after, 515, 30.0);
+    for (uint32_t i = 0; i < 6; i++) { /* heads that fill no vector */
+        static const uint32_t dims[] = {1, 2, 10, 20, 40, 72};
+        attention_case(s, dims[i], 2, 3, float_dtypes[i % 3], 16, 4, ragged, contexts, 0, 0.0);
+        attention_case(s, dims[i], 1, 2, float_dtypes[i % 3], 8, 1, one, longer + 1, 0, 0.0);
+    }
+}
+
+/* -- Mixture of experts -------------------------------------------------------------------------------- */
+
+static void route_case(const struct subject *s, uint32_t experts, uint32_t top_k, const char *norm)
+{
+    struct shape x = {.in_width = {experts}, .top_k = top_k, .norm = norm};
+
+    rows_case(s, x, 1, 1e-5);
+    rows_case(s, x, 23, 1e-5);
+}
+
+static void route_cases(const struct subject *s)
+{
+    route_case(s, 8, 2, NULL);
+    route_case(s, 64, 6, "softmax");
+    route_case(s, 257, 8, "softmax_renorm");
+    route_case(s, 3, 3, NULL);
+}
+
+/* Experts are chosen at random, some of them another rank's. */
+static void mlp_case(const struct subject *s, uint32_t rows, uint32_t matrix, uint64_t width,
+                     uint64_t inner, const char *act_name)
+{
+    struct kit k;
+    struct shape x = {.in_width = {width, 2, 2},
+                      .linear_width = {inner},
+                      .act = s->act,
+                      .matrix = matrix,
+                      .experts = 5,
+                      .act_name = act_name,
+                      .first = 2};
+    uint32_t seq_rows[] = {rows}, context[] = {rows};
+    struct env got = {.kv = NULL}, want;
+
+    kit_init(&k, rows + width);
+    tn_batch *b = kit_batch(&k, 1, seq_rows, context, 16, 50, false);
+    const tn_op *op = compose(&k, s->v, &x);
+    if (s->v->gpus && !subject_takes(s, op, b)) {
+        kit_free(&k);
+        return;
+    }
+    (*s->ran)++;
+    for (uint32_t i = 0; i < op->n_in; i++)
+        env_fill(&k, &got, op->in[i], b, 1.0f, false);
+    for (uint32_t i = 0; i < 2 * rows; i++)
+        ((int32_t *)got.data[op->in[1]->id])[i] = (int32_t)random_below(&k.random, 9);
+    want = got;
+    run_variant(&k, s->plug, s->v, op, b, &got);
+    run_reference(&k, s->reference, op, b, &want);
+    expect_close(s->v, op, b, &got, &want, larger(2e-5, slack(s->act)),
+                 larger(2e-5, slack(s->act)));
+    kit_free(&k);
+}
+
+static void mlp_cases(const struct subject *s)
+{
+    for (int i = 0; i < 3; i++) {
+        if (!(s->v->weight_dtypes & TN_DT_BIT(float_dtypes[i])))
+            continue;
+        mlp_case(s, 1, float_dtypes[i], 256, 512, NULL);
+        mlp_case(s, 7, float_dtypes[i], 75, 41, "gelu");
+        mlp_case(s, HARNESS_SLOW ? 9 : 300, float_dtypes[i], 32, 48, "relu2");
+    }
+}
+
+/* -- Tokens of the step ahead --------------------------------------------------------------------------- */
+
+static void feed_cases(const struct subject *s)
+{
+    static const int32_t from[] = {-1, 2, 0, -1, 1}, sampled[] = {40, TN_SAMPLE_NAN, 7};
+    uint32_t rows[] = {5}, context[] = {9};
+    struct env e = {.kv = NULL};
+    struct kit k;
+
+    kit_init(&k, 3);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, true);
+    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
+    int32_t first = a->tokens[0], fourth = a->tokens[3];
+    a->token_row = from;
+    memcpy(a->sampled, sampled, sizeof sampled);
+    run_variant(&k, s->plug, s->v, kit_op(&k, TN_OP_FEED), b, &e);
+    (*s->ran)++;
+    ck_assert(a->tokens[0] == first && a->tokens[1] == 7 && a->tokens[2] == 40);
+    ck_assert(a->tokens[3] == fourth && a->tokens[4] == 0);
+    kit_free(&k);
+}
+
+/* -- All ---------------------------------------------------------------------------------------------- */
+
+static bool has_product(const tn_variant *v)
+{
+    return is(v->op, TN_OP_LINEAR) || is(v->op, TN_OP_LINEAR_INT8) || is(v->op, TN_OP_LOGITS) ||
+           (v->equals && strstr(v->equals, "linear"));
+}
+
+void cases_of(const struct subject *s)
+{
+    const tn_variant *v = s->v;
+
+    if (has_product(v))
+        product_cases(s);
+    else if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))
+        table_cases(s);
+    else if (strstr(v->op, "norm"))
+        norm_cases(s);
+    else if (is(v->op, TN_OP_ROPE))
+        rope_cases(s);
+    else if (is(v->op, TN_OP_ATTENTION))
+        attention_cases(s);
+    else if (v->kv_dtypes)
+        append_cases(s);
+    else if (is(v->op, TN_OP_MOE_ROUTE))
+        route_cases(s);
+    else if (is(v->op, TN_OP_MOE_MLP))
+        mlp_cases(s);
+    else if (is(v->op, TN_OP_FEED))
+        feed_cases(s);
+    else if (is(v->op, TN_OP_SAMPLE))
+        (*s->ran)++; /* test_sample.c */
+    else
+        map_cases(s);
+}

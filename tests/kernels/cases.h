@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Grids of shapes, by op, on which a variant is compared with the reference set: ragged batches, one row to hundreds,
+ * widths that leave a remainder of every tile, contexts that cross pages.
+ *
+ * Tolerances. float32 sums of up to a few hundred products of size about 1 differ by reordering: 2e-5. Where
+ * rows are rounded to bfloat16 first (VDPBF16PS), inputs that are bfloat16 already must meet the same bound, and
+ * others 2e-2 (the product of two such sums 8e-2): 2^-9 relative per product. linear.int8 alone must be exact. Rows in
+ * bfloat16 or float16 add what rounding to them costs: see slack() in cases.c.
+ */
+#ifndef TESTS_KERNELS_CASES_H
+#define TESTS_KERNELS_CASES_H
+
+#include "compose.h"
+
+/* A variant under test. */
+struct subject {
+    const struct plug *plug, *reference;
+    const tn_variant *v;
+    uint32_t act;  /* dtype of rows */
+    uint32_t *ran; /* counts the cases that were compared */
+};
+
+/* Whether the variant can run `op` on `b`. */
+bool subject_takes(const struct subject *s, const tn_op *op, const tn_batch *b);
+/* Runs all cases for the op of the variant, and fails at the first that differs from the reference. */
+void cases_of(const struct subject *s);
+
+#endif

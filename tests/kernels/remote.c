@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Running a variant on a device that has memory of its own: everything it reads is copied there, everything it may
+ * write is poisoned, guarded, and copied back. One thread.
+ */
+#include "remote.h"
+
+#define GUARD 256 /* bytes watched behind every buffer */
+#define POISON 0xff
+#define MAX_BLOCKS 256
+
+struct remote {
+    struct kit *k;
+    const struct plug *p;
+    void *blocks[MAX_BLOCKS];
+    uint32_t n;
+};
+
+static void *device_alloc(struct remote *r, uint64_t bytes)
+{
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_uint_lt(r->n, MAX_BLOCKS);
+    ck_assert_ok(r->p->devices->mem_alloc(r->p->device, bytes ? bytes : 1, &r->blocks[r->n], &err),
+                 &err);
+    return r->blocks[r->n++];
+}
+
+static void copy(struct remote *r, void *dst, const void *src, uint64_t bytes, uint32_t kind)
+{
+    tn_err err = TN_ERR_INIT;
+
+    if (!bytes)
+        return;
+    ck_assert_ok(r->p->devices->copy(r->p->device, r->p->stream, dst, src, bytes, kind, &err),
+                 &err);
+    ck_assert_ok(r->p->devices->stream_sync(r->p->device, r->p->stream, &err), &err);
+}
+
+/* A copy on the device of `bytes` at `src`; NULL of NULL. */
+static void *upload(struct remote *r, const void *src, uint64_t bytes)
+{
+    void *d;
+
+    if (!src)
+        return NULL;
+    d = device_alloc(r, bytes);
+    copy(r, d, src, bytes, TN_COPY_HOST_TO_DEVICE);
+    return d;
+}
+
+/* Poisoned memory of the device with a guard behind it. */
+static void *guarded(struct remote *r, uint64_t bytes)
+{
+    tn_err err = TN_ERR_INIT;
+    void *d = device_alloc(r, bytes + GUARD);
+
+    ck_assert_ok(r->p->devices->fill(r->p->device, r->p->stream, d, POISON, bytes + GUARD, &err),
+                 &err);
+    return d;
+}
+
+/* The content of guarded memory, after a look at its guard. */
+static void *fetch(struct remote *r, const void *d, uint64_t bytes, const char *variant,
+                   const char *what)
+{
+    unsigned char *h = kit_alloc(r->k, bytes + GUARD);
+
+    copy(r, h, d, bytes + GUARD, TN_COPY_DEVICE_TO_HOST);
+    for (uint64_t i = 0; i < GUARD; i++)
+        expect(h[bytes + i] == POISON, "%s: wrote %llu bytes past its %s", variant,
+               (unsigned long long)i + 1, what);
+    return h;
+}
+
+/* -- The step ------------------------------------------------------------------------------------------ */
+
+static void upload_batch(struct remote *r, const tn_batch *b, tn_batch *out, tn_batch_arrays *dev)
+{
+    const tn_batch_arrays *a = b->host;
+    uint64_t rows = b->n_rows, seqs = b->n_seqs, n_bias = 0, n_history = 0;
+    tn_batch_counts counts = {.n_rows = b->n_rows,
+                              .n_seqs = b->n_seqs,
+                              .n_logits = b->n_logits,
+                              .max_rows_per_seq = b->max_rows_per_seq,
+                              .max_context = b->max_context};
+
+    for (uint64_t i = 0; i < seqs; i++)
+        counts.sum_context += (uint64_t)a->context[i];
+    for (uint32_t i = 0; i < b->n_logits; i++) {
+        const tn_sample_row *s = &a->sample[i];
+        if (s->n_bias && s->first_bias + s->n_bias > n_bias)
+            n_bias = s->first_bias + s->n_bias;
+        if (s->history_len && s->first_history + s->history_len > n_history)
+            n_history = s->first_history + s->history_len;
+    }
+    *dev = *a;
+    dev->tokens = upload(r, a->tokens, rows * 4);
+    dev->positions = upload(r, a->positions, rows * 4);
+    dev->row_seq = upload(r, a->row_seq, rows * 4);
+    dev->row_slot = upload(r, a->row_slot, rows * 8);
+    dev->first_row = upload(r, a->first_row, (seqs + 1) * 4);
+    dev->context = upload(r, a->context, seqs * 4);
+    dev->prompt_len = upload(r, a->prompt_len, seqs * 4);
+    dev->block_table = upload(r, a->block_table, seqs * b->max_blocks * 4);
+    dev->logits_row = upload(r, a->logits_row, b->n_logits * 4);
+    dev->sample = upload(r, a->sample, b->n_logits * sizeof *a->sample);
+    dev->bias_ids = upload(r, a->bias_ids, n_bias * 4);
+    dev->bias_values = upload(r, a->bias_values, n_bias * 4);
+    dev->history = upload(r, a->history, n_history * 4);
+    dev->sampled = upload(r, a->sampled, rows * 4);
+    dev->logprob = upload(r, a->logprob, rows * 4);
+    dev->token_row = upload(r, a->token_row, rows * 4);
+    dev->counts = upload(r, &counts, sizeof counts);
+    *out = *b;
+    out->dev = dev;
+}
+
+static void download_batch(struct remote *r, const tn_batch *b, const tn_batch_arrays *dev)
+{
+    const tn_batch_arrays *a = b->host;
+
+    copy(r, (void *)a->tokens, dev->tokens, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
+    copy(r, a->sampled, dev->sampled, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
+    copy(r, a->logprob, dev->logprob, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
+}
+
+/* Packed weights on the device, or NULL. */
+static void *pack(struct remote *r, const tn_variant *v, const tn_op *op)
+{
+    tn_err err = TN_ERR_INIT;
+    uint64_t bytes = 0;
+    void *host;
+
+    if (!v->pack_layout)
+        return NULL;
+    ck_assert_msg(!(v->flags & TN_VARIANT_PACK_ON_DEVICE), "%s packs on the device", v->name);
+    ck_assert_ok(v->pack_size(r->p->instance, op, &bytes, &err), &err);
+    host = kit_alloc(r->k, bytes);
+    ck_assert_ok(v->pack(r->p->instance, op, host, r->p->stream, &err), &err);
+    return upload(r, host, bytes);
+}
+
+static uint64_t weight_bytes(const tn_weight *w)
+{
+    return w->dims[0] * w->stride0;
+}
+
+void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const tn_op *op,
+                const tn_batch *b, struct env *e)
+{
+    const void *in[TN_OP_MAX_VALUES] = {0}, *weights[TN_OP_MAX_VALUES * TN_OP_MAX_MEMBERS] = {0};
+    void *out[TN_OP_MAX_VALUES] = {0};
+    struct remote r = {.k = k, .p = p};
+    tn_batch_arrays dev;
+    tn_batch batch;
+    tn_err err = TN_ERR_INIT;
+    uint64_t work = 0;
+    tn_kv_layer kv;
+    tn_launch l = {.h = TN_HDR(tn_launch), .op = op, .batch = &batch, .in = in, .out = out};
+
+    upload_batch(&r, b, &batch, &dev);
+    for (uint32_t i = 0; i < op->n_in; i++)
+        if (op->in[i]->kind != TN_VALUE_KV)
+            in[i] = upload(&r, e->data[op->in[i]->id], value_bytes(op->in[i], b));
+    for (uint32_t i = 0; i < op->n_out; i++)
+        if (op->out[i]->kind != TN_VALUE_KV)
+            out[i] = guarded(&r, value_bytes(op->out[i], b));
+    for (uint32_t i = 0; i < op->n_weights; i++)
+        weights[i] = upload(&r, op->weights[i]->data, weight_bytes(op->weights[i]));
+    l.packed = pack(&r, v, op);
+    l.weights = v->pack_layout ? NULL : weights;
+    if (v->workspace)
+        ck_assert_ok(
+            v->workspace(p->instance, op, b->n_rows, b->n_seqs, b->max_context, &work, &err), &err);
+    l.workspace = guarded(&r, work);
+    if (v->kv_dtypes) {
+        kv = *e->kv;
+        kv.base = upload(&r, kv.base, kv_bytes(&kv));
+        l.kv = &kv;
+    }
+    l.stream = p->stream;
+    l.device = p->device;
+    l.tp_size = 1;
+    ck_assert_ok(v->launch(p->instance, &l, &err), &err);
+    ck_assert_ok(p->devices->stream_sync(p->device, p->stream, &err), &err);
+    fetch(&r, l.workspace, work, v->name, "workspace");
+    for (uint32_t i = 0; i < op->n_out; i++)
+        if (out[i])
+            e->data[op->out[i]->id] =
+                fetch(&r, out[i], value_bytes(op->out[i], b), v->name, "output");
+    if (v->kv_dtypes)
+        copy(&r, e->kv->base, kv.base, kv_bytes(&kv), TN_COPY_DEVICE_TO_HOST);
+    download_batch(&r, b, &dev);
+    while (r.n > 0)
+        p->devices->mem_free(p->device, r.blocks[--r.n]);
+}
