@@ -198,8 +198,8 @@ static json_t *op_json(const struct selected *s)
                                                 "reason", v->reason));
     for (uint32_t i = 0; i < s->op->op.n_members; i++)
         json_array_append_new(members, json_string(s->op->op.members[i]->name));
-    return json_pack("{s:s, s:o, s:o, s:o}", "op", s->op->op.name, "replaces", members, "chosen",
-                     chosen, "losers", losers);
+    return json_pack("{s:s, s:o, s:i, s:o, s:o}", "op", s->op->op.name, "replaces", members,
+                     "fused_up_to_rows", (int)s->fused_rows, "chosen", chosen, "losers", losers);
 }
 
 /* Layers mostly look alike: an op that repeats with the same verdicts is told once, with its layers. */

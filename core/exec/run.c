@@ -62,7 +62,7 @@ static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_
     const struct candidate *c;
     int32_t rc;
 
-    if (rows == 0)
+    if (rows == 0 || !selected_runs(s->sel, rows))
         return TN_OK;
     if (b->o.comm) {
         atomic_store_explicit(&b->o.comm->beat.call, s->launch.op->name, memory_order_relaxed);
@@ -127,7 +127,7 @@ const char *binding_uncapturable(const struct binding *b, uint32_t rows)
         return b->feed->name;
     for (size_t i = 0; i < b->n_steps; i++) {
         const tn_variant *v = choice_for(&b->steps[i].sel->choice, rows)->v;
-        if (!(v->flags & TN_VARIANT_GRAPH_SAFE))
+        if (selected_runs(b->steps[i].sel, rows) && !(v->flags & TN_VARIANT_GRAPH_SAFE))
             return v->name;
     }
     return NULL;

@@ -171,19 +171,33 @@ const struct candidate *choice_for(const struct choice *c, uint32_t rows)
     return c->ranges[i].candidate;
 }
 
-/* Nanoseconds per row, summed over the powers of two and the most rows: the same counts for every choice, so that
- * choices made over different ranges compare. */
-static double choice_cost(const struct choice *c, const struct graph_op *op, uint32_t max_rows)
+static uint32_t rows_served(const struct choice *c)
+{
+    return c->ranges[c->n - 1].max_rows;
+}
+
+bool selected_runs(const struct selected *s, uint32_t rows)
+{
+    return rows > s->fused_rows && rows <= rows_served(&s->choice);
+}
+
+/* Nanoseconds per row, summed over the powers of two and the most rows, as far as they are among the first `served`:
+ * the same counts for every choice, so that choices made over different ranges compare. */
+static double choice_cost(const struct choice *c, const struct graph_op *op, uint32_t max_rows,
+                          uint32_t served)
 {
     uint32_t rows = 1;
     double sum = 0;
 
-    for (; rows < max_rows; rows *= 2)
+    for (; rows < max_rows && rows <= served; rows *= 2)
         sum += cost_of(choice_for(c, rows), op, rows) / rows;
-    return sum + cost_of(choice_for(c, max_rows), op, max_rows) / max_rows;
+    if (served >= max_rows)
+        sum += cost_of(choice_for(c, max_rows), op, max_rows) / max_rows;
+    return sum;
 }
 
-/* The best choice among candidates that share the pack layout of `leader`; false if they leave a gap. */
+/* The best choice among candidates that share the pack layout of `leader`; false if they leave a gap. A fused op may be
+ * served for few rows only, but not for many rows only: the single row is what it is for. */
 static bool choose_group(const struct graph_op *op, const struct able *able, uint32_t n,
                          const struct candidate *leader, uint32_t max_rows, struct choice *out)
 {
@@ -193,6 +207,8 @@ static bool choose_group(const struct graph_op *op, const struct able *able, uin
     for (uint32_t b = 0; b < count; b++) {
         uint32_t first = b ? ends[b - 1] + 1 : 1;
         const struct candidate *best = cheapest(op, able, n, leader, first, ends[b]);
+        if (!best && op->op.n_members > 0 && out->n > 0)
+            break;
         if (!best)
             return false;
         if (out->n > 0 && out->ranges[out->n - 1].candidate == best)
@@ -201,7 +217,7 @@ static bool choose_group(const struct graph_op *op, const struct able *able, uin
         out->ranges[out->n++].candidate = best;
     }
     if (count > 0)
-        out->cost = choice_cost(out, op, max_rows);
+        out->cost = choice_cost(out, op, max_rows, rows_served(out));
     return count > 0;
 }
 
@@ -217,7 +233,8 @@ static bool choose(const struct graph_op *op, const struct able *able, uint32_t 
             seen = seen || same_layout(able[k].c->v, able[i].c->v);
         if (seen || !choose_group(op, able, n, able[i].c, max_rows, &c))
             continue;
-        if (!found || c.cost < out->cost)
+        if (!found || rows_served(&c) > rows_served(out) ||
+            (rows_served(&c) == rows_served(out) && c.cost < out->cost))
             *out = c;
         found = true;
     }
@@ -362,14 +379,34 @@ struct fusions {
     size_t n, cap;
 };
 
-static double members_cost(const struct selected *basic, const struct pattern *p,
-                           const struct match *m)
+/* What the members would cost for the rows that the fused op serves. */
+static double members_cost(const struct selecting *z, const struct selected *basic,
+                           const struct fusion *x)
 {
+    uint32_t served = rows_served(&x->sel.choice);
     double sum = 0;
 
-    for (uint32_t k = 0; k < p->n_steps; k++)
-        sum += basic[m->members[k]].choice.cost;
+    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
+        const struct selected *m = &basic[x->match.members[k]];
+        sum += choice_cost(&m->choice, m->op, judge_max_rows(z->o, m->op), served);
+    }
     return sum;
+}
+
+/* Whether the fused op is for few rows only, and its members, which run for more, would need weights of their own. */
+static bool keeps_weights_twice(const struct selecting *z, const struct selected *basic,
+                                const struct fusion *x)
+{
+    bool packs = x->sel.choice.ranges[0].candidate->v->pack_layout != NULL;
+
+    if (x->sel.op->op.n_weights == 0 ||
+        rows_served(&x->sel.choice) >= judge_max_rows(z->o, x->sel.op))
+        return false;
+    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
+        const struct selected *m = &basic[x->match.members[k]];
+        packs = packs || m->choice.ranges[0].candidate->v->pack_layout;
+    }
+    return packs;
 }
 
 /* Notes at `sel` why the variants of a fusion were not taken: each for its own reason, or all for `reason`. */
@@ -407,10 +444,15 @@ static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t
     rc = select_op(z, &x.sel, c, &found);
     if (rc != TN_OK)
         return rc;
-    x.gain = pin_of(z, c->v->op) ? DBL_MAX
-                                 : members_cost(basic, c->pattern, &x.match) - x.sel.choice.cost;
     if (!found)
         return note_fusion(z, &basic[at], &x, NULL);
+    x.gain = pin_of(z, c->v->op) ? DBL_MAX : members_cost(z, basic, &x) - x.sel.choice.cost;
+    if (keeps_weights_twice(z, basic, &x)) {
+        snprintf(reason, sizeof reason,
+                 "serves up to %" PRIu32 " rows; with more, weights would have to be kept twice",
+                 rows_served(&x.sel.choice));
+        return note_fusion(z, &basic[at], &x, reason);
+    }
     if (x.gain <= 0) {
         snprintf(reason, sizeof reason, "fusing is estimated to cost %.0f ns per row more",
                  -x.gain);
@@ -530,20 +572,27 @@ static int32_t note_rivals(struct selecting *z, struct fusions *f, size_t x, str
     return rc;
 }
 
-static int32_t take_fusions(struct selecting *z, struct fusions *f, struct selected *basic)
+/* Puts the fused ops that are taken into `fused`, at the index of their last member. */
+static int32_t take_fusions(struct selecting *z, struct fusions *f, struct selected *basic,
+                            struct selected *fused)
 {
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < f->n && rc == TN_OK; i++) {
         struct fusion *x = &f->list[i];
+        uint32_t served;
         if (x->lost || !may_take(z, x))
             continue;
         x->taken = true;
-        for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++)
+        served = rows_served(&x->sel.choice);
+        for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
             z->g->ops[x->match.members[k]]->fused_into = x->match.fused;
+            if (served < judge_max_rows(z->o, x->sel.op))
+                basic[x->match.members[k]].fused_rows = served;
+        }
         inherit_losers(&basic[x->match.members[0]], &x->sel);
         rc = note_rivals(z, f, i, &x->sel);
-        basic[x->match.at] = x->sel; /* the fused op runs in place of its last member */
+        fused[x->match.at] = x->sel; /* it runs in place of its last member */
     }
     return rc;
 }
@@ -570,23 +619,28 @@ static int32_t select_round(struct selecting *z, const tn_kv_layout *layout)
 {
     struct fusions f = {0};
     struct selected *basic = arena_array(&z->s->arena, z->g->n_ops, sizeof *basic);
+    struct selected *fused = arena_array(&z->s->arena, z->g->n_ops, sizeof *fused);
+    struct selected *all = arena_array(&z->s->arena, 2 * z->g->n_ops, sizeof *all);
     int32_t rc;
 
-    if (!basic)
+    if (!basic || !fused || !all)
         return err_nomem(z->err, "choosing kernels");
     z->judge = (struct judge){z->g, z->o, layout ? layout->name : ""};
     rc = select_basic(z, basic);
     if (rc == TN_OK && z->o->fusion)
         rc = find_fusions(z, basic, &f);
     if (rc == TN_OK)
-        rc = take_fusions(z, &f, basic);
+        rc = take_fusions(z, &f, basic, fused);
     if (rc == TN_OK) {
         z->s->kv_layout = layout;
-        z->s->ops = basic;
+        z->s->ops = all;
         z->s->n_ops = 0;
-        for (size_t i = 0; i < z->g->n_ops; i++)
-            if (basic[i].op != z->g->ops[i] || !z->g->ops[i]->fused_into)
-                basic[z->s->n_ops++] = basic[i];
+        for (size_t i = 0; i < z->g->n_ops; i++) {
+            if (!z->g->ops[i]->fused_into || basic[i].fused_rows)
+                all[z->s->n_ops++] = basic[i];
+            if (fused[i].op)
+                all[z->s->n_ops++] = fused[i];
+        }
     }
     mem_free(f.list);
     return rc;

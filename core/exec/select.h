@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Choosing variants: hard requirements filter, a pin wins, then cost decides. Fusions are chosen first, where
- * the fused op is estimated cheaper than the ops it replaces. One choice is made per op and range of rows;
+ * the fused op is estimated cheaper than the ops it replaces, for all rows or for up to as many as it serves. One choice is made per op and range of rows;
  * variants that serve one op share its packed weights, so they must name the same layout.
  *
  * Every rejection leaves a reason, which `tenon plugin explain` prints.
@@ -50,7 +50,8 @@ struct candidate {
 
 #define CHOICE_MAX_RANGES 20
 
-/* What runs an op: for up to max_rows rows, variants[i]. */
+/* What runs an op: for up to max_rows rows, variants[i]. The last range of a fused op may end before the rows that a step
+ * can have: its members run themselves then. */
 struct choice {
     uint32_t n;
     struct {
@@ -75,7 +76,11 @@ struct selected {
     struct graph_op *op;
     struct choice choice;
     struct verdict *losers; /* of this op, and of the fusions that lost against it */
+    uint32_t fused_rows;    /* up to so many rows a fused op does its work */
 };
+
+/* Whether the op runs in steps of so many rows. */
+bool selected_runs(const struct selected *s, uint32_t rows);
 
 struct selection {
     struct arena arena;

@@ -231,7 +231,7 @@ static int32_t load_canonical(struct binding *b, struct bound_step *s, tn_err *e
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
         rc = place_canonical(b, op->weight_ids[i], err);
         s->weights[i] = b->canonical[op->weight_ids[i]];
-        if (!gathers(&op->op))
+        if (!gathers(&op->op) && s->sel->fused_rows == 0) /* else the fused op counts them */
             b->streamed_bytes += slice_bytes(op->op.weights[i]);
     }
     return rc;

@@ -365,29 +365,66 @@ START_TEST(fusion_is_not_judged_by_the_number_of_ranges)
 }
 END_TEST
 
-/* Variants of one composition share the fused op; none of these two could take it alone. */
+static const tn_range upto_5[] = {{"rows", 0, 5, 1}}, from_6[] = {{"rows", 6, 1 << 30, 1}};
+
+/* Variants of one composition share the fused op, each for the rows that it serves. */
 START_TEST(variants_of_one_fusion_share_it_by_rows)
 {
-    static const tn_range upto5[] = {{"rows", 0, 5, 1}}, from6[] = {{"rows", 6, 1 << 30, 1}};
     struct fake *few = fake_add("few", "add_norm"), *many = fake_add("many", "add_norm");
 
     few->v.equals = many->v.equals = "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)";
-    few->v.ranges = upto5;
-    many->v.ranges = from6;
+    few->v.ranges = upto_5;
+    many->v.ranges = from_6;
     few->v.n_ranges = many->v.n_ranges = 1;
     few->fixed = many->fixed = 0;
     choose();
     ck_assert_str_eq(chosen("add_norm", 5), "few");
     ck_assert_str_eq(chosen("add_norm", 6), "many");
-    many->refuse = "gone";
+    for (int i = 0; fake_selected(&sel, TN_OP_ADD, i); i++) /* where no norm follows */
+        ck_assert_uint_eq(fake_selected(&sel, TN_OP_ADD, i)->fused_rows, 0);
+}
+END_TEST
+
+/* A fused op for few rows takes turns with its members. */
+START_TEST(members_run_where_the_fused_op_ends)
+{
+    struct fake *few = fake_add("few", "add_norm"), *many = fake_add("many", "add_norm");
+    const struct selected *fused, *add;
+
+    few->v.equals = "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)";
+    many->v.equals = "(b, a) -> (s, y): s = add(b, a); y = rms_norm(s)"; /* another fusion */
+    few->v.ranges = upto_5;
+    many->v.ranges = from_6;
+    few->v.n_ranges = many->v.n_ranges = 1;
+    few->fixed = many->fixed = 0;
+    choose();
+    fused = fake_selected(&sel, "add_norm", 0);
+    add = fake_selected(&sel, TN_OP_ADD, 0);
+    ck_assert(fused && selected_runs(fused, 1) && selected_runs(fused, 5));
+    ck_assert(!selected_runs(fused, 6));
+    ck_assert(add && !selected_runs(add, 5) && selected_runs(add, 6) && selected_runs(add, 64));
+    ck_assert(add < fused);
+    ck_assert_reason("add_norm", "many", "serves 6 to 64 rows");
+    few->fixed = 200 + 1; /* dearer than its members for the rows that count */
+    few->per_row = 20;
     choose();
     ck_assert_ptr_null(strstr(fake_sequence(&sel, -2), "add_norm"));
-    ck_assert_reason(TN_OP_ADD, "few", "serves 1 to 5 rows");
-    ck_assert_reason(TN_OP_ADD, "many", "gone");
-    many->refuse = NULL;
-    many->v.equals = "(b, a) -> (s, y): s = add(b, a); y = rms_norm(s)";
-    choose(); /* another composition is another fusion, whatever its name */
-    ck_assert_ptr_null(strstr(fake_sequence(&sel, -2), "add_norm"));
+}
+END_TEST
+
+/* Weights in a layout of its own for few rows, and the members' for the rest: that is too much memory. */
+START_TEST(fusion_for_few_rows_does_not_pack)
+{
+    struct fake *few = fake_add("few", "norm_linear");
+
+    few->v.equals = "(x) -> (h, y): h = rms_norm(x); y = linear(h)";
+    few->v.ranges = upto_5;
+    few->v.n_ranges = 1;
+    few->v.pack_layout = "few";
+    few->fixed = 0;
+    choose();
+    ck_assert_ptr_null(strstr(fake_sequence(&sel, -2), "norm_linear"));
+    ck_assert_reason(TN_OP_RMS_NORM, "few", "kept twice");
 }
 END_TEST
 
@@ -591,6 +628,8 @@ int main(void)
     tcase_add_test(t, costs_that_are_no_numbers_lose);
     tcase_add_test(t, fusion_is_not_judged_by_the_number_of_ranges);
     tcase_add_test(t, variants_of_one_fusion_share_it_by_rows);
+    tcase_add_test(t, members_run_where_the_fused_op_ends);
+    tcase_add_test(t, fusion_for_few_rows_does_not_pack);
     tcase_add_test(t, ties_go_to_the_earlier_source);
     tcase_add_test(t, logits_ops_are_costed_by_logits_rows);
     tcase_add_test(t, variants_of_one_op_share_a_layout);

@@ -25,6 +25,10 @@
  *  - A launch allocates nothing, waits for nothing, and keeps no state from one launch to the next, except in its
  *    workspace, where it must find any content acceptable (a counter that a kernel leaves at zero is not: the workspace
  *    is shared. Memory of the set's own, zeroed in `attach`, may hold such counters).
+ *
+ * **Kernels that overlap** (TN_LAUNCH_OVERLAP). Before the first kernel of a step begins, all earlier steps have ended and
+ * the step's arrays are in place. So weights, the arrays but tokens, sampled and logprob, and what earlier steps
+ * stored in the cache may be read before waiting for the kernel ahead.
  */
 #ifndef TENON_BATCH_H
 #define TENON_BATCH_H
