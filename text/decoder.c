@@ -40,6 +40,13 @@ void stage_fail(struct decode_stage *s, int32_t rc)
         s->sink->rc = rc;
 }
 
+void stage_clear(struct decode_stage *s, struct strbuf *b)
+{
+    if (b->failed)
+        stage_fail(s, TN_E_NOMEM);
+    strbuf_reset(b);
+}
+
 /* Literals that cleaning up replaces, in this order, over the whole text. */
 static const struct {
     const char *from, *to;
@@ -151,9 +158,9 @@ static int32_t outcome(struct decoding *c, tn_err *err)
         failed = failed || c->stages[i].held.failed || c->stages[i].before.failed;
     c->sink.err = NULL;
     c->sink.out = NULL;
-    if (c->sink.rc != TN_OK)
-        return c->sink.rc;
-    return failed ? err_nomem(err, "decoding") : TN_OK;
+    if (failed || c->sink.rc == TN_E_NOMEM)
+        return err_nomem(err, "decoding");
+    return c->sink.rc;
 }
 
 int32_t decoding_push(struct decoding *c, const char *text, size_t len, struct strbuf *out,

@@ -64,7 +64,7 @@ static void byte_level_end(struct decode_stage *s)
     } else {
         strbuf_append(&s->before, text, len);
     }
-    strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     emit_lossy(s);
 }
 
@@ -111,7 +111,7 @@ static void emit_broken(struct decode_stage *s)
         stage_emit(s, REPLACEMENT, 3);
         stage_emit_end(s);
     }
-    strbuf_reset(&s->before);
+    stage_clear(s, &s->before);
 }
 
 static void run_byte(struct decode_stage *s, char byte)
@@ -134,7 +134,7 @@ static void run_ends(struct decode_stage *s)
     if (s->before.len > 0 && s->state == s->before.len) {
         stage_emit(s, s->before.data, s->before.len);
         stage_emit_end(s);
-        strbuf_reset(&s->before);
+        stage_clear(s, &s->before);
     } else {
         emit_broken(s);
     }
@@ -146,7 +146,7 @@ static void not_a_byte(struct decode_stage *s)
     run_ends(s);
     s->flag = true;
     stage_emit(s, strbuf_str(&s->held), s->held.len);
-    strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
 }
 
 static void byte_fallback_put(struct decode_stage *s, const char *text, size_t len)
@@ -164,7 +164,7 @@ static void byte_fallback_end(struct decode_stage *s)
     int byte = s->flag ? -1 : byte_of(strbuf_str(&s->held), s->held.len);
 
     if (byte >= 0) {
-        strbuf_reset(&s->held);
+        stage_clear(s, &s->held);
         run_byte(s, (char)byte);
         return;
     }

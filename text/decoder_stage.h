@@ -40,6 +40,9 @@ void stage_emit(struct decode_stage *s, const char *text, size_t len);
 void stage_emit_end(struct decode_stage *s);
 void stage_fail(struct decode_stage *s, int32_t rc);
 
+/* Empties a memory; that it had failed is not forgotten. */
+void stage_clear(struct decode_stage *s, struct strbuf *b);
+
 extern const struct decode_ops stage_byte_level, stage_byte_fallback, stage_metaspace,
     stage_replace, stage_replace_regex, stage_fuse, stage_strip, stage_word_piece, stage_suffix,
     stage_ctc, stage_join;

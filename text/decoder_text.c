@@ -19,7 +19,7 @@ static void hold(struct decode_stage *s, const char *text, size_t len)
 static void emit_held(struct decode_stage *s)
 {
     stage_emit(s, strbuf_str(&s->held), s->held.len);
-    strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
 }
 
 /* -- Metaspace ----------------------------------------------------------------------------------------------- */
@@ -61,7 +61,7 @@ static void replace_put(struct decode_stage *s, const char *text, size_t len)
 {
     const struct literal *l = &s->step->literal;
 
-    strbuf_reset(&s->before);
+    stage_clear(s, &s->before);
     for (size_t i = 0; i < len; i++) {
         size_t old = s->state, release;
         if (old == 0) { /* hurry to the next place where it may begin */
@@ -118,7 +118,7 @@ static void replace_regex_end(struct decode_stage *s)
     if (rc < 0)
         stage_fail(s, rc);
     stage_emit(s, text + done, s->held.len - done);
-    strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     stage_emit_end(s);
 }
 
@@ -169,7 +169,7 @@ static void strip_put(struct decode_stage *s, const char *text, size_t len)
 
 static void strip_end(struct decode_stage *s)
 {
-    strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     s->index = 0;
     s->state = 0;
     s->flag = false;

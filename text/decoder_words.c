@@ -94,8 +94,7 @@ static void word_piece_end(struct decode_stage *s)
     stage_emit(s, strbuf_str(&text), text.len);
     strbuf_release(&text);
     strbuf_release(&spare);
-    if (!s->held.failed)
-        strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     s->index++;
     stage_emit_end(s);
 }
@@ -113,8 +112,7 @@ static void emit_before(struct decode_stage *s, const char *with)
     s->before.failed = s->before.failed || text.failed;
     stage_emit(s, strbuf_str(&text), text.len);
     strbuf_release(&text);
-    if (!s->before.failed)
-        strbuf_reset(&s->before);
+    stage_clear(s, &s->before);
     stage_emit_end(s);
 }
 
@@ -130,8 +128,7 @@ static void suffix_end(struct decode_stage *s)
         at = s->held.len;
     stage_emit(s, text, at);
     strbuf_append(&s->before, text + at, s->held.len - at);
-    if (!s->held.failed)
-        strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     s->index++;
 }
 
@@ -163,15 +160,12 @@ static void ctc_end(struct decode_stage *s)
         stage_emit(s, strbuf_str(&text), text.len);
         if (text.len > 0)
             stage_emit_end(s);
-        if (!s->before.failed) {
-            strbuf_reset(&s->before);
-            strbuf_append(&s->before, strbuf_str(&s->held), s->held.len);
-        }
+        stage_clear(s, &s->before);
+        strbuf_append(&s->before, strbuf_str(&s->held), s->held.len);
     }
     strbuf_release(&text);
     strbuf_release(&spare);
-    if (!s->held.failed)
-        strbuf_reset(&s->held);
+    stage_clear(s, &s->held);
     s->index++;
 }
 

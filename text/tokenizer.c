@@ -128,43 +128,56 @@ static int32_t find_source(const char *path, struct source *out, tn_err *err)
     return TN_E_NOTFOUND;
 }
 
-static int32_t load(struct tn_tokenizer *t, const struct source *from, tn_err *err)
+static int32_t load(struct tn_tokenizer *t, const struct tape *json, const char *dir, tn_err *err)
 {
-    struct tape json = {NULL, NULL, 0, 0, NULL};
-    int32_t rc = tape_read(from->file, LIMIT_TOKENIZER_BYTES, &json, err);
+    int32_t rc = tokenizer_load(t, json, err);
 
-    if (rc == TN_OK) {
-        rc = tokenizer_load(t, &json, err);
-        if (rc != TN_OK && err && !err->file[0])
-            err_file(err, from->file);
+    if (rc != TN_OK) {
+        if (err && !err->file[0])
+            err_file(err, json->file);
+        return rc;
     }
-    tape_release(&json);
-    return rc == TN_OK ? settings_read(from->dir, &t->settings, err) : rc;
+    return dir ? settings_read(dir, &t->settings, err) : TN_OK;
 }
 
-int32_t tn_tokenizer_open(const char *path, tn_tokenizer **out, tn_err *err)
+int32_t tokenizer_open_text(char *json, size_t len, const char *file, const char *dir,
+                            tn_tokenizer **out, tn_err *err)
 {
     struct tn_tokenizer *t = mem_zalloc(sizeof *t);
-    struct source from = {NULL, NULL};
+    struct tape tape = {NULL, NULL, 0, 0, NULL};
     int32_t rc;
 
-    if (!t)
-        return err_nomem(err, "a tokenizer");
-    if (pthread_mutex_init(&t->lock, NULL) != 0) {
+    if (!t || pthread_mutex_init(&t->lock, NULL) != 0) {
         mem_free(t);
+        mem_free(json);
         return err_nomem(err, "a tokenizer");
     }
     uni_init();
-    rc = find_source(path, &from, err);
+    rc = tape_parse(json, len, file, &tape, err);
     if (rc == TN_OK)
-        rc = load(t, &from, err);
-    source_release(&from);
+        rc = load(t, &tape, dir, err);
+    tape_release(&tape);
     if (rc != TN_OK) {
         tn_tokenizer_close(t);
         return rc;
     }
     *out = t;
     return TN_OK;
+}
+
+int32_t tn_tokenizer_open(const char *path, tn_tokenizer **out, tn_err *err)
+{
+    struct source from = {NULL, NULL};
+    char *text = NULL;
+    size_t len = 0;
+    int32_t rc = find_source(path, &from, err);
+
+    if (rc == TN_OK)
+        rc = file_read(from.file, LIMIT_TOKENIZER_BYTES, &text, &len, err);
+    if (rc == TN_OK)
+        rc = tokenizer_open_text(text, len, from.file, from.dir, out, err);
+    source_release(&from);
+    return rc;
 }
 
 /* -- Asking ------------------------------------------------------------------------------------------------------- */

@@ -53,6 +53,11 @@ struct tn_tokenizer {
 int32_t scratch_take(struct tn_tokenizer *t, struct scratch **out, tn_err *err);
 void scratch_give(struct tn_tokenizer *t, struct scratch *s);
 
+/* Opens the text of a tokenizer.json. Takes over `json` (from mem_alloc; len + 1 bytes) in any case; `file` is its name in
+ * messages; `dir` has the files beside it, NULL: there are none. */
+int32_t tokenizer_open_text(char *json, size_t len, const char *file, const char *dir,
+                            tn_tokenizer **out, tn_err *err);
+
 /* Reads a parsed tokenizer.json into an empty tokenizer. */
 int32_t tokenizer_load(struct tn_tokenizer *t, const struct tape *json, tn_err *err);
 
