@@ -27,6 +27,11 @@ static const struct opt options[] = {
     {"load-format", OPT_TEXT, "FORMAT",
      "safetensors, or dummy: random weights from config.json alone, for benchmarks", 0, 0, NULL,
      false},
+    {"quant", OPT_TEXT, "SCHEME",
+     "quantize linears with this scheme: int8_sq, fp8, or that of any quantization plugin", 0, 0,
+     NULL, false},
+    {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
+     false},
     {"quiet", OPT_FLAG, NULL, "no progress", 0, 0, NULL, false},
     {"json", OPT_FLAG, NULL, "print the result as JSON", 0, 0, NULL, false},
     {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
@@ -57,6 +62,33 @@ static void print_report(const char *output, const json_t *r)
     strbuf_release(&size);
 }
 
+#define MAX_QUANT_OPTIONS 32
+
+/* Options KEY=VALUE of the scheme. The keys are copies in `keys`. */
+struct quant_options {
+    char keys[MAX_QUANT_OPTIONS][64];
+    tn_kv items[MAX_QUANT_OPTIONS];
+    uint32_t n;
+};
+
+static int32_t parse_quant_options(const struct opts *o, struct quant_options *q, tn_err *err)
+{
+    const char *text;
+
+    for (q->n = 0; (text = opts_nth(o, "quant-option", q->n)) != NULL; q->n++) {
+        const char *equals = strchr(text, '=');
+        size_t len = equals ? (size_t)(equals - text) : 0;
+        if (q->n == MAX_QUANT_OPTIONS || len == 0 || len >= sizeof q->keys[0])
+            return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant-option",
+                          "is \"%s\", but must be KEY=VALUE, at most %d times", text,
+                          MAX_QUANT_OPTIONS);
+        memcpy(q->keys[q->n], text, len);
+        q->keys[q->n][len] = '\0';
+        q->items[q->n] = (tn_kv){q->keys[q->n], equals + 1};
+    }
+    return TN_OK;
+}
+
 static int32_t body(const struct opts *o, tn_err *err)
 {
     struct tool_build b = {.conf = {opts_config(o), o->settings, o->n_settings},
@@ -69,11 +101,17 @@ static int32_t body(const struct opts *o, tn_err *err)
                            .max_num_tokens = opts_int(o, "max-num-tokens", 0),
                            .tp_size = opts_int(o, "tp-size", 0),
                            .pp_size = opts_int(o, "pp-size", 0),
+                           .quant = opts_text(o, "quant"),
                            .quiet = opts_flag(o, "quiet"),
                            .stop = app_interrupted};
+    struct quant_options quant = {.n = 0};
     json_t *report = NULL;
     int32_t rc = check_format(opts_text(o, "load-format"), &b.dummy, err);
 
+    if (rc == TN_OK)
+        rc = parse_quant_options(o, &quant, err);
+    b.quant_options = quant.items;
+    b.n_quant_options = quant.n;
     if (rc == TN_OK)
         rc = tool_build_engine(&b, &report, err);
     if (rc != TN_OK)

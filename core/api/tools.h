@@ -25,6 +25,9 @@ struct tool_build {
     const char *dtype; /* NULL or "auto": as config.json says */
     bool dummy;
     int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens, tp_size, pp_size;
+    const char *quant; /* scheme; NULL: none */
+    const tn_kv *quant_options;
+    uint32_t n_quant_options;
     bool quiet;
     int (*stop)(void *arg);
     void *arg;

@@ -54,20 +54,34 @@ static int32_t parse_dtype(const char *name, uint32_t *dtype, tn_err *err)
                   "is \"%s\"; auto, float32, float16 and bfloat16 are supported", name);
 }
 
+/* The cache's dtype that the user named on the command line becomes the engine's default; 0: none. */
+static uint32_t kv_default(const struct conf *conf)
+{
+    const char *name = conf_text(conf, CONF_KV_DTYPE);
+
+    if (conf_origin(conf, CONF_KV_DTYPE, NULL) != CONF_FROM_FLAG || strcmp(name, "auto") == 0)
+        return 0;
+    return strcmp(name, "fp8") == 0    ? TN_DT_F8E4M3
+           : strcmp(name, "int8") == 0 ? TN_DT_I8
+                                       : dtype_number(name);
+}
+
 int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
 {
-    struct build_options o = {.model = b->model,
-                              .output = b->output,
-                              .dummy = b->dummy,
-                              .max_batch_size = b->max_batch_size,
-                              .max_input_len = b->max_input_len,
-                              .max_output_len = b->max_output_len,
-                              .max_num_tokens = b->max_num_tokens,
-                              .tp_size = b->tp_size,
-                              .pp_size = b->pp_size,
-                              .quiet = b->quiet,
-                              .stop = b->stop,
-                              .arg = b->arg};
+    struct build_options o = {
+        .model = b->model,
+        .output = b->output,
+        .dummy = b->dummy,
+        .max_batch_size = b->max_batch_size,
+        .max_input_len = b->max_input_len,
+        .max_output_len = b->max_output_len,
+        .max_num_tokens = b->max_num_tokens,
+        .tp_size = b->tp_size,
+        .pp_size = b->pp_size,
+        .quant = {.scheme = b->quant, .options = b->quant_options, .n_options = b->n_quant_options},
+        .quiet = b->quiet,
+        .stop = b->stop,
+        .arg = b->arg};
     struct build_report r;
     struct session s;
     int32_t rc = parse_dtype(b->dtype, &o.dtype, err);
@@ -77,13 +91,15 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
     if (rc != TN_OK)
         return rc;
     o.registry = s.registry;
+    o.quant.kv_dtype = kv_default(s.conf);
     rc = build_engine(&o, &r, err);
     session_close(&s);
     if (rc != TN_OK)
         return rc;
-    *out = json_pack("{s:s, s:s, s:I, s:I, s:f}", "model_type", r.model_type, "dtype", r.dtype,
-                     "engine_bytes", (json_int_t)r.engine_bytes, "weights", (json_int_t)r.n_weights,
-                     "seconds", r.seconds);
+    *out = json_pack("{s:s, s:s, s:I, s:I, s:f, s:s?, s:i, s:i}", "model_type", r.model_type,
+                     "dtype", r.dtype, "engine_bytes", (json_int_t)r.engine_bytes, "weights",
+                     (json_int_t)r.n_weights, "seconds", r.seconds, "quant", r.scheme, "linears",
+                     (int)r.n_linears, "quantized", (int)r.n_quantized);
     return *out ? TN_OK : err_nomem(err, "a report");
 }
 

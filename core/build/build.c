@@ -13,6 +13,8 @@
 #include "base/progress.h"
 #include "build/emit.h"
 #include "build/output.h"
+#include "build/quant.h"
+#include "build/report.h"
 #include "build/stream.h"
 #include "engine/engine.h"
 #include "engine/meta.h"
@@ -34,7 +36,9 @@ struct building {
     const tn_model_arch *arch;
     void *instance;
     uint32_t dtype;
-    struct emission emission;
+    struct emission emission;  /* of the model plugin */
+    struct quant *quant;       /* NULL: nothing is quantized */
+    struct emission quantized; /* with `quant`: the plan that is written */
     struct output output;
     struct progress bar;
     struct engine_meta meta;
@@ -130,6 +134,37 @@ static int32_t emit(struct building *b)
     return rc;
 }
 
+/* The plan that is written. */
+static const struct emission * final(const struct building *b)
+{
+    return b->quant ? &b->quantized : &b->emission;
+}
+
+/* -- Quantization -------------------------------------------------------------------------------------- */
+
+static bool eight_bits(uint32_t dtype)
+{
+    return tn_dtype_bits(dtype) == 8;
+}
+
+static int32_t quantize(struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    struct quant_options o = {.plugins = b->plugins,
+                              .scheme = bq->scheme,
+                              .options = bq->options,
+                              .n_options = bq->n_options,
+                              .tp_size = b->o->tp_size};
+    int32_t rc;
+
+    if (!bq->scheme && !eight_bits(bq->kv_dtype))
+        return TN_OK;
+    rc = quant_open(&o, &b->emission, &b->quant, b->err);
+    if (rc == TN_OK)
+        rc = quant_decide(b->quant, b->checkpoint, NULL, b->err);
+    return rc == TN_OK ? quant_rewrite(b->quant, NULL, &b->quantized, b->err) : rc;
+}
+
 /* -- Limits and tokens ---------------------------------------------------------------------------------- */
 
 static int32_t set_limit(struct building *b, const char *flag, int64_t asked, int64_t fallback,
@@ -155,7 +190,7 @@ static int32_t check_topology(struct building *b)
     for (int64_t r = 0; r < b->meta.tp_size && rc == TN_OK; r++) {
         struct topology t = {(uint32_t)r, (uint32_t)b->meta.tp_size, 0, 1};
         struct graph *g = NULL;
-        rc = graph_new(b->emission.plan, &t, TN_DT_F32, &g, b->err);
+        rc = graph_new(final(b)->plan, &t, TN_DT_F32, &g, b->err);
         graph_free(g);
     }
     return rc;
@@ -169,6 +204,7 @@ static int32_t set_limits(struct building *b)
     int32_t rc;
 
     m->dtype = b->dtype;
+    m->kv_dtype = o->quant.kv_dtype;
     if ((rc = set_limit(b, "--max-batch-size", o->max_batch_size, DEFAULT_BATCH, LIMIT_BATCH,
                         &m->max_batch_size)) != TN_OK ||
         (rc = set_limit(b, "--max-input-len", o->max_input_len, positions, positions,
@@ -244,10 +280,11 @@ static json_t *meta_json(const struct building *b)
                   (json_int_t)m->max_output_len, "max_num_tokens", (json_int_t)m->max_num_tokens,
                   "tp_size", (json_int_t)m->tp_size, "pp_size", (json_int_t)m->pp_size);
 
-    return json_pack("{s:s, s:s, s:s, s:o, s:{s:o, s:o}, s:o}", "tenon", TENON_VERSION,
-                     "model_type", b->model_type, "dtype", tn_dtype_name(b->dtype), "limits",
-                     limits, "tokens", "bos", bos_id(b), "eos", eos_list(b), "passport",
-                     passport(b));
+    return json_pack("{s:s, s:s, s:s, s:s?, s:o, s:{s:o, s:o}, s:o, s:o*}", "tenon", TENON_VERSION,
+                     "model_type", b->model_type, "dtype", tn_dtype_name(b->dtype), "kv_dtype",
+                     m->kv_dtype ? tn_dtype_name(m->kv_dtype) : NULL, "limits", limits, "tokens",
+                     "bos", bos_id(b), "eos", eos_list(b), "passport", passport(b), "quant",
+                     b->quant ? quant_report(b->quant) : NULL);
 }
 
 /* -- Writing -------------------------------------------------------------------------------------------- */
@@ -262,11 +299,11 @@ static int on_progress(void *arg, uint64_t done)
 
 static int32_t write_dummies(struct building *b, struct engine_writer *w)
 {
-    const struct plan *p = b->emission.plan;
+    const struct plan *p = final(b)->plan;
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < p->n_weights && rc == TN_OK; i++) {
-        const float *table = b->emission.origins[i].table;
+        const float *table = final(b)->origins[i].table;
         rc = table
                  ? engine_writer_append(w, table, (size_t)plan_weight_bytes(&p->weights[i]), b->err)
                  : engine_writer_dummy(w, i + 1, b->err);
@@ -277,7 +314,7 @@ static int32_t write_dummies(struct building *b, struct engine_writer *w)
 static int32_t write_weights(struct building *b, struct engine_writer *w)
 {
     struct stream_options o = {b->checkpoint, w, on_progress, b};
-    const struct plan *p = b->emission.plan;
+    const struct plan *p = final(b)->plan;
     uint64_t total = 0;
     int32_t rc;
 
@@ -286,7 +323,7 @@ static int32_t write_weights(struct building *b, struct engine_writer *w)
     for (size_t i = 0; i < p->n_weights; i++)
         total += plan_weight_bytes(&p->weights[i]);
     progress_begin(&b->bar, "building", total, b->o->quiet);
-    rc = stream_weights(&b->emission, &o, b->err);
+    rc = stream_weights(final(b), &o, b->err);
     progress_end(&b->bar, rc == TN_OK);
     return rc;
 }
@@ -327,7 +364,7 @@ static int32_t write_engine(struct building *b)
     else
         rc = check_meta(b, meta);
     if (rc == TN_OK)
-        rc = engine_writer_open(path, b->emission.plan, &w, b->err);
+        rc = engine_writer_open(path, final(b)->plan, &w, b->err);
     if (rc == TN_OK)
         rc = write_weights(b, w);
     if (rc == TN_OK)
@@ -352,7 +389,7 @@ static int32_t run(struct building *b)
         return rc;
     if (!b->o->dummy && (rc = checkpoint_open(b->o->model, &b->checkpoint, b->err)) != TN_OK)
         return rc;
-    if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK ||
+    if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK || (rc = quantize(b)) != TN_OK ||
         (rc = set_limits(b)) != TN_OK ||
         (rc = output_open(b->o->output, &b->output, b->err)) != TN_OK ||
         (rc = write_engine(b)) != TN_OK)
@@ -365,9 +402,14 @@ static void fill_report(const struct building *b, uint64_t started, struct build
     char *path = path_join(b->o->output, ENGINE_FILE);
     struct stat st;
 
-    *r = (struct build_report){.n_weights = b->emission.plan->n_weights,
+    *r = (struct build_report){.n_weights = final(b)->plan->n_weights,
+                               .scheme = b->o->quant.scheme,
                                .seconds = (double)(clock_ns() - started) / 1e9,
                                .dtype = tn_dtype_name(b->dtype)};
+    for (uint32_t i = 0; b->quant && i < b->quant->n_linears; i++) {
+        r->n_linears++;
+        r->n_quantized += b->quant->linears[i].chosen;
+    }
     snprintf(r->model_type, sizeof r->model_type, "%s", b->model_type);
     if (path && stat(path, &st) == 0)
         r->engine_bytes = (uint64_t)st.st_size;
@@ -383,6 +425,9 @@ int32_t build_engine(const struct build_options *o, struct build_report *report,
     if (rc == TN_OK)
         fill_report(&b, started, report);
     output_release(&b.output);
+    if (b.quantized.plan)
+        emission_release(&b.quantized);
+    quant_close(b.quant);
     if (b.emission.plan)
         emission_release(&b.emission);
     checkpoint_close(b.checkpoint);

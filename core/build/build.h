@@ -11,6 +11,21 @@
 #include "base/err.h"
 #include "plugin/registry.h"
 
+/* Sequences of token ids: sequence i is ids[begin[i]..begin[i + 1]). */
+struct token_set {
+    const int32_t *ids;
+    const uint64_t *begin; /* n_seqs + 1 */
+    uint64_t n_seqs;
+};
+
+/* What becomes of the weights' and the cache's precision. */
+struct build_quant {
+    const char *scheme; /* "int8_sq"; NULL: none */
+    const tn_kv *options;
+    uint32_t n_options;
+    uint32_t kv_dtype; /* default of the engine's cache, ::tn_dtype; 0: that of the weights */
+};
+
 struct build_options {
     const char *model;  /* directory of the checkpoint */
     const char *output; /* directory to make; an engine that is there is replaced */
@@ -18,6 +33,7 @@ struct build_options {
     bool dummy;         /* random weights; only config.json is needed */
     int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens; /* 0: default */
     int64_t tp_size, pp_size;                                              /* 0: 1 */
+    struct build_quant quant;
     struct registry *registry;
     bool quiet;             /* no progress on stderr */
     int (*stop)(void *arg); /* polled; nonzero ends the build; may be NULL */
@@ -30,6 +46,8 @@ struct build_report {
     double seconds;
     char model_type[64];
     const char *dtype;
+    const char *scheme; /* NULL: none */
+    uint32_t n_linears, n_quantized;
 };
 
 int32_t build_engine(const struct build_options *o, struct build_report *report, tn_err *err);

@@ -16,11 +16,23 @@ struct weight_source {
     uint64_t row_begin, row_end; /* after the transpose; resolved: row_end > row_begin */
 };
 
+/* What quantization makes of a weight on the way: each may be NULL. */
+struct weight_scale {
+    const float *divide; /* per entry of dims[0]: (w + offset) / divide - offset */
+    float offset;
+    const float *multiply; /* per column */
+};
+
+struct quantized;
+
 /* Where the elements of one plan weight come from. Same index as plan->weights. */
 struct weight_origin {
     uint32_t n_sources;
     const struct weight_source *sources;
-    const float *table; /* TN_ROLE_TABLE: the values themselves */
+    const float *table;               /* TN_ROLE_TABLE: the values themselves */
+    const struct weight_scale *scale; /* NULL: as in the checkpoint */
+    struct quantized *made; /* tensor `part` of a quantized matrix (quant.h); NULL: not one */
+    uint32_t part;
 };
 
 struct emission {

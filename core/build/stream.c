@@ -4,6 +4,8 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "build/convert.h"
+#include "build/matrix.h"
+#include "build/quant.h"
 
 struct streaming {
     const struct emission *e;
@@ -112,6 +114,41 @@ static int32_t stream_source(struct streaming *s, const struct plan_weight *w,
     return source->transpose ? stream_transposed(s, &p) : stream_rows(s, &p);
 }
 
+/* A weight that is scaled on the way: whole in memory, then rounded once. */
+static int32_t stream_scaled(struct streaming *s, const struct plan_weight *w,
+                             const struct weight_origin *o)
+{
+    uint64_t n = matrix_rows(w) * matrix_cols(w), per_chunk = BUILD_CHUNK_BYTES / sizeof(float);
+    float *all = NULL;
+    int32_t rc = matrix_load(s->o->checkpoint, w, o, &all, s->err);
+
+    for (uint64_t at = 0; at < n && rc == TN_OK; at += per_chunk) {
+        size_t count = n - at < per_chunk ? (size_t)(n - at) : (size_t)per_chunk;
+        size_t bad = convert_elements(all + at, TN_DT_F32, s->out, w->dtype, count);
+        if (bad < count)
+            rc = err_at(s->err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
+                        "element %llu, scaled, does not fit %s", (unsigned long long)(at + bad),
+                        tn_dtype_name(w->dtype));
+        else
+            rc = put(s, s->out, count * tn_dtype_bits(w->dtype) / 8);
+    }
+    mem_free(all);
+    return rc;
+}
+
+/* The tensors of a quantized matrix stand one after another in the plan: made at the first, freed after the last. */
+static int32_t stream_made(struct streaming *s, const struct plan_weight *w,
+                           const struct weight_origin *o)
+{
+    int32_t rc = o->part == 0 ? quantized_make(o->made, s->o->checkpoint, s->err) : TN_OK;
+
+    if (rc == TN_OK)
+        rc = put(s, o->made->out[o->part], (size_t)plan_weight_bytes(w));
+    if (rc != TN_OK || o->part + 1 == o->made->plan.n_tensors)
+        quantized_drop(o->made);
+    return rc;
+}
+
 static int32_t stream_weight(struct streaming *s, size_t i)
 {
     const struct plan_weight *w = &s->e->plan->weights[i];
@@ -120,6 +157,10 @@ static int32_t stream_weight(struct streaming *s, size_t i)
 
     if (o->table)
         return put(s, o->table, (size_t)plan_weight_bytes(w));
+    if (o->made)
+        return stream_made(s, w, o);
+    if (o->scale)
+        return stream_scaled(s, w, o);
     for (uint32_t j = 0; j < o->n_sources && rc == TN_OK; j++)
         rc = stream_source(s, w, &o->sources[j]);
     return rc;

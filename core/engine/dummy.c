@@ -21,6 +21,8 @@ static float value_of(uint32_t role, uint16_t r)
     switch (role) {
     case TN_ROLE_NORM: return 1.0f;
     case TN_ROLE_BIAS: return 0.01f * u;
+    case TN_ROLE_SCALE:
+        return 3e-4f + 1e-4f * u;      /* times 8 random bits: about a matrix's deviation */
     default: return 0.0346410161f * u; /* 0.02 * sqrt 3 */
     }
 }

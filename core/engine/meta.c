@@ -63,6 +63,13 @@ int32_t engine_meta_read(const json_t *meta, const char *file, int64_t vocab,
     m.dtype = dtype_number(dtype);
     if (m.dtype == 0)
         return err_at(err, TN_E_FORMAT, file, TN_NO_OFFSET, "dtype", "is not a known dtype");
+    rc = json_get_str(meta, file, "kv_dtype", &dtype, err);
+    if (rc == TN_OK)
+        m.kv_dtype = dtype_number(dtype);
+    if ((rc != TN_OK && rc != TN_E_NOTFOUND) || (rc == TN_OK && m.kv_dtype == 0))
+        return rc == TN_OK ? err_at(err, TN_E_FORMAT, file, TN_NO_OFFSET, "kv_dtype",
+                                    "is not a known dtype")
+                           : rc;
     rc = json_get_int(meta, file, "tokens.bos", 0, vocab - 1, &m.bos, err);
     if (rc != TN_OK && rc != TN_E_NOTFOUND)
         return rc;

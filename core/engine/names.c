@@ -7,7 +7,8 @@
 #include "tenon/model.h"
 
 /* Position in the list is the number; the lists are part of the engine format. */
-static const char *const roles[] = {NULL, "matrix", "embedding", "norm", "bias", "table", "head"};
+static const char *const roles[] = {NULL,   "matrix", "embedding", "norm",
+                                    "bias", "table",  "head",      "scale"};
 static const char *const shards[] = {"none", "axis0", "axis1", "first", "axis2"};
 static const char *const kinds[] = {NULL, "rows", "logits", "kv"};
 

@@ -202,13 +202,53 @@ static int32_t shape_linear(const struct shapes *s)
     return rc;
 }
 
+static int32_t expect_dtype(const struct shapes *s, uint32_t i, const char *what, uint32_t dtype)
+{
+    int32_t rc = expect_text(s, what, tn_dtype_name(weight(s, i)->dtype), tn_dtype_name(dtype));
+
+    return name_weight(s, i, rc);
+}
+
+/* The exact sum of that many products of 127 * 127 just fits int32. */
+#define INT8_MAX_INPUTS 131072
+
 static int32_t shape_linear_int8(const struct shapes *s)
 {
     int32_t rc = shape_linear(s);
 
-    return rc == TN_OK ? expect_text(s, "the dtype of the matrix",
-                                     tn_dtype_name(weight(s, 0)->dtype), tn_dtype_name(TN_DT_I8))
-                       : rc;
+    if (rc == TN_OK && in_value(s, 0)->width > INT8_MAX_INPUTS)
+        rc = expect(s, "the width of the input", in_value(s, 0)->width, INT8_MAX_INPUTS);
+    return rc == TN_OK ? expect_dtype(s, 0, "the dtype of the matrix", TN_DT_I8) : rc;
+}
+
+static int32_t shape_linear_fp8(const struct shapes *s)
+{
+    int32_t rc = shape_linear(s);
+
+    return rc == TN_OK ? expect_dtype(s, 0, "the dtype of the matrix", TN_DT_F8E4M3) : rc;
+}
+
+/* Matrix, scales, zero points if the attribute says so, a bias if there is one more. */
+static int32_t shape_linear_int4(const struct shapes *s)
+{
+    uint64_t k = in_value(s, 0)->width, group = (uint64_t)int_attr(s, "group", 1);
+    uint32_t zero = int_attr(s, "zero", 0) != 0;
+    int32_t rc;
+
+    if ((rc = expect_rows(s)) || (rc = expect_matrix(s, 0, 2, s->out[0].width, k)) ||
+        (rc = expect_dtype(s, 0, "the dtype of the matrix", TN_DT_I4)) ||
+        (rc = expect(s, "the width of the input modulo the group", k % group, 0)))
+        return rc;
+    if (s->op->n_weights < 2 + zero || s->op->n_weights > 3 + zero)
+        return expect(s, "the number of weights", s->op->n_weights, 2 + zero);
+    for (uint32_t i = 1; i < 2 + zero && rc == TN_OK; i++) {
+        rc = name_weight(s, i, expect_dims(s, i, 2, s->out[0].width, k / group));
+        if (rc == TN_OK)
+            rc = expect_dtype(s, i, i == 1 ? "the dtype of scales" : "the dtype of zero points",
+                              i == 1 ? TN_DT_F32 : TN_DT_I8);
+    }
+    return rc == TN_OK && s->op->n_weights > 2 + zero ? expect_vector(s, 2 + zero, s->out[0].width)
+                                                      : rc;
 }
 
 static int32_t shape_rope(const struct shapes *s)
@@ -240,6 +280,10 @@ static int32_t shape_kv_append(const struct shapes *s)
         if (rc == TN_OK)
             rc = expect(s, "the width of an input", in_value(s, i)->width, width);
     }
+    if (rc == TN_OK && s->op->n_weights == 1)
+        rc = expect(s, "the number of ranges", 1, 2);
+    for (uint32_t i = 0; i < s->op->n_weights && rc == TN_OK; i++)
+        rc = expect_vector(s, i, (uint64_t)int_attr(s, "n_kv_heads", 0));
     return rc;
 }
 
@@ -358,6 +402,7 @@ static int32_t shape_sample(const struct shapes *s)
 #define KV_HEADS COUNT("n_kv_heads")
 #define HEAD_DIM INT("head_dim", true, 1, 8192)
 #define EPS REAL("eps", true, 0.0, 1.0)
+#define ACT_SCALE REAL("act_scale", false, 0.0, 1e30)
 
 static const struct op_rule rules[] = {
     {TN_OP_EMBEDDING, 0, 1, 1, 1, shape_embedding, {REAL("scale", false, -1e6, 1e6)}},
@@ -365,7 +410,15 @@ static const struct op_rule rules[] = {
     {TN_OP_RMS_NORM, 1, 1, 1, 1, shape_rms_norm, {EPS, REAL("offset", false, -1.0, 1.0)}},
     {TN_OP_LAYER_NORM, 1, 1, 2, 1, shape_layer_norm, {EPS}},
     {TN_OP_LINEAR, 1, 1, 2, 1, shape_linear, {{0}}},
-    {TN_OP_LINEAR_INT8, 1, 2, 3, 1, shape_linear_int8, {{0}}},
+    {TN_OP_LINEAR_INT8, 1, 2, 3, 1, shape_linear_int8, {ACT_SCALE}},
+    {TN_OP_LINEAR_FP8, 1, 2, 3, 1, shape_linear_fp8, {ACT_SCALE}},
+    {TN_OP_LINEAR_INT4,
+     1,
+     2,
+     4,
+     1,
+     shape_linear_int4,
+     {INT("group", true, 2, 65536), INT("zero", false, 0, 1)}},
     {TN_OP_ROPE,
      1,
      1,
@@ -375,7 +428,7 @@ static const struct op_rule rules[] = {
      {HEADS, HEAD_DIM, INT("rotary_dim", true, 2, 8192), TEXT("style", false),
       REAL("mscale", false, 0.0, 1e6), REAL("base", false, 0.0, 1e12),
       REAL("factor", false, 0.0, 1e6), INT("max_position", false, 0, LIMIT_POSITIONS)}},
-    {TN_OP_KV_APPEND, 2, 0, 0, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
+    {TN_OP_KV_APPEND, 2, 0, 2, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
     {TN_OP_ATTENTION,
      2,
      0,

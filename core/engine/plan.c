@@ -162,7 +162,7 @@ static int32_t check_weight(const struct plan_weight *w, tn_err *err)
     rc = check_name("weight", w->name, err);
     if (rc != TN_OK)
         return rc;
-    if (w->role < TN_ROLE_MATRIX || w->role > TN_ROLE_HEAD)
+    if (w->role < TN_ROLE_MATRIX || w->role > TN_ROLE_SCALE)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name, "has the unknown role %" PRIu32,
                       w->role);
     if (tn_dtype_bits(w->dtype) == 0)

@@ -192,6 +192,8 @@ static int32_t bind(struct binding *b, tn_err *err)
         rc = select_variants(b->graph, &o->select, &b->selection, err);
     if (rc == TN_OK)
         rc = describe_kv(b, err);
+    if (rc == TN_OK)
+        rc = bound_check_kv_dtype(b, err);
     if (rc != TN_OK || o->dry)
         return rc;
     if ((o->select.device->flags & TN_DEVICE_STREAMS) &&
@@ -201,7 +203,8 @@ static int32_t bind(struct binding *b, tn_err *err)
         (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
         return rc;
     bound_find_feed(b);
-    return bound_load_weights(b, err);
+    rc = bound_load_weights(b, err);
+    return rc == TN_OK ? bound_place_kv_scales(b, err) : rc;
 }
 
 int32_t binding_new(const struct bind_options *o, struct binding **out, tn_err *err)
@@ -242,6 +245,17 @@ tn_stream *binding_stream(const struct binding *b)
 const float *binding_logits(const struct binding *b)
 {
     return b->logits;
+}
+
+const char *binding_fallback(const struct binding *b)
+{
+    for (size_t i = 0; i < b->selection.n_ops; i++) {
+        const struct selected *s = &b->selection.ops[i];
+        for (uint32_t k = 0; k < s->choice.n; k++)
+            if (s->choice.ranges[k].candidate->v->flags & TN_VARIANT_FALLBACK)
+                return s->op->op.n_members ? s->op->op.members[0]->name : s->op->op.name;
+    }
+    return NULL;
 }
 
 const struct selection *binding_selection(const struct binding *b)

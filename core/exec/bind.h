@@ -31,6 +31,10 @@ struct bind_options {
     /* Called while weights load; nonzero ends it with TN_E_CANCELED. May be NULL. */
     int (*progress)(void *arg, uint64_t done, uint64_t total);
     void *arg;
+    /* Called before and after each op of a step, with the launch as the kernel gets it (device addresses); an error
+     * ends the step. For calibration; without fusion, every basic op is seen. May be NULL. */
+    int32_t (*tap)(void *arg, const tn_launch *l, bool after, tn_err *err);
+    void *tap_arg;
     bool dry; /* choose only: allocate nothing, load nothing (`tenon plugin explain`) */
 };
 
@@ -69,6 +73,10 @@ int32_t binding_wait(struct binding *b, tn_err *err);
 
 /* Device address of the logits of the last step: float32 [n_logits, vocab]. */
 const float *binding_logits(const struct binding *b);
+
+/* What a variant that runs does not do as its op is defined, for want of hardware: name of the first such op (with a
+ * variant of flag TN_VARIANT_FALLBACK), or NULL. */
+const char *binding_fallback(const struct binding *b);
 
 /* What was chosen, for explanations. */
 const struct selection *binding_selection(const struct binding *b);

@@ -63,6 +63,17 @@ int32_t bound_load_weights(struct binding *b, tn_err *err);
 
 /* run.c: looks for the set that offers `feed`. */
 void bound_find_feed(struct binding *b);
+/* kv_scale.c: checks that the cache's dtype can be served, and places the scales of a cache of 8 bits. */
+int32_t bound_check_kv_dtype(const struct binding *b, tn_err *err);
+int32_t bound_place_kv_scales(struct binding *b, tn_err *err);
+
+/* weights.c: this rank's slice of a weight on the host, to be closed; rows lie stride0 apart. */
+struct host_view {
+    const uint8_t *data;
+    uint8_t *own;
+};
+int32_t bound_view_open(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err);
+void bound_view_close(const struct binding *b, uint32_t id, struct host_view *v);
 
 /* buffers.c: gives every value an address; values that do not live at once share memory. */
 int32_t bound_place_values(struct binding *b, tn_err *err);

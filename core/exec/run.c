@@ -58,6 +58,7 @@ static uint32_t step_rows(const struct bound_step *s, const tn_batch *batch)
 static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_batch *batch,
                         tn_err *err)
 {
+    int32_t (*tap)(void *, const tn_launch *, bool, tn_err *) = b->o.tap;
     uint32_t rows = step_rows(s, batch);
     const struct candidate *c;
     int32_t rc;
@@ -72,7 +73,11 @@ static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_
     s->launch.batch = batch;
     if (s->samples)
         s->out[0] = batch->dev->sampled;
+    if (tap && (rc = tap(b->o.tap_arg, &s->launch, false, err)) != TN_OK)
+        return rc;
     rc = c->v->launch(c->source->instance, &s->launch, err);
+    if (rc == TN_OK && tap)
+        return tap(b->o.tap_arg, &s->launch, true, err);
     if (rc != TN_OK && err) {
         err_plugin(err, c->source->plugin);
         err_prefix(err, "%s in layer %" PRId32, c->v->name, s->launch.op->layer);

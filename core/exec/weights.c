@@ -19,12 +19,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* A weight made readable on the host: mapped, or generated into `own`. */
-struct host_view {
-    const uint8_t *data;
-    uint8_t *own;
-};
-
 static bool host_device(const struct binding *b)
 {
     return (b->o.select.device->flags & TN_DEVICE_HOST_MEMORY) != 0;
@@ -109,7 +103,8 @@ static int32_t whole_view(const struct binding *b, uint32_t id, struct host_view
     return TN_OK;
 }
 
-static int32_t view_open(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err)
+/* Mapped, or generated into `own`. */
+int32_t bound_view_open(const struct binding *b, uint32_t id, struct host_view *v, tn_err *err)
 {
     uint8_t *whole, *gathered = NULL;
     int32_t rc = whole_view(b, id, v, err);
@@ -124,7 +119,7 @@ static int32_t view_open(const struct binding *b, uint32_t id, struct host_view 
 }
 
 /* Gives the mapped pages back to the system: they have been copied and will not be read again. */
-static void view_close(const struct binding *b, uint32_t id, struct host_view *v)
+void bound_view_close(const struct binding *b, uint32_t id, struct host_view *v)
 {
     const uint8_t *mapped = engine_weight(b->o.engine, id);
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -186,13 +181,13 @@ static int32_t fill_here(struct binding *b, uint32_t id, uint8_t *dst, tn_err *e
     const tn_weight *w = &b->graph->weights[id];
     uint64_t row = slice_bytes(w) / w->dims[0];
     struct host_view v;
-    int32_t rc = view_open(b, id, &v, err);
+    int32_t rc = bound_view_open(b, id, &v, err);
 
     for (uint64_t r = 0; r < w->dims[0] && rc == TN_OK; r++)
         memcpy(dst + r * row, v.data + r * b->host_strides[id], row);
     if (rc == TN_OK)
         b->graph->weights[id].stride0 = row;
-    view_close(b, id, &v);
+    bound_view_close(b, id, &v);
     return rc;
 }
 
@@ -290,14 +285,14 @@ static int32_t pack_from_host(struct binding *b, struct bound_step *s, uint64_t 
 
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
         tn_weight *w = &b->graph->weights[op->weight_ids[i]];
-        rc = view_open(b, op->weight_ids[i], &views[i], err);
+        rc = bound_view_open(b, op->weight_ids[i], &views[i], err);
         w->data = views[i].data;
         w->stride0 = b->host_strides[op->weight_ids[i]];
     }
     if (rc == TN_OK)
         rc = host_device(b) ? call_pack(b, s, dst, err) : pack_and_copy(b, s, bytes, dst, err);
     for (uint32_t i = 0; views && i < op->op.n_weights; i++)
-        view_close(b, op->weight_ids[i], &views[i]);
+        bound_view_close(b, op->weight_ids[i], &views[i]);
     mem_free(views);
     return rc;
 }

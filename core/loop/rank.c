@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -66,7 +67,7 @@ static void set_dtypes(struct rank *r)
 
     r->act_dtype = strcmp(act, "auto") == 0 ? in->api->act_dtype(r->device, in->meta.dtype)
                                             : dtype_number(act);
-    r->kv_dtype = strcmp(kv, "auto") == 0   ? r->act_dtype
+    r->kv_dtype = strcmp(kv, "auto") == 0   ? in->meta.kv_dtype ? in->meta.kv_dtype : r->act_dtype
                   : strcmp(kv, "fp8") == 0  ? TN_DT_F8E4M3
                   : strcmp(kv, "int8") == 0 ? TN_DT_I8
                                             : dtype_number(kv);
@@ -87,6 +88,18 @@ static int32_t copy_pins(struct rank *r, uint32_t *n, tn_err *err)
         if (pins[i].device[0] == '\0' || strcmp(pins[i].device, r->place) == 0)
             r->pins[(*n)++] = (struct pin){pins[i].op, pins[i].variant};
     return TN_OK;
+}
+
+/* Never silently: the user asked for arithmetic that this device does not have. */
+static void tell_fallback(const struct rank *r)
+{
+    const char *op = binding_fallback(r->binding), *how;
+
+    if (!op || r->o.topo.tp_rank != 0)
+        return;
+    how = json_string_value(json_at(r->in->engine->meta, "quant.fallback"));
+    log_warn("%s has no arithmetic of its own for %s: %s", r->place, op,
+             how ? how : "it is computed in wider arithmetic");
 }
 
 int32_t rank_bind(struct rank *r, tn_err *err)
@@ -123,7 +136,10 @@ int32_t rank_bind(struct rank *r, tn_err *err)
         r->sources[o.select.n_sources++] = comm_source(&r->comm, in->api->kind);
     o.select.pins = r->pins;
     cpu_features(o.select.cpu);
-    return binding_new(&o, &r->binding, err);
+    rc = binding_new(&o, &r->binding, err);
+    if (rc == TN_OK)
+        tell_fallback(r);
+    return rc;
 }
 
 /* -- Opening ------------------------------------------------------------------------------------------- */

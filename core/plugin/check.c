@@ -111,7 +111,7 @@ static int32_t check_model(struct place *at, const tn_model_arch *m)
 static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
 {
     uint32_t needs = TN_QUANT_ABSMAX_CHANNEL | TN_QUANT_ABSMAX_TENSOR | TN_QUANT_PERCENTILE |
-                     TN_QUANT_SECOND_MOMENT;
+                     TN_QUANT_SECOND_MOMENT | TN_QUANT_SAMPLE;
     int32_t rc = check_text(at, "name", q->name);
 
     if (rc != TN_OK)
@@ -121,7 +121,7 @@ static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
     NEED(at, q, plan);
     NEED(at, q, quantize);
     rc = check_mask(at, "needs", q->needs, needs);
-    return rc == TN_OK ? check_mask(at, "flags", q->flags, TN_QUANT_FOLDS_INPUT) : rc;
+    return rc == TN_OK ? check_mask(at, "flags", q->flags, TN_QUANT_NEEDS_OPTIONAL) : rc;
 }
 
 static int32_t check_comm(struct place *at, const tn_comm_backend *c)
@@ -251,7 +251,7 @@ static int32_t check_variant_texts(const struct place *at, const tn_variant *v)
 static int32_t check_variant(const struct place *at, const tn_variant *v)
 {
     uint32_t flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT |
-                     TN_VARIANT_PACK_ON_DEVICE;
+                     TN_VARIANT_PACK_ON_DEVICE | TN_VARIANT_FALLBACK;
     int32_t rc = check_header(at, &v->h, sizeof *v);
 
     if (rc == TN_OK)

@@ -104,11 +104,11 @@ static void odd_checkpoint(void)
 
 static struct emission odd_emission(struct plan *p)
 {
-    static struct weight_origin origins[5] = {{1, &sources[0], NULL},
-                                              {1, &sources[1], NULL},
-                                              {2, &sources[2], NULL},
-                                              {0, NULL, table},
-                                              {1, &sources[4], NULL}};
+    static struct weight_origin origins[5] = {{.n_sources = 1, .sources = &sources[0]},
+                                              {.n_sources = 1, .sources = &sources[1]},
+                                              {.n_sources = 2, .sources = &sources[2]},
+                                              {.table = table},
+                                              {.n_sources = 1, .sources = &sources[4]}};
 
     return (struct emission){.plan = p, .origins = origins};
 }
@@ -299,7 +299,7 @@ START_TEST(tensors_larger_than_a_chunk_have_no_seams)
 {
     enum { ROWS = 5003, COLS = 1777 };
     struct weight_source source = {"t", _i, 0, ROWS};
-    struct weight_origin origin = {1, &source, NULL};
+    struct weight_origin origin = {.n_sources = 1, .sources = &source};
     struct emission e = {.plan = tied_plan(ROWS, COLS), .origins = &origin};
     uint64_t bytes = UINT64_C(4) * ROWS * COLS;
     struct engine *engine = NULL;
@@ -360,7 +360,7 @@ START_TEST(memory_does_not_grow_with_the_checkpoint)
         snprintf(names[i], sizeof names[i], "t%d", i);
         sample_matrix(p, names[i], rows, cols);
         s[i] = (struct weight_source){names[i], i % 2, 0, rows};
-        origins[i] = (struct weight_origin){1, &s[i], NULL};
+        origins[i] = (struct weight_origin){.n_sources = 1, .sources = &s[i]};
         n += (size_t)snprintf(header + n, sizeof header - n,
                               "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%llu,%llu],"
                               "\"data_offsets\":[%llu,%llu]}",

@@ -84,7 +84,7 @@ START_TEST(table_and_names_agree)
         for (size_t i = 0; i < n; i++)
             ck_assert_str_ne(name, opset_name(i));
     }
-    ck_assert_uint_eq(n, 24);
+    ck_assert_uint_eq(n, 26);
     ck_assert(!opset_has("acme.x"));
     ck_assert(!opset_has(""));
 }

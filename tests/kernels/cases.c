@@ -10,9 +10,12 @@ static bool is(const char *a, const char *b)
 }
 
 /* Rows are rounded to bfloat16 on the way. */
-static bool rounds_rows(const tn_variant *v)
+static uint32_t rounds_rows(const tn_variant *v)
 {
-    return (v->cpu[0] & TN_CPU(AVX512BF16)) != 0;
+    /* A fallback does not round rows to e4m3 as the reference does: rows that need no rounding, then. */
+    return v->cpu[0] & TN_CPU(AVX512BF16)                ? TN_DT_BF16
+           : v->weight_dtypes == TN_DT_BIT(TN_DT_F8E4M3) ? TN_DT_F8E4M3
+                                                         : 0;
 }
 
 /* What rounding to `dtype` may cost an element of the size that the cases have, relative and absolute: intermediates
@@ -45,7 +48,7 @@ bool subject_takes(const struct subject *s, const tn_op *op, const tn_batch *b)
 /* Runs `s` and the reference on `op` with equal random inputs and compares outputs and cache. What a device's variant
  * declines is passed over: the CPU's take everything here. */
 static void compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,
-                    tn_kv_layer *kv, bool coarse, double absolute, double relative)
+                    tn_kv_layer *kv, uint32_t coarse, double absolute, double relative)
 {
     struct env got = {.kv = kv}, want = {.kv = kv ? kit_kv_copy(k, kv) : NULL};
 
@@ -92,13 +95,14 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     x.gap = rows % 3 * (s->v->gpus ? 16 : 12);
     x.softcap = rows % 2 ? 3.0 : 0.0;
     x.scale = is(s->v->op, TN_OP_LOGITS) ? 0.7 : 0.0;
+    x.act_scale = matrix == TN_DT_F8E4M3 ? 1.0 : matrix == TN_DT_I8 && rows % 3 == 0 ? 0.03 : 0.0;
     if (strstr(s->v->op, "qkv")) { /* three different widths */
         x.linear_width[1] = n / 3 + 1;
         x.linear_width[2] = n / 4 + 1;
     }
     b = kit_batch(&k, 1, seq_rows, context, 16, 50, rows != 7);
     compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
-    if (rounds_rows(s->v))
+    if (rounds_rows(s->v) == TN_DT_BF16)
         compare(&k, s, compose(&k, s->v, &x), b, NULL, false,
                 strstr(s->v->op, "gate") ? 8e-2 : 2e-2, 1e-2);
     kit_free(&k);
@@ -240,8 +244,13 @@ static void rope_cases(const struct subject *s)
 /* kv_append and what is fused with it: the whole cache is compared. */
 static void append_cases(const struct subject *s)
 {
-    for (uint32_t i = 0; i < 6; i++) {
-        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4}, blocks[] = {16, 1, 8, 32, 2, 64};
+    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16,  TN_DT_BF16, TN_DT_F32,
+                                      TN_DT_F16, TN_DT_BF16, TN_DT_I8,   TN_DT_F8E4M3};
+
+    /* Keys that were rotated differ in the last bit, which may be a step of 8 bits. */
+    for (uint32_t i = 0; i < (s->v->equals ? 6u : 8u); i++) {
+        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4, 80, 64};
+        static const uint32_t blocks[] = {16, 1, 8, 32, 2, 64, 16, 16};
         uint32_t kv_heads = 1 + i % 3, dim = dims[i];
         uint32_t rows[] = {i ? 5 : 1, 1, 19}, context[] = {30, 17, 19};
         struct kit k;
@@ -250,12 +259,14 @@ static void append_cases(const struct subject *s)
         uint64_t width = kv_heads * dim;
         int fused = s->v->equals != NULL;
 
+        if (!(s->v->kv_dtypes & TN_DT_BIT(dtypes[i])))
+            continue;
         x.in_width[0] = fused ? 2 * width : width;
         x.in_width[1] = x.in_width[2] = width;
         kit_init(&k, i);
         tn_batch *b = kit_batch(&k, 3, rows, context, blocks[i], 50, false);
-        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, float_dtypes[i % 3]),
-                false, 3e-6, 2e-6);
+        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtypes[i]), 0, 3e-6,
+                2e-6);
         kit_free(&k);
     }
 }
@@ -324,6 +335,14 @@ static void attention_cases(const struct subject *s)
     for (uint32_t bad = 6; bad < 14 && s->act == TN_DT_F32; bad++) {
         attention_sees_its_own(s, 0, bad);
         attention_sees_its_own(s, 4, bad);
+    }
+    if (s->v->kv_dtypes & TN_DT_BIT(TN_DT_I8)) {
+        attention_case(s, 64, 2, 4, TN_DT_I8, 16, 4, ragged, contexts, 0, 0.0);
+        attention_case(s, 64, 1, 2, TN_DT_I8, 16, 1, one, longer + 1, 0, 0.0);
+    }
+    if (s->v->kv_dtypes & TN_DT_BIT(TN_DT_F8E4M3)) {
+        attention_case(s, 80, 3, 1, TN_DT_F8E4M3, 16, 4, ragged, contexts, 0, 0.0);
+        attention_case(s, 64, 2, 2, TN_DT_F8E4M3, 16, 4, ragged, contexts, 30, 4.0);
     }
     attention_case(s, 64, 2, 4, TN_DT_F32, 16, 4, ragged, contexts, 0, 0.0);
     attention_case(s, 32, 3, 1, TN_DT_BF16, 16, 4, ragged, contexts, 0, 0.0);
@@ -439,8 +458,8 @@ static void feed_cases(const struct subject *s)
 
 static bool has_product(const tn_variant *v)
 {
-    return is(v->op, TN_OP_LINEAR) || is(v->op, TN_OP_LINEAR_INT8) || is(v->op, TN_OP_LOGITS) ||
-           (v->equals && strstr(v->equals, "linear"));
+    return is(v->op, TN_OP_LINEAR) || is(v->op, TN_OP_LINEAR_INT8) || is(v->op, TN_OP_LINEAR_FP8) ||
+           is(v->op, TN_OP_LOGITS) || (v->equals && strstr(v->equals, "linear"));
 }
 
 void cases_of(const struct subject *s)

@@ -30,14 +30,17 @@ static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint6
                           uint32_t kind)
 {
     uint64_t width = op->in[0]->width;
-    bool int8 = is(op->name, TN_OP_LINEAR_INT8);
-    float limit = int8 ? 127.99f : 1.7f / sqrtf((float)width); /* outputs about 1 */
+    bool int8 = is(op->name, TN_OP_LINEAR_INT8), fp8 = is(op->name, TN_OP_LINEAR_FP8);
+    float limit = int8 ? 127.99f : fp8 ? 400.0f : 1.7f / sqrtf((float)width); /* outputs about 1 */
 
     op_weight(op, kit_weight(k, s->matrix, n, width, limit, s->gap));
-    if (int8) {
-        op_weight(op, kit_weight(k, TN_DT_F32, n, 0, 0.02f / sqrtf((float)width), 0));
+    if (int8 || fp8)
+        op_weight(op,
+                  kit_weight(k, TN_DT_F32, n, 0, (int8 ? 0.02f : 0.005f) / sqrtf((float)width), 0));
+    if (int8)
         *(int8_t *)op->weights[0]->data = -128; /* random entries stop at -127 */
-    }
+    if (int8 || fp8)
+        op_real(op, "act_scale", s->act_scale);
     if (s->bias)
         op_weight(op, kit_weight(k, vector(s), n, 0, 1.0f, 0));
     if (is(op->name, TN_OP_LOGITS)) {
@@ -136,7 +139,7 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
 {
     const char *name = op->name;
 
-    if (is(name, TN_OP_LINEAR) || is(name, TN_OP_LINEAR_INT8))
+    if (is(name, TN_OP_LINEAR) || is(name, TN_OP_LINEAR_INT8) || is(name, TN_OP_LINEAR_FP8))
         finish_linear(k, op, s, s->linear_width[(*linears)++], TN_VALUE_ROWS);
     else if (is(name, TN_OP_LOGITS))
         finish_linear(k, op, s, s->linear_width[0], TN_VALUE_LOGITS);

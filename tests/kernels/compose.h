@@ -23,6 +23,7 @@ struct shape {
     int64_t table, first; /* entries of a table; vocab_first */
     uint32_t experts, top_k;
     const char *norm, *act_name;
+    double act_scale; /* of quantized linears; 0: dynamic */
 };
 
 /* Basic op `name` with fresh inputs. */

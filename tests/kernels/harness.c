@@ -323,6 +323,7 @@ static void store(void *p, uint32_t dtype, uint64_t i, float f)
     case TN_DT_F16: ((uint16_t *)p)[i] = tn_f32_to_f16(f); break;
     case TN_DT_BF16: ((uint16_t *)p)[i] = tn_f32_to_bf16(f); break;
     case TN_DT_I8: ((int8_t *)p)[i] = (int8_t)f; break;
+    case TN_DT_F8E4M3: ((uint8_t *)p)[i] = tn_f32_to_f8e4m3(f); break;
     default: ((float *)p)[i] = f; break;
     }
 }
@@ -333,6 +334,8 @@ static float load(const void *p, uint32_t dtype, uint64_t i)
     case TN_DT_F16: return tn_f16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_BF16: return tn_bf16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_I32: return (float)((const int32_t *)p)[i];
+    case TN_DT_I8: return (float)((const int8_t *)p)[i];
+    case TN_DT_F8E4M3: return tn_f8e4m3_to_f32(((const uint8_t *)p)[i]);
     default: return ((const float *)p)[i];
     }
 }
@@ -548,10 +551,22 @@ uint64_t kv_bytes(const tn_kv_layer *kv)
     return (uint64_t)kv->n_blocks * kv->block_bytes;
 }
 
+/* Gives a cache of 8 bits its scales: another for each head, about `scale`. */
+static void scale_kv(struct kit *k, tn_kv_layer *kv, float scale)
+{
+    float *scales = kit_alloc(k, 2 * kv->n_kv_heads * sizeof *scales);
+
+    for (uint32_t i = 0; i < 2 * kv->n_kv_heads; i++)
+        scales[i] = random_float(&k->random, 0.5f * scale, 1.5f * scale);
+    kv->k_scale = scales;
+    kv->v_scale = scales + kv->n_kv_heads;
+}
+
 tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t dim, uint32_t dtype)
 {
     tn_kv_layer *kv = kit_alloc(k, sizeof *kv);
     uint64_t half = (uint64_t)heads * b->block_tokens * dim; /* elements of a page's keys */
+    float limit = dtype == TN_DT_I8 ? 127.99f : 2.0f;
 
     *kv = (tn_kv_layer){.h = TN_HDR(tn_kv_layer),
                         .n_kv_heads = heads,
@@ -570,8 +585,10 @@ tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t d
                 for (uint64_t i = 0; i < dim; i++)
                     store((char *)kv->base + page * kv->block_bytes, dtype,
                           (h * b->block_tokens + pos % b->block_tokens) * dim + i,
-                          random_float(&k->random, -2.0f, 2.0f));
+                          random_float(&k->random, -limit, limit));
         }
+    if (tn_dtype_bits(dtype) == 8)
+        scale_kv(k, kv, 2.0f / limit);
     return kv;
 }
 
@@ -603,7 +620,7 @@ float value_at(const tn_value *v, const void *data, uint64_t i)
 }
 
 void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b, float limit,
-              bool coarse)
+              uint32_t coarse)
 {
     uint64_t n = value_rows(v, b) * v->width;
 
@@ -612,7 +629,10 @@ void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b
     e->data[v->id] = kit_alloc(k, value_bytes(v, b));
     for (uint64_t i = 0; i < n; i++) {
         float f = random_float(&k->random, -limit, limit);
-        store(e->data[v->id], v->dtype, i, coarse ? tn_bf16_to_f32(tn_f32_to_bf16(f)) : f);
+        f = coarse == TN_DT_BF16     ? tn_bf16_to_f32(tn_f32_to_bf16(f))
+            : coarse == TN_DT_F8E4M3 ? tn_f8e4m3_to_f32(tn_f32_to_f8e4m3(f))
+                                     : f;
+        store(e->data[v->id], v->dtype, i, f);
     }
 }
 

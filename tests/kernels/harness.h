@@ -133,9 +133,9 @@ struct env {
 
 uint64_t value_rows(const tn_value *v, const tn_batch *b);
 uint64_t value_bytes(const tn_value *v, const tn_batch *b);
-/* Fills an input with random numbers in [-limit, limit), rounded to bfloat16 first if `coarse`. */
+/* Fills an input with random numbers in [-limit, limit), rounded to `coarse` first if that is bfloat16 or e4m3. */
 void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b, float limit,
-              bool coarse);
+              uint32_t coarse);
 
 /* Runs `v` on `op`: packs weights, sizes workspace, poisons outputs, workspace and what lies behind them,
  * launches, and checks that nothing was written where it must not be. Makes the outputs in `e`. */

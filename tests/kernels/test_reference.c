@@ -344,8 +344,8 @@ START_TEST(attention_sees_what_was_appended)
         attention = compose_basic(&k, TN_OP_ATTENTION, &s);
         e.kv = kit_kv(&k, b, 2, 20, dtypes[c]);
         /* Numbers that every cache dtype holds exactly. */
-        env_fill(&k, &e, append->in[0], b, 2.0f, true);
-        env_fill(&k, &e, append->in[1], b, 2.0f, true);
+        env_fill(&k, &e, append->in[0], b, 2.0f, TN_DT_BF16);
+        env_fill(&k, &e, append->in[1], b, 2.0f, TN_DT_BF16);
         env_fill(&k, &e, attention->in[0], b, 2.0f, false);
         run_reference(&k, &reference, append, b, &e);
         run_reference(&k, &reference, attention, b, &e);
@@ -404,11 +404,11 @@ END_TEST
 START_TEST(every_op_but_collectives_is_there)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING, TN_OP_POSITION,   TN_OP_RMS_NORM,  TN_OP_LAYER_NORM, TN_OP_LINEAR,
-        TN_OP_ROPE,      TN_OP_KV_APPEND,  TN_OP_ATTENTION, TN_OP_ADD,        TN_OP_MUL,
-        TN_OP_SILU,      TN_OP_GELU,       TN_OP_GELU_TANH, TN_OP_RELU,       TN_OP_RELU2,
-        TN_OP_SCALE,     TN_OP_SOFTCAP,    TN_OP_MOE_ROUTE, TN_OP_MOE_MLP,    TN_OP_LOGITS,
-        TN_OP_SAMPLE,    TN_OP_LINEAR_INT8};
+        TN_OP_EMBEDDING, TN_OP_POSITION,    TN_OP_RMS_NORM,   TN_OP_LAYER_NORM, TN_OP_LINEAR,
+        TN_OP_ROPE,      TN_OP_KV_APPEND,   TN_OP_ATTENTION,  TN_OP_ADD,        TN_OP_MUL,
+        TN_OP_SILU,      TN_OP_GELU,        TN_OP_GELU_TANH,  TN_OP_RELU,       TN_OP_RELU2,
+        TN_OP_SCALE,     TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,  TN_OP_MOE_MLP,    TN_OP_LOGITS,
+        TN_OP_SAMPLE,    TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8, TN_OP_LINEAR_INT4};
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         const tn_variant *v = plug_variant(&reference, ops[i]);

@@ -96,18 +96,17 @@ static const tn_model_arch model = {.h = TN_HDR(tn_model_arch),
 #endif
 };
 
-static int32_t quant_plan(void *instance, const tn_op *op, tn_quant_plan *out, tn_err *err)
+static int32_t quant_plan(void *build, const tn_op *op, const tn_quant_stats *stats,
+                          tn_quant_plan *out, tn_err *err)
 {
-    (void)instance, (void)op, (void)out;
+    (void)build, (void)op, (void)stats, (void)out;
     return tn_err_set(err, TN_E_UNSUPPORTED, "no");
 }
 
-static int32_t quantize(void *instance, const tn_op *op, const tn_quant_stats *stats,
-                        const float *w, uint64_t row_begin, uint64_t row_end, void *const *out,
-                        float *divide, tn_err *err)
+static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
+                        void *const *out, tn_err *err)
 {
-    (void)instance, (void)op, (void)stats, (void)w, (void)row_begin, (void)row_end, (void)out;
-    (void)divide;
+    (void)build, (void)op, (void)stats, (void)w, (void)out;
     return tn_err_set(err, TN_E_UNSUPPORTED, "no");
 }
 

@@ -79,6 +79,8 @@ static CPU_INLINE vf cache_vector(const unsigned char *p, uint32_t dtype, uint64
     switch (dtype) {
     case TN_DT_F32: return v_load((const float *)p + at);
     case TN_DT_BF16: return v_load_bf16((const uint16_t *)p + at);
+    case TN_DT_F8E4M3: return v_load_f8_nan(p + at); /* 1/256 of it; the scales know */
+    case TN_DT_I8: return v_load_i8((const int8_t *)p + at);
     default: return v_load_f16((const uint16_t *)p + at);
     }
 }
@@ -86,7 +88,7 @@ static CPU_INLINE vf cache_vector(const unsigned char *p, uint32_t dtype, uint64
 /* Bytes of one element of the cache. */
 static CPU_INLINE uint64_t cache_size(const uint32_t dtype)
 {
-    return dtype == TN_DT_F32 ? 4u : 2u;
+    return dtype == TN_DT_F32 ? 4u : dtype == TN_DT_F16 || dtype == TN_DT_BF16 ? 2u : 1u;
 }
 
 /* Bytes of one key, and of one value. */
@@ -179,6 +181,10 @@ static void load_block(const struct attend *t, uint64_t begin, int values)
     case TN_DT_BF16 * 2: load_keys(t, begin, TN_DT_BF16); break;
     case TN_DT_F32 * 2 + 1: load_values(t, begin, TN_DT_F32); break;
     case TN_DT_F16 * 2 + 1: load_values(t, begin, TN_DT_F16); break;
+    case TN_DT_F8E4M3 * 2: load_keys(t, begin, TN_DT_F8E4M3); break;
+    case TN_DT_F8E4M3 * 2 + 1: load_values(t, begin, TN_DT_F8E4M3); break;
+    case TN_DT_I8 * 2: load_keys(t, begin, TN_DT_I8); break;
+    case TN_DT_I8 * 2 + 1: load_values(t, begin, TN_DT_I8); break;
     default: load_values(t, begin, TN_DT_BF16); break;
     }
 }

@@ -203,6 +203,12 @@ static void find_keys(const struct attention *a, uint32_t seq, uint32_t head, in
     }
 }
 
+/* What is stored of a head is multiplied by this; kernels load 1/256 of e4m3 (simd_avx2.h). */
+static float stored_unit(const tn_kv_layer *kv, const float *scales, uint32_t head)
+{
+    return (scales ? scales[head] : 1.0f) * (kv->dtype == TN_DT_F8E4M3 ? 256.0f : 1.0f);
+}
+
 /* Attends to chunk `chunk` for a block of rows whose queries lie in x->q: x->largest, sum and mean. */
 static void attend_chunk(const struct attention *a, const struct block *b, uint32_t head,
                          uint32_t chunk, const struct scratch *x)
@@ -227,7 +233,7 @@ static void attend_chunk(const struct attention *a, const struct block *b, uint3
     t.q = x->q;
     t.first = x->first;
     t.last = x->last;
-    t.scale = a->s.scale;
+    t.scale = a->s.scale * stored_unit(kv, kv->k_scale, head);
     t.softcap = a->s.softcap;
     t.keys = x->keys;
     t.value_offset =
@@ -268,11 +274,12 @@ static void store_rows(const struct attention *a, const struct block *b, uint32_
                        const struct scratch *x)
 {
     uint64_t width = a->l->op->out[0]->width, dim = a->s.dim;
+    float unit = stored_unit(a->l->kv, a->l->kv->v_scale, head);
 
     for (uint32_t i = 0; i < b->n_rows * a->s.group; i++) {
         uint64_t row = b->row + i / a->s.group, h = head * a->s.group + i % a->s.group;
         a->isa->map(MAP_SCALE, (float *)a->l->out[0] + row * width + h * dim,
-                    x->total + i * (uint64_t)a->s.padded, NULL, dim, 1.0f / x->total_sum[i]);
+                    x->total + i * (uint64_t)a->s.padded, NULL, dim, unit / x->total_sum[i]);
     }
 }
 

@@ -9,7 +9,7 @@ union tile_sums {
     int32_t i[GEMM_MAX_TILE_ROWS][2][LANES]; /* int8 */
 };
 
-/* Sum `half` of row `row` of the tile, scaled if int8, plus bias. `column` is the packed one. */
+/* Sum `half` of row `row` of the tile, scaled if int8 or e4m3, plus bias. `column` is the packed one. */
 static inline vf finish_sum(const struct gemm *g, const union tile_sums *sums, uint32_t row,
                             uint32_t half, uint64_t column, float step)
 {
@@ -18,6 +18,8 @@ static inline vf finish_sum(const struct gemm *g, const union tile_sums *sums, u
     if (g->a_step) {
         v = v_sum_i32(sums->i[row][half], g->offset + column);
         v = v_mul(v_mul(v_set1(step), v_load(g->scale + column)), v);
+    } else if (g->scale) {
+        v = v_mul(v, v_load(g->scale + column));
     }
     return v_add(v, v_load(g->bias + column));
 }

@@ -57,7 +57,8 @@ struct gemm {
 
     const unsigned char *panels;
     const float *bias;     /* per packed column; 0 where there is none */
-    const float *scale;    /* int8: per packed column */
+    const float *scale;    /* int8, e4m3: per packed column */
+    float act_scale;       /* int8: quantization step of all rows; 0: of each row its own */
     const int32_t *offset; /* int8: added to the sum per packed column, see unsigned_rows */
 
     uint32_t n_panels, n_parts;
@@ -109,9 +110,10 @@ static inline uint64_t gemm_panel_bytes(const struct gemm_kernel *kernel, uint64
            (tn_dtype_bits(kernel->weight_dtype) / 8);
 }
 
-extern const struct gemm_kernel gemm_f32_avx2, gemm_f16_avx2, gemm_bf16_avx2, gemm_i8_avx2;
+extern const struct gemm_kernel gemm_f32_avx2, gemm_f16_avx2, gemm_bf16_avx2, gemm_f8_avx2;
+extern const struct gemm_kernel gemm_i8_avx2;
 extern const struct gemm_kernel gemm_i8_avxvnni;
-extern const struct gemm_kernel gemm_f32_avx512, gemm_f16_avx512, gemm_bf16_avx512;
+extern const struct gemm_kernel gemm_f32_avx512, gemm_f16_avx512, gemm_bf16_avx512, gemm_f8_avx512;
 extern const struct gemm_kernel gemm_bf16_avx512bf16, gemm_i8_avx512vnni;
 
 #endif

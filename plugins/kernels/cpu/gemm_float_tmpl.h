@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The kernels that multiply in float32: weights of float32, float16 and bfloat16, widened in registers.
+ * The kernels that multiply in float32: weights of float32, float16, bfloat16 and e4m3, widened in registers.
  * Included once by an isa_*.c file, after what gemm_tmpl.h needs, with these defined:
  *
  *   FLOAT_ISA     suffix of the names: avx512
@@ -24,7 +24,7 @@
 #define GEMM_LOAD_W(p) v_load((const float *)(p))
 #define GEMM_STEP FLOAT_STEP
 #define GEMM_GROUPS FLOAT_COPY
-#define GEMM_ROW_STEP(x, n) 0.0f
+#define GEMM_ROW_STEP(x, n, fixed) 0.0f
 #include "gemm_tmpl.h"
 
 #define GEMM_ID FLOAT_JOIN(f16_, FLOAT_ISA)
@@ -38,7 +38,7 @@
 #define GEMM_LOAD_W(p) v_load_f16((const uint16_t *)(p))
 #define GEMM_STEP FLOAT_STEP
 #define GEMM_GROUPS FLOAT_COPY
-#define GEMM_ROW_STEP(x, n) 0.0f
+#define GEMM_ROW_STEP(x, n, fixed) 0.0f
 #include "gemm_tmpl.h"
 
 #define GEMM_ID FLOAT_JOIN(bf16_, FLOAT_ISA)
@@ -52,7 +52,22 @@
 #define GEMM_LOAD_W(p) v_load_bf16((const uint16_t *)(p))
 #define GEMM_STEP FLOAT_STEP
 #define GEMM_GROUPS FLOAT_COPY
-#define GEMM_ROW_STEP(x, n) 0.0f
+#define GEMM_ROW_STEP(x, n, fixed) 0.0f
+#include "gemm_tmpl.h"
+
+/* linear.fp8 on a processor without e4m3 arithmetic: rows of x stay as they are. */
+#define GEMM_ID FLOAT_JOIN(f8_, FLOAT_ISA)
+#define GEMM_DTYPE TN_DT_F8E4M3
+#define GEMM_UNSIGNED 0
+#define GEMM_GFLOPS (0.9 * FLOAT_GFLOPS)
+#define GEMM_DEPTH 1
+#define GEMM_BYTES 1
+#define GEMM_ACC vf
+#define GEMM_W vf
+#define GEMM_LOAD_W(p) v_load_f8(p)
+#define GEMM_STEP FLOAT_STEP
+#define GEMM_GROUPS FLOAT_COPY
+#define GEMM_ROW_STEP(x, n, fixed) 0.0f
 #include "gemm_tmpl.h"
 
 #undef FLOAT_STEP

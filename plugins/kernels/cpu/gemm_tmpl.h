@@ -14,7 +14,7 @@
  *   GEMM_LOAD_W(p) loads LANES groups of weights
  *   GEMM_STEP(acc, w, a) multiply-add of a vector of weights with the broadcast 4-byte group `a`
  *   GEMM_GROUPS(dst, x, n, step) packs n values of x as 4-byte groups; `step` is int8's quantization step
- *   GEMM_ROW_STEP(x, n) that step; 0 for other dtypes
+ *   GEMM_ROW_STEP(x, n, fixed) that step, `fixed` if that is not 0; 0 for other dtypes
  */
 
 #define GEMM_JOIN_(a, b) a##b
@@ -53,7 +53,7 @@ static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t la
         uint32_t begin = gemm_tile_row(g, tile), end = gemm_tile_row(g, tile + 1);
         for (uint32_t r = begin; r < end; r++) {
             const float *x = g->x + (g->x_row ? (uint64_t)g->x_row[r] : r) * g->k;
-            float step = GEMM_ROW_STEP(x, g->k);
+            float step = GEMM_ROW_STEP(x, g->k, g->act_scale);
             if (g->a_step)
                 g->a_step[r] = step;
             GEMM_FN(pack_row)(x, g->k, step, g->a + begin * steps + (r - begin), end - begin);

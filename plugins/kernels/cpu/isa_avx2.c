@@ -42,7 +42,7 @@ static inline vi byte_step(vi acc, vi w, uint32_t a)
 #define GEMM_LOAD_W(p) _mm256_load_si256((const __m256i *)(p))
 #define GEMM_STEP(acc, w, a) byte_step(acc, w, a)
 #define GEMM_GROUPS(dst, x, n, step) quantize_groups(dst, x, n, step, 0)
-#define GEMM_ROW_STEP(x, n) quantize_step(x, n)
+#define GEMM_ROW_STEP(x, n, fixed) quantize_step(x, n, fixed)
 #include "gemm_tmpl.h"
 
 const struct isa isa_avx2 = {

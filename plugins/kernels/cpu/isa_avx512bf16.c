@@ -58,5 +58,5 @@ static inline vf pair_step(vf acc, __m512bh w, uint32_t a)
 #define GEMM_LOAD_W(p) load_pairs(p)
 #define GEMM_STEP(acc, w, a) pair_step(acc, w, a)
 #define GEMM_GROUPS(dst, x, n, step) bf16_groups(dst, x, n)
-#define GEMM_ROW_STEP(x, n) 0.0f
+#define GEMM_ROW_STEP(x, n, fixed) 0.0f
 #include "gemm_tmpl.h"

@@ -22,5 +22,5 @@
 #define GEMM_LOAD_W(p) _mm512_load_si512(p)
 #define GEMM_STEP(acc, w, a) _mm512_dpbusd_epi32(acc, _mm512_set1_epi32((int)(a)), w)
 #define GEMM_GROUPS(dst, x, n, step) quantize_groups(dst, x, n, step, 0x80)
-#define GEMM_ROW_STEP(x, n) quantize_step(x, n)
+#define GEMM_ROW_STEP(x, n, fixed) quantize_step(x, n, fixed)
 #include "gemm_tmpl.h"

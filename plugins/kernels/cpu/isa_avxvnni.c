@@ -21,5 +21,5 @@
 #define GEMM_LOAD_W(p) _mm256_load_si256((const __m256i *)(p))
 #define GEMM_STEP(acc, w, a) _mm256_dpbusd_avx_epi32(acc, _mm256_set1_epi32((int)(a)), w)
 #define GEMM_GROUPS(dst, x, n, step) quantize_groups(dst, x, n, step, 0x80)
-#define GEMM_ROW_STEP(x, n) quantize_step(x, n)
+#define GEMM_ROW_STEP(x, n, fixed) quantize_step(x, n, fixed)
 #include "gemm_tmpl.h"

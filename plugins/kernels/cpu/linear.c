@@ -3,7 +3,7 @@
  * Matrix products: what an op asks for, its packed weights, and the way through gemm.h. Any thread.
  *
  * Packed weights of an op: the panels of all its matrices; then per packed column a float32 bias (0 without
- * one); for int8 also a float32 scale and an int32 offset per column. Columns beyond a matrix are zeros.
+ * one); for int8 and e4m3 also a float32 scale and an int32 offset per column. Columns beyond a matrix are zeros.
  */
 #include "linear.h"
 
@@ -29,7 +29,7 @@
 /* One matrix of an op and what belongs to it. */
 struct matrix {
     const tn_weight *w;     /* [N, K] */
-    const tn_weight *scale; /* int8: [N] */
+    const tn_weight *scale; /* int8, e4m3: [N] */
     const tn_weight *bias;  /* [N] or NULL */
 };
 
@@ -43,6 +43,12 @@ struct product {
     uint64_t columns; /* packed ones */
 };
 
+/* Nonzero if the weights have a scale per column. */
+static uint32_t is_scaled(const struct gemm_kernel *kernel)
+{
+    return kernel->weight_dtype == TN_DT_I8 || kernel->weight_dtype == TN_DT_F8E4M3;
+}
+
 static int is_gated(enum linear_form form)
 {
     return form == FORM_GATE_SILU || form == FORM_GATE_GELU || form == FORM_GATE_GELU_TANH;
@@ -52,7 +58,7 @@ static int is_gated(enum linear_form form)
 static void describe(const tn_op *op, enum linear_form form, const struct gemm_kernel *kernel,
                      struct product *p)
 {
-    uint32_t lanes = kernel->lanes, int8 = kernel->weight_dtype == TN_DT_I8;
+    uint32_t lanes = kernel->lanes, scaled = is_scaled(kernel);
 
     memset(p, 0, sizeof *p);
     p->gated = is_gated(form);
@@ -61,8 +67,8 @@ static void describe(const tn_op *op, enum linear_form form, const struct gemm_k
         const tn_op *m = op->n_members ? op->members[i] : op;
         struct matrix *x = &p->matrices[i];
         x->w = m->weights[0];
-        x->scale = int8 ? m->weights[1] : NULL;
-        x->bias = m->n_weights > 1 + int8 ? m->weights[1 + int8] : NULL;
+        x->scale = scaled ? m->weights[1] : NULL;
+        x->bias = m->n_weights > 1 + scaled ? m->weights[1 + scaled] : NULL;
         p->first_panel[i] = p->n_panels;
         if (!p->gated)
             p->n_panels += (uint32_t)((x->w->dims[0] + 2 * lanes - 1) / (2 * lanes));
@@ -81,20 +87,26 @@ static uint64_t panels_bytes(const struct product *p, const struct gemm_kernel *
 static int32_t check_member(const tn_op *m, const tn_value *x, uint64_t width,
                             const struct gemm_kernel *kernel, tn_err *err)
 {
-    uint32_t int8 = kernel->weight_dtype == TN_DT_I8;
+    uint32_t scaled = is_scaled(kernel);
     const tn_weight *w;
 
-    if (!check_form(m, 1, 1, 1 + int8, 2 + int8))
+    if (!check_form(m, 1, 1, 1 + scaled, 2 + scaled))
         return check_require(m, 0, "needs one float32 input and output, a matrix, at most a bias",
                              err);
     w = m->weights[0];
     if (w->dtype != kernel->weight_dtype || w->n_dims != 2 || w->dims[0] != width ||
         w->dims[1] != x->width)
         return check_require(m, 0, "the matrix does not fit this variant", err);
-    if (int8 && (m->weights[1]->dtype != TN_DT_F32 || !check_vector(m->weights[1], width)))
+    if (scaled && (m->weights[1]->dtype != TN_DT_F32 || !check_vector(m->weights[1], width)))
         return check_require(m, 0, "needs one float32 scale per output", err);
-    return check_require(m, m->n_weights < 2 + int8 || check_vector(m->weights[1 + int8], width),
+    return check_require(m,
+                         m->n_weights < 2 + scaled || check_vector(m->weights[1 + scaled], width),
                          "the bias does not fit", err);
+}
+
+static float act_scale(const tn_op *m)
+{
+    return (float)tn_op_real(m, "act_scale", 0.0);
 }
 
 int32_t linear_can_run(const tn_op *op, enum linear_form form, const struct gemm_kernel *kernel,
@@ -116,6 +128,8 @@ int32_t linear_can_run(const tn_op *op, enum linear_form form, const struct gemm
     for (uint32_t i = 0; !rc && i < shapes[form].n_matrices; i++) {
         const tn_op *m = op->n_members ? op->members[i] : op;
         rc = check_member(m, op->in[0], op->out[form == FORM_QKV ? i : 0]->width, kernel, err);
+        if (!rc && act_scale(m) != act_scale(op->n_members ? op->members[0] : op))
+            rc = check_require(m, 0, "its matrices want x quantized in different steps", err);
     }
     if (!rc && form == FORM_ADD)
         rc = check_require(op, op->in[1]->width == op->out[0]->width, "add's inputs differ", err);
@@ -139,7 +153,7 @@ double linear_cost_ns(const struct cpu_instance *in, const tn_op *op, enum linea
 uint64_t linear_pack_size(const tn_op *op, enum linear_form form, const struct gemm_kernel *kernel)
 {
     struct product p;
-    uint32_t vectors = kernel->weight_dtype == TN_DT_I8 ? 3 : 1; /* bias; scale, offset */
+    uint32_t vectors = is_scaled(kernel) ? 3 : 1; /* bias; scale, offset */
 
     describe(op, form, kernel, &p);
     return panels_bytes(&p, kernel) + p.columns * sizeof(float) * vectors;
@@ -193,9 +207,21 @@ static void pack_steps(unsigned char *to, uint64_t stride, const unsigned char *
         } else {
             memset(to, 0, group);
             if (row && at < bytes)
-                memcpy(to, row + at, bytes - at);
+                memcpy(to, row + at, at + group <= bytes ? group : bytes - at);
         }
     }
+}
+
+/* What the sum of a column of e4m3 is multiplied by: kernels load 1/256 of each weight. A NaN, which they do not see,
+ * is handed on by the scale. */
+static float fp8_scale(const tn_weight *w, uint64_t n, float scale)
+{
+    const uint8_t *row = (const uint8_t *)w->data + n * w->stride0;
+
+    for (uint64_t i = 0; i < w->dims[1]; i++)
+        if ((row[i] & 0x7f) == 0x7f)
+            return tn_f8e4m3_to_f32(row[i]);
+    return 256.0f * scale;
 }
 
 static int32_t row_sum(const int8_t *row, uint64_t k)
@@ -251,6 +277,8 @@ static void pack_panel(const struct packing *x, uint32_t panel)
         if (!m->scale)
             continue;
         x->blob.scale[column] = there ? vector_at(m->scale, n) : 0.0f;
+        if (there && kernel->weight_dtype == TN_DT_F8E4M3)
+            x->blob.scale[column] = fp8_scale(m->w, n, x->blob.scale[column]);
         x->blob.offset[column] = 0;
         if (there && kernel->unsigned_rows)
             x->blob.offset[column] =
@@ -340,9 +368,11 @@ static void set_up(const tn_launch *l, enum linear_form form, const struct gemm_
     g->a = (uint32_t *)(((uintptr_t)l->workspace + ALIGN - 1) / ALIGN * ALIGN);
     g->panels = b.panels;
     g->bias = b.bias;
+    if (is_scaled(kernel))
+        g->scale = b.scale;
     if (kernel->weight_dtype == TN_DT_I8) {
         g->a_step = (float *)(g->a + g->n_rows * gemm_steps(kernel, p.k));
-        g->scale = b.scale;
+        g->act_scale = act_scale(l->op->n_members ? l->op->members[0] : l->op);
         g->offset = b.offset;
     }
     g->n_panels = p.n_panels;

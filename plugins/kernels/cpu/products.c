@@ -34,6 +34,16 @@
 #define LAYOUT_i8_avx512vnni "i8u.k4x32"
 #define NAME_i8_avx512vnni ".i8.avx512vnni"
 
+#define NEEDS_f8_avx512 TN_CPU_X86_AVX512
+#define DTYPE_f8_avx512 TN_DT_F8E4M3
+#define LAYOUT_f8_avx512 "f8.k1x32"
+#define NAME_f8_avx512 ".f8.avx512"
+
+#define NEEDS_f8_avx2 TN_CPU_X86_AVX2
+#define DTYPE_f8_avx2 TN_DT_F8E4M3
+#define LAYOUT_f8_avx2 "f8.k1x16"
+#define NAME_f8_avx2 ".f8.avx2"
+
 #define NEEDS_f32_avx2 TN_CPU_X86_AVX2
 #define DTYPE_f32_avx2 TN_DT_F32
 #define LAYOUT_f32_avx2 "f32.k1x16"
@@ -107,7 +117,8 @@
         .name = #id NAME_##kernel,                                                                 \
         .op = op_name,                                                                             \
         .equals = composition,                                                                     \
-        .flags = TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT,                            \
+        .flags = TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT |                           \
+                 (DTYPE_##kernel == TN_DT_F8E4M3 ? TN_VARIANT_FALLBACK : 0),                       \
         .act_dtypes = TN_DT_BIT(TN_DT_F32),                                                        \
         .weight_dtypes = TN_DT_BIT(DTYPE_##kernel),                                                \
         .cpu = {NEEDS_##kernel, 0},                                                                \

@@ -30,15 +30,22 @@
     X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_INT8, NULL)                                        \
     FUSED_FORMS(X, kernel, "linear.int8")
 
+/* Rows of x are not rounded to e4m3: a fallback, see TN_OP_LINEAR_FP8 in ops.h. */
+#define FP8_FORMS(X, kernel)                                                                       \
+    X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_FP8, NULL)                                         \
+    FUSED_FORMS(X, kernel, "linear.fp8")
+
 #define PRODUCTS(X)                                                                                \
     FLOAT_FORMS(X, bf16_avx512bf16)                                                                \
     FLOAT_FORMS(X, f32_avx512)                                                                     \
     FLOAT_FORMS(X, f16_avx512)                                                                     \
     FLOAT_FORMS(X, bf16_avx512)                                                                    \
+    FP8_FORMS(X, f8_avx512)                                                                        \
     INT8_FORMS(X, i8_avx512vnni)                                                                   \
     FLOAT_FORMS(X, f32_avx2)                                                                       \
     FLOAT_FORMS(X, f16_avx2)                                                                       \
     FLOAT_FORMS(X, bf16_avx2)                                                                      \
+    FP8_FORMS(X, f8_avx2)                                                                          \
     INT8_FORMS(X, i8_avxvnni)                                                                      \
     INT8_FORMS(X, i8_avx2)
 

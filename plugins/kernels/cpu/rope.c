@@ -52,7 +52,7 @@ static int32_t check_append(const tn_op *op, tn_err *err)
     int64_t width = tn_op_int(op, "n_kv_heads", 0) * tn_op_int(op, "head_dim", 0);
 
     return check_require(op,
-                         check_form(op, 2, 1, 0, 0) && width > 0 &&
+                         check_form(op, 2, 1, 0, 2) && width > 0 &&
                              op->in[0]->width == (uint64_t)width &&
                              op->in[1]->width == (uint64_t)width,
                          "needs float32 keys and values of n_kv_heads * head_dim", err);
@@ -162,6 +162,30 @@ static unsigned char *cache_at(const tn_launch *l, uint32_t t, uint64_t head,
     return (unsigned char *)kv->base + slot / kv->block_tokens * kv->block_bytes + row * row_bytes;
 }
 
+/* Stores keys or values of one head; a cache of 8 bits, in units of `scale`. */
+static void store_head(const struct job *job, unsigned char *to, const float *x, float scale)
+{
+    uint32_t dtype = job->l->kv->dtype;
+    uint64_t dim = job->l->kv->head_dim;
+
+    if (dtype == TN_DT_F8E4M3) {
+        for (uint64_t i = 0; i < dim; i++)
+            to[i] = tn_f32_to_f8e4m3(x[i] / scale);
+    } else if (dtype == TN_DT_I8) {
+        for (uint64_t i = 0; i < dim; i++) { /* NaN becomes 0 */
+            float q = rintf(x[i] / scale);
+            ((int8_t *)to)[i] = (int8_t)(q != q ? 0.0f : fmaxf(-127.0f, fminf(127.0f, q)));
+        }
+    } else {
+        job->isa->narrow(to, dtype, x, dim);
+    }
+}
+
+static float unit(const float *scales, uint64_t head)
+{
+    return scales ? scales[head] : 1.0f;
+}
+
 static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 {
     const struct job *job = arg;
@@ -174,8 +198,8 @@ static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worke
         const float *v = (const float *)job->l->in[1] + t * width;
         for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
             unsigned char *to = cache_at(job->l, t, h, &values);
-            job->isa->narrow(to, kv->dtype, k + h * dim, dim);
-            job->isa->narrow(to + values, kv->dtype, v + h * dim, dim);
+            store_head(job, to, k + h * dim, unit(kv->k_scale, h));
+            store_head(job, to + values, v + h * dim, unit(kv->v_scale, h));
         }
     }
 }
@@ -201,8 +225,8 @@ static void rope_append_rows(void *arg, uint32_t first, uint32_t last, uint32_t 
         for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
             unsigned char *to = cache_at(job->l, t, h, &values);
             rotate_row(job, &job->k, &a, head, k + h * dim, dim);
-            job->isa->narrow(to, kv->dtype, head, dim);
-            job->isa->narrow(to + values, kv->dtype, v + h * dim, dim);
+            store_head(job, to, head, unit(kv->k_scale, h));
+            store_head(job, to + values, v + h * dim, unit(kv->v_scale, h));
         }
     }
 }

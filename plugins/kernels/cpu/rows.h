@@ -11,6 +11,8 @@
 
 #define ROWS_FLOATS (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
 
+#define ROWS_CACHE (ROWS_FLOATS | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I8))
+
 /* X(id, op, composition or NULL, dtypes of its matrices, dtypes of the cache) */
 #define ROWS_OPS(X)                                                                                \
     X(embedding, TN_OP_EMBEDDING, NULL, ROWS_FLOATS, 0)                                            \
@@ -31,9 +33,9 @@
     X(gelu_mul, "cpu.gelu_mul", "(g, u) -> (y): s = gelu(g); y = mul(s, u)", 0, 0)                 \
     X(gelu_tanh_mul, "cpu.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0)  \
     X(rope, TN_OP_ROPE, NULL, 0, 0)                                                                \
-    X(kv_append, TN_OP_KV_APPEND, NULL, 0, ROWS_FLOATS)                                            \
+    X(kv_append, TN_OP_KV_APPEND, NULL, 0, ROWS_CACHE)                                             \
     X(rope_append, "cpu.rope_append",                                                              \
-      "(q, k, v) -> (y, kv): y = rope(q); r = rope(k); kv = kv_append(r, v)", 0, ROWS_FLOATS)
+      "(q, k, v) -> (y, kv): y = rope(q); r = rope(k); kv = kv_append(r, v)", 0, ROWS_CACHE)
 
 #define ROWS_DECLARE(id, op, equals, weights, kv)                                                  \
     int32_t id##_can_run(void *instance, const tn_op *op_, tn_err *err);                           \

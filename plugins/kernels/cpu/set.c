@@ -126,7 +126,7 @@ static int32_t sample_workspace_any(void *instance, const tn_op *op, uint32_t ma
         (void)instance;                                                                            \
         return rows_cost_ns(op, rows, SLOWER_##isa);                                               \
     }                                                                                              \
-    OTHER_VARIANT(isa, attention, TN_OP_ATTENTION, ROWS_FLOATS)                                    \
+    OTHER_VARIANT(isa, attention, TN_OP_ATTENTION, ROWS_CACHE)                                     \
     OTHER_VARIANT(isa, sample, TN_OP_SAMPLE, 0)
 
 #define ROWS_AVX512(...) ROWS_VARIANT(avx512, __VA_ARGS__)

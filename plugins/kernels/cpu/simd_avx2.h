@@ -67,6 +67,34 @@ static inline vf v_load_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
 
+/* e4m3 divided by 256: its bits are those of a float16 whose exponent is too small by 8, subnormals included. NaN
+ * becomes 480 / 256. */
+static inline vf v_load_f8(const uint8_t *p)
+{
+    __m128i w = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p));
+    __m128i sign = _mm_slli_epi16(_mm_srli_epi16(w, 7), 15);
+
+    w = _mm_and_si128(_mm_slli_epi16(w, 7), _mm_set1_epi16(0x3f80));
+    return _mm256_cvtph_ps(_mm_or_si128(w, sign));
+}
+
+/* The same, and NaN stays NaN. */
+static inline vf v_load_f8_nan(const uint8_t *p)
+{
+    __m128i w = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p));
+    __m128i sign = _mm_slli_epi16(_mm_srli_epi16(w, 7), 15), most = _mm_set1_epi16(0x3f80);
+    __m128i nan;
+
+    w = _mm_and_si128(_mm_slli_epi16(w, 7), most);
+    nan = _mm_and_si128(_mm_cmpeq_epi16(w, most), _mm_set1_epi16(0x7e00));
+    return _mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(w, nan), sign));
+}
+
+static inline vf v_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
 static inline vf v_load_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));

@@ -61,6 +61,33 @@ static inline vf v_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
 
+/* e4m3 divided by 256, see simd_avx2.h. */
+static inline vf v_load_f8(const uint8_t *p)
+{
+    __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    __m256i sign = _mm256_slli_epi16(_mm256_srli_epi16(w, 7), 15);
+
+    w = _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16(0x3f80));
+    return _mm512_cvtph_ps(_mm256_or_si256(w, sign));
+}
+
+/* The same, and NaN stays NaN. */
+static inline vf v_load_f8_nan(const uint8_t *p)
+{
+    __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    __m256i sign = _mm256_slli_epi16(_mm256_srli_epi16(w, 7), 15), most = _mm256_set1_epi16(0x3f80);
+    __m256i nan;
+
+    w = _mm256_and_si256(_mm256_slli_epi16(w, 7), most);
+    nan = _mm256_and_si256(_mm256_cmpeq_epi16(w, most), _mm256_set1_epi16(0x7e00));
+    return _mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(w, nan), sign));
+}
+
+static inline vf v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 static inline vf v_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));

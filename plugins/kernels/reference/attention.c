@@ -20,7 +20,7 @@ static unsigned char *cached(const tn_kv_layer *kv, uint64_t slot, uint64_t head
 
 int32_t ref_kv_append_check(void *instance, const tn_op *op, tn_err *err)
 {
-    int32_t rc = ref_check(op, 2, 1, 0, 0, err);
+    int32_t rc = ref_check(op, 2, 1, 0, 2, err);
 
     (void)instance;
     if (rc)
@@ -29,6 +29,14 @@ int32_t ref_kv_append_check(void *instance, const tn_op *op, tn_err *err)
     return ref_require(
         op, width > 0 && op->in[0]->width == (uint64_t)width && op->in[1]->width == (uint64_t)width,
         "keys and values must be n_kv_heads * head_dim wide", err);
+}
+
+/* What keys (or values) of a head are stored in units of; 1 for a cache that is not of 8 bits. */
+static float unit(const tn_kv_layer *kv, uint64_t head, int value)
+{
+    const float *scale = value ? kv->v_scale : kv->k_scale;
+
+    return TN_HAS(tn_kv_layer, kv, v_scale) && scale ? scale[head] : 1.0f;
 }
 
 /* Stores k[T, heads*dim] and v at the slots of their rows. */
@@ -44,7 +52,8 @@ int32_t ref_kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
             for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
                 unsigned char *to = cached(kv, (uint64_t)l->batch->dev->row_slot[t], h, value);
                 for (uint64_t i = 0; i < kv->head_dim; i++)
-                    ref_store(to, kv->dtype, i, ref_get(x, t, h * kv->head_dim + i));
+                    ref_store(to, kv->dtype, i,
+                              ref_get(x, t, h * kv->head_dim + i) / unit(kv, h, value));
             }
     }
     return TN_OK;
@@ -88,7 +97,7 @@ static float score_span(const tn_launch *l, const struct span *s, uint32_t t, ui
 {
     const tn_kv_layer *kv = l->kv;
     struct ref_matrix q = ref_in(l, 0);
-    float scale = (float)tn_op_real(l->op, "scale", 1.0);
+    float scale = (float)tn_op_real(l->op, "scale", 1.0) * unit(kv, s->kv_head, 0);
     float cap = (float)tn_op_real(l->op, "softcap", 0.0);
     float largest = -INFINITY, sum = 0.0f;
 
@@ -136,7 +145,7 @@ int32_t ref_attention_launch(void *instance, const tn_launch *l, tn_err *err)
                 float acc = 0.0f;
                 for (int64_t j = s.first; j <= s.last; j++)
                     acc += score[j - s.first] * ref_load(span_at(kv, &s, j, 1), kv->dtype, i);
-                ref_set(y, t, h * dim + i, acc / sum);
+                ref_set(y, t, h * dim + i, acc / sum * unit(kv, s.kv_head, 1));
             }
         }
     }

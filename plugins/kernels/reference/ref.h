@@ -40,6 +40,11 @@ static inline float ref_load(const void *p, uint32_t dtype, uint64_t i)
     case TN_DT_F16: return tn_f16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_BF16: return tn_bf16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_I8: return (float)((const int8_t *)p)[i];
+    case TN_DT_F8E4M3: return tn_f8e4m3_to_f32(((const uint8_t *)p)[i]);
+    case TN_DT_I4: { /* two per byte, the even one in the low nibble; -8 to 7 */
+        uint32_t nibble = (uint32_t)((const uint8_t *)p)[i / 2] >> (i % 2 * 4) & 15u;
+        return (float)(int32_t)(nibble ^ 8u) - 8.0f;
+    }
     default: return ((const float *)p)[i];
     }
 }
@@ -50,6 +55,10 @@ static inline void ref_store(void *p, uint32_t dtype, uint64_t i, float f)
     switch (dtype) {
     case TN_DT_F16: ((uint16_t *)p)[i] = tn_f32_to_f16(f); break;
     case TN_DT_BF16: ((uint16_t *)p)[i] = tn_f32_to_bf16(f); break;
+    case TN_DT_F8E4M3: ((uint8_t *)p)[i] = tn_f32_to_f8e4m3(f); break;
+    case TN_DT_I8: /* NaN has no place among integers; it becomes 0 */
+        ((int8_t *)p)[i] = isnan(f) ? 0 : (int8_t)fmaxf(-127.0f, fminf(127.0f, rintf(f)));
+        break;
     default: ((float *)p)[i] = f; break;
     }
 }
@@ -104,10 +113,6 @@ float ref_relu2(float x);
 /* The activation called `name`, or NULL. */
 ref_function ref_activation(const char *name);
 
-/* Largest |x| of the row divided by 127, and the row quantized with it (q[n]); linear.int8. NaN for a row
- * that is not finite, so that its outputs are NaN. */
-float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q);
-
 /* -- The ops ----------------------------------------------------------------------------------- */
 
 /*
@@ -115,6 +120,7 @@ float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q)
  * ref_ID_check (tn_variant::can_run) and ref_ID_launch.
  */
 #define REF_FLOATS (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
+#define REF_CACHE (REF_FLOATS | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I8))
 #define REF_OPS(X)                                                                                 \
     X(embedding, TN_OP_EMBEDDING, REF_FLOATS, 0)                                                   \
     X(position, TN_OP_POSITION, REF_FLOATS, 0)                                                     \
@@ -122,8 +128,8 @@ float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q)
     X(layer_norm, TN_OP_LAYER_NORM, 0, 0)                                                          \
     X(linear, TN_OP_LINEAR, REF_FLOATS, 0)                                                         \
     X(rope, TN_OP_ROPE, 0, 0)                                                                      \
-    X(kv_append, TN_OP_KV_APPEND, 0, REF_FLOATS)                                                   \
-    X(attention, TN_OP_ATTENTION, 0, REF_FLOATS)                                                   \
+    X(kv_append, TN_OP_KV_APPEND, 0, REF_CACHE)                                                    \
+    X(attention, TN_OP_ATTENTION, 0, REF_CACHE)                                                    \
     X(add, TN_OP_ADD, 0, 0)                                                                        \
     X(mul, TN_OP_MUL, 0, 0)                                                                        \
     X(silu, TN_OP_SILU, 0, 0)                                                                      \
@@ -137,7 +143,9 @@ float ref_quantize_row(struct ref_matrix x, uint64_t row, uint64_t n, int8_t *q)
     X(moe_mlp, TN_OP_MOE_MLP, REF_FLOATS, 0)                                                       \
     X(logits, TN_OP_LOGITS, REF_FLOATS, 0)                                                         \
     X(sample, TN_OP_SAMPLE, 0, 0)                                                                  \
-    X(linear_int8, TN_OP_LINEAR_INT8, TN_DT_BIT(TN_DT_I8), 0)
+    X(linear_int8, TN_OP_LINEAR_INT8, TN_DT_BIT(TN_DT_I8), 0)                                      \
+    X(linear_fp8, TN_OP_LINEAR_FP8, TN_DT_BIT(TN_DT_F8E4M3), 0)                                    \
+    X(linear_int4, TN_OP_LINEAR_INT4, TN_DT_BIT(TN_DT_I4), 0)
 
 #define REF_DECLARE(id, name, weights, kv)                                                         \
     int32_t ref_##id##_check(void *instance, const tn_op *op, tn_err *err);                        \

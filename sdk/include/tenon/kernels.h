@@ -41,7 +41,9 @@ enum tn_variant_flag {
     TN_VARIANT_GRAPH_SAFE = 1,      /**< may be captured: "Captured steps" in batch.h */
     TN_VARIANT_DETERMINISTIC = 2,   /**< equal inputs give equal bits */
     TN_VARIANT_BATCH_INVARIANT = 4, /**< a row's bits do not depend on the other rows of the step */
-    TN_VARIANT_PACK_ON_DEVICE = 8   /**< `pack` reads and writes device memory on a stream */
+    TN_VARIANT_PACK_ON_DEVICE = 8,  /**< `pack` reads and writes device memory on a stream */
+    /** Does the op in wider arithmetic than its definition, for want of hardware (linear.fp8); users are told. */
+    TN_VARIANT_FALLBACK = 16
 };
 
 /* -- KV cache layouts --------------------------------------------------------------------------- */
@@ -57,6 +59,9 @@ typedef struct tn_kv_layer {
     uint32_t n_blocks;
     uint64_t block_bytes; /**< distance between pages */
     void *base;           /**< device address of page 0 */
+    /** Of a cache of 8 bits: device addresses of n_kv_heads floats each, by which what is stored is
+     *  multiplied (kv_append in ops.h). NULL with other dtypes. */
+    const float *k_scale, *v_scale;
 } tn_kv_layer;
 
 /** How keys and values of one layer lie inside a page. */

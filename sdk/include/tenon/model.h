@@ -60,7 +60,8 @@ enum tn_weight_role {
     TN_ROLE_NORM = 3,
     TN_ROLE_BIAS = 4,
     TN_ROLE_TABLE = 5, /**< constant computed by the plugin, kept in its own dtype */
-    TN_ROLE_HEAD = 6   /**< output projection to the vocabulary */
+    TN_ROLE_HEAD = 6,  /**< output projection to the vocabulary */
+    TN_ROLE_SCALE = 7  /**< of a quantized matrix: made by its scheme, not declared by models */
 };
 
 /** A weight in canonical form: row-major, [out, in] for matrices, dtype of the engine. */

@@ -23,7 +23,7 @@
  * | rope          | x[T,n*d]       | f[R/2]         | y[T,n*d]| n_heads*, head_dim, rotary_dim, style
  * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
  * |               |                |                |         | scaling: base, factor, max_position
- * | kv_append     | k[T,n*d], v    | -              | kv      | n_kv_heads*, head_dim
+ * | kv_append     | k[T,n*d], v    | rk[n]?, rv[n]? | kv      | n_kv_heads*, head_dim
  * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
  * |               |                |                |         | window (0), softcap (0.0)
  * | add, mul      | a[T,N], b[T,N] | -              | y[T,N]  | -
@@ -37,9 +37,14 @@
  * | all_gather    | x[.,N/tp]      | -              | y[.,N]  | -
  * | logits        | x[T,H]         | W[V,H], b[V]?  | y[L,V] float32 | scale (1.0), softcap (0.0)
  * | sample        | x[L,V] float32 | -              | i[L,1] int32   | -
- * | linear.int8   | x[T,K]         | W[N,K] int8, s[N] float32, b[N]? | y[T,N] | -
+ * | linear.int8   | x[T,K]         | W[N,K] int8, s[N], b[N]?         | y[T,N] | act_scale (0.0)
+ * | linear.fp8    | x[T,K]         | W[N,K] float8_e4m3, s[N], b[N]?  | y[T,N] | act_scale (0.0)
+ * | linear.int4   | x[T,K]         | W[N,K] int4, s[N,K/G], z[N,K/G] int8 if zero, b[N]? | y[T,N]
+ * |               |                |                |         | group (G), zero (0)
  * | feed          | -              | -              | -       | -
  * | read          | x[1,N]         | -              | y[1,1] int32 | -
+ *
+ * Scales s and the ranges of kv_append are float32, like all vectors.
  *
  * (*) sharded by tensor parallelism, see ::TN_ATTR_SHARDED. "?" optional. Integers and reals are
  * written in the plan under the names of the last column.
@@ -62,6 +67,11 @@
  *             b = base * (factor * n / max_position - (factor - 1))^(R / (R - 2)).
  * kv_append   Stores k[t] and v[t] of every kv head into the page and slot of row t (batch.h), in the
  *             dtype and page layout of the cache. The output orders later reads after the write.
+ *             A cache of 8 bits stores x / c, rounded to nearest even and clipped to [-127, 127] (int8)
+ *             or [-448, 448] (float8_e4m3); attention reads c times what is stored. c is a number per kv
+ *             head, for keys and for values: tn_kv_layer::k_scale and v_scale, which the host makes from
+ *             the ranges rk and rv (max |k|, max |v| over calibration data) and the cache's dtype.
+ *             With a cache of 16 bits or more the ranges mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
  *             a_j = softmax_j(cap(scale * <q, k_j>)), y = sum_j a_j v_j, where k_j, v_j are of kv head
@@ -77,9 +87,16 @@
  * all_reduce  Sum over the tensor-parallel group. all_gather: concatenation in rank order.
  * logits      For the L rows r of the step that want them: y = softcap(scale * (W x[r] + b)).
  * sample      Chooses one token per logits row; see tn_sample_row in batch.h for the exact procedure.
- * linear.int8 Dynamic per-token W8A8: a = max|x[t]| / 127, q[k] = round-half-even(x[t][k] / a) (all 0
- *             if a is 0), y[t][n] = a * s[n] * float(sum_k q[k] * W[n][k]) + b[n]; the sum is exact
- *             in int32.
+ * linear.int8 W8A8: a = act_scale, or max|x[t]| / 127 if that is 0 (dynamic, per token); q[k] =
+ *             round-half-even(x[t][k] / a), clipped to [-127, 127] (all 0 if a is 0); y[t][n] =
+ *             a * s[n] * float(sum_k q[k] * W[n][k]) + b[n]; the sum is exact in int32, which K <= 131072
+ *             ensures. A row with NaN or infinity gives NaN.
+ * linear.fp8  The same with e4m3: a = act_scale, or max|x[t]| / 448 if that is 0; q[k] = e4m3(x[t][k] / a),
+ *             to nearest even, saturating at 448; y[t][n] = a * s[n] * sum_k q[k] * W[n][k] + b[n], the sum
+ *             in float32. Hardware without e4m3 arithmetic may leave x unrounded, y = s[n] * sum_k x[t][k] *
+ *             W[n][k] + b[n]; a variant that does sets ::TN_VARIANT_FALLBACK, and the host says so.
+ * linear.int4 Weights only: y[t][n] = sum_k x[t][k] * s[n][k/G] * (W[n][k] - z[n][k/G]) + b[n]; z is 0
+ *             without the attribute zero. K is a multiple of G.
  * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
@@ -116,6 +133,8 @@
 #define TN_OP_LOGITS "logits"
 #define TN_OP_SAMPLE "sample"
 #define TN_OP_LINEAR_INT8 "linear.int8"
+#define TN_OP_LINEAR_FP8 "linear.fp8"
+#define TN_OP_LINEAR_INT4 "linear.int4"
 #define TN_OP_FEED "feed"
 #define TN_OP_READ "read"
 

@@ -3,14 +3,16 @@
  * @file quant.h
  * Quantization schemes: what becomes of the matrix of a linear op when an engine is built.
  *
- * The host walks the plan. For each linear it asks `plan` what the quantized op looks like, gathers the
- * statistics that the scheme needs (one calibration run for all), then calls `quantize` per matrix and
- * stores the tensors it returns. At run time only the op's name and tensors remain; kernels know the rest.
+ * The host gathers the statistics that the scheme needs (one calibration run for all), then walks the plan. For linears
+ * that read one value it asks `smooth` for factors that move difficulty from activations to weights; for each linear
+ * it asks `plan` what the quantized op looks like, and calls `quantize` to fill the tensors that are stored. At run
+ * time only the op's name, attributes and tensors remain; kernels know the rest.
  */
 #ifndef TENON_QUANT_H
 #define TENON_QUANT_H
 
 #include "error.h"
+#include "host.h"
 #include "op.h"
 
 #ifdef __cplusplus
@@ -21,16 +23,17 @@ enum tn_quant_need {
     TN_QUANT_ABSMAX_CHANNEL = 1, /**< max |x| per input channel */
     TN_QUANT_ABSMAX_TENSOR = 2,  /**< max |x| of the input */
     TN_QUANT_PERCENTILE = 4,     /**< 99.9th percentile of |x| of the input */
-    TN_QUANT_SECOND_MOMENT = 8   /**< mean of x^2 per input channel */
+    TN_QUANT_SECOND_MOMENT = 8,  /**< mean of x^2 per input channel */
+    TN_QUANT_SAMPLE = 16         /**< some rows of the input */
 };
 
 enum tn_quant_flag {
-    TN_QUANT_FOLDS_INPUT =
-        1 /**< `quantize` may return factors to divide the input channels by, which the
-                                  host folds into the op before (a norm) or refuses to use */
+    /** The scheme works without calibration too, if less well: its statistics are then NULL. */
+    TN_QUANT_NEEDS_OPTIONAL = 1
 };
 
 #define TN_QUANT_MAX_TENSORS 6
+#define TN_QUANT_MAX_ATTRS 6
 
 /** A tensor that the scheme stores in place of the matrix. */
 typedef struct tn_quant_tensor {
@@ -39,52 +42,90 @@ typedef struct tn_quant_tensor {
     uint32_t dtype;
     uint32_t n_dims;
     uint64_t dims[TN_MAX_DIMS];
-    uint32_t shard; /**< ::tn_shard; scales follow their matrix */
+    /** Nonzero: its dims[0] are the matrix's rows and shard with them (and with its columns, if dims[1] are groups of
+     *  those); 0: every rank holds the whole of it. */
+    uint32_t rows;
     uint32_t reserved0;
-    uint64_t shard_multiple; /**< slices must be multiples of this (a group length); 0: any */
+    /** Columns of the matrix per entry of dims[1] (a group length), for tensors of two dims; 0: one. Ranks that
+     *  share the columns get whole groups, or the matrix stays as it is. */
+    uint64_t group;
 } tn_quant_tensor;
 
-/** What a linear op [N, K] becomes. */
+/** What a linear op [N, K] becomes. Its weights are the tensors, in this order, then the linear's bias. */
 typedef struct tn_quant_plan {
     tn_hdr h;
     const char *op; /**< name of the op that consumes the result: "linear.int8"; static */
     uint32_t n_tensors;
-    uint32_t reserved0;
+    uint32_t n_attrs;
     tn_quant_tensor tensors[TN_QUANT_MAX_TENSORS];
+    tn_attr attrs[TN_QUANT_MAX_ATTRS]; /**< of that op; names and texts are static */
 } tn_quant_plan;
 
-/** Statistics of a linear's input over the calibration data; fields not asked for are NULL or 0. */
+/** Statistics of a linear's input over the calibration data, after smoothing; fields not asked for are NULL or 0. */
 typedef struct tn_quant_stats {
     tn_hdr h;
     uint64_t n_channels;
     uint64_t n_rows; /**< token rows seen */
     const float *absmax_channel;
     const float *second_moment;
+    const float *sample; /**< [n_sample, n_channels], evenly spread over the data */
+    uint64_t n_sample;
     float absmax;
     float percentile;
 } tn_quant_stats;
+
+enum tn_quant_before {
+    TN_QUANT_BEFORE_NORM = 1, /**< factors go into a norm's weights: they cost nothing */
+    TN_QUANT_BEFORE_LINEAR =
+        2 /**< they go into the rows of the linear before, which are quantized too */
+};
+
+/** Linears that read the same value, and so share one set of factors. */
+typedef struct tn_quant_group {
+    tn_hdr h;
+    uint32_t n_ops;
+    uint32_t before; /**< ::tn_quant_before: where the factors go */
+    uint64_t n_channels;
+    const tn_op *const *ops;
+    const float *const *weights; /**< their matrices [N_i, n_channels], row-major float32 */
+    const tn_quant_stats *stats; /**< of the value */
+    /** NULL, or per channel a number below n_channels: channels with equal numbers must get equal factors (heads
+     *  that share their values, say). */
+    const uint32_t *tie;
+} tn_quant_group;
 
 /** Interface "quant.scheme". */
 typedef struct tn_quant_scheme {
     tn_hdr h;
     const char *name;     /**< as in `tenon build --quant NAME` */
     const char *summary;  /**< one line for people */
-    uint32_t needs;       /**< mask of ::tn_quant_need; 0: no calibration */
+    uint32_t needs;       /**< mask of ::tn_quant_need: what it may ask for; 0: no calibration */
     uint32_t flags;       /**< ::tn_quant_flag */
     const char *fallback; /**< what a machine without native support does, one line for people */
 
-    /** What the linear `op` becomes, or TN_E_UNSUPPORTED to leave it as it is (reason in `err`). */
-    int32_t (*plan)(void *instance, const tn_op *op, tn_quant_plan *out, tn_err *err);
     /**
-     * Quantizes w[N, K] (row-major float32), rows [row_begin, row_end) of the matrix: called for
-     * consecutive ranges so that a large matrix streams. `out[i]` receives the rows of tensor i of the
-     * plan whose dims[0] is N, and, at the first call, the whole of the others. `divide` (K floats, NULL unless
-     * TN_QUANT_FOLDS_INPUT) is preset to 1 and may be changed at the first call, before any row is
-     * written. Any thread; different matrices at once.
+     * Begins a build. `options` are what the user gave as `--quant-option KEY=VALUE`; unknown keys are refused.
+     * `build` is handed to the functions below and lives until `close`; `needs` is preset to the mask above and may
+     * be narrowed. Without `open` there are no options, and the functions get `instance`.
      */
-    int32_t (*quantize)(void *instance, const tn_op *op, const tn_quant_stats *stats,
-                        const float *w, uint64_t row_begin, uint64_t row_end, void *const *out,
-                        float *divide, tn_err *err);
+    int32_t (*open)(void *instance, const tn_kv *options, uint32_t n_options, void **build,
+                    uint32_t *needs, tn_err *err);
+    void (*close)(void *instance, void *build);
+
+    /**
+     * Factors for a group of linears: the host divides channel k of the value by divide[k] (in what stands before)
+     * and multiplies column k of the matrices with it. `divide` is preset to 1. Optional; not called where nothing
+     * stands before that could take the factors. Any thread; different groups at once.
+     */
+    int32_t (*smooth)(void *build, const tn_quant_group *group, float *divide, tn_err *err);
+    /** What the linear `op` becomes, or TN_E_UNSUPPORTED to leave it as it is (reason in `err`). `stats` is NULL
+     *  without calibration. Any thread. */
+    int32_t (*plan)(void *build, const tn_op *op, const tn_quant_stats *stats, tn_quant_plan *out,
+                    tn_err *err);
+    /** Quantizes the matrix w[N, K] (row-major float32, smoothed): `out[i]`, zeroed, receives tensor i of the plan. Any
+     *  thread; different matrices at once. */
+    int32_t (*quantize)(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
+                        void *const *out, tn_err *err);
 } tn_quant_scheme;
 
 #ifdef __cplusplus

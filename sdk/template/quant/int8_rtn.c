@@ -17,11 +17,13 @@ TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "acme-int8", .vendor = "acme", .v
 /* 2^17 products of 127 * 127 just fit the exact int32 sum that linear.int8 promises. */
 #define MAX_INPUTS (UINT64_C(1) << 17)
 
-static int32_t plan(void *instance, const tn_op *op, tn_quant_plan *out, tn_err *err)
+static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, tn_quant_plan *out,
+                    tn_err *err)
 {
     uint64_t n, k;
 
-    (void)instance;
+    (void)build;
+    (void)stats;
     if (op->n_weights < 1 || op->weights[0]->n_dims != 2)
         return tn_err_set(err, TN_E_UNSUPPORTED, "%s has no matrix", op->name);
     n = op->weights[0]->dims[0];
@@ -37,13 +39,13 @@ static int32_t plan(void *instance, const tn_op *op, tn_quant_plan *out, tn_err 
                                         .dtype = TN_DT_I8,
                                         .n_dims = 2,
                                         .dims = {n, k},
-                                        .shard = TN_SHARD_AXIS0};
+                                        .rows = 1};
     out->tensors[1] = (tn_quant_tensor){.h = TN_HDR(tn_quant_tensor),
                                         .suffix = ".scale",
                                         .dtype = TN_DT_F32,
                                         .n_dims = 1,
                                         .dims = {n},
-                                        .shard = TN_SHARD_AXIS0};
+                                        .rows = 1};
     return TN_OK;
 }
 
@@ -71,21 +73,19 @@ static int quantize_row(const float *w, uint64_t k, int8_t *q, float *scale)
     return 1;
 }
 
-static int32_t quantize(void *instance, const tn_op *op, const tn_quant_stats *stats,
-                        const float *w, uint64_t row_begin, uint64_t row_end, void *const *out,
-                        float *divide, tn_err *err)
+static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
+                        void *const *out, tn_err *err)
 {
-    uint64_t k = op->weights[0]->dims[1];
+    uint64_t n = op->weights[0]->dims[0], k = op->weights[0]->dims[1];
     int8_t *q = out[0];
     float *scale = out[1];
 
-    (void)instance;
+    (void)build;
     (void)stats;
-    (void)divide;
-    for (uint64_t r = 0; r < row_end - row_begin; r++)
+    for (uint64_t r = 0; r < n; r++)
         if (!quantize_row(w + r * k, k, q + r * k, scale + r))
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
-                              (unsigned long long)(row_begin + r), op->weights[0]->name);
+                              (unsigned long long)r, op->weights[0]->name);
     return TN_OK;
 }
 

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Statistics over calibration data, and their file. Sums are in double: 10^5 rows of float32 would lose digits. */
+#include "build/calibration.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/limits.h"
+#include "base/mem.h"
+#include "build/safetensors.h"
+#include "tenon/dtype.h"
+
+#define MAX_CHANNELS LIMIT_WIDTH
+
+int32_t calibration_new(struct calibration **out, tn_err *err)
+{
+    *out = mem_zalloc(sizeof **out);
+    return *out ? TN_OK : err_nomem(err, "calibration");
+}
+
+void calibration_free(struct calibration *c)
+{
+    if (!c)
+        return;
+    map_release(&c->names);
+    mem_free(c->inputs);
+    arena_release(&c->arena);
+    mem_free(c);
+}
+
+struct calibration_input *calibration_find(const struct calibration *c, const char *name)
+{
+    uint64_t i;
+
+    return c && map_get(&c->names, name, strlen(name), &i) ? c->inputs[i] : NULL;
+}
+
+int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, bool sampled,
+                        uint64_t seed, struct calibration_input **out, tn_err *err)
+{
+    struct calibration_input *in = arena_alloc(&c->arena, sizeof *in);
+    size_t n = (size_t)n_channels;
+
+    if (!in || !mem_grow(&c->inputs, &c->cap_inputs, c->n_inputs + 1, sizeof *c->inputs))
+        return err_nomem(err, "calibration");
+    in->name = arena_strdup(&c->arena, name);
+    in->n_channels = n_channels;
+    in->rng.state = seed + c->n_inputs;
+    in->absmax = arena_array(&c->arena, n, sizeof *in->absmax);
+    in->squares = arena_array(&c->arena, n, sizeof *in->squares);
+    if (sampled)
+        in->sample = arena_array(&c->arena, n, CALIBRATION_SAMPLE * sizeof *in->sample);
+    if (!in->name || !in->absmax || !in->squares || (sampled && !in->sample))
+        return err_nomem(err, "calibration");
+    if (map_put(&c->names, in->name, strlen(in->name), c->n_inputs) != MAP_ADDED)
+        return err_at(err, TN_E_EXISTS, NULL, TN_NO_OFFSET, name, "is calibrated twice");
+    c->inputs[c->n_inputs++] = in;
+    *out = in;
+    return TN_OK;
+}
+
+bool calibration_take(struct calibration_input *in, const float *row)
+{
+    uint64_t n = in->n_channels, slot = in->n_rows;
+
+    for (uint64_t k = 0; k < n; k++)
+        if (!isfinite(row[k]))
+            return false;
+    for (uint64_t k = 0; k < n; k++) {
+        float a = fabsf(row[k]);
+        in->absmax[k] = a > in->absmax[k] ? a : in->absmax[k];
+        in->squares[k] += (double)row[k] * (double)row[k];
+    }
+    /* Every row is kept with equal probability, however many there will be (Vitter 1985, algorithm R). */
+    if (slot >= CALIBRATION_SAMPLE)
+        slot = rng_below(&in->rng, in->n_rows + 1);
+    if (in->sample && slot < CALIBRATION_SAMPLE)
+        memcpy(in->sample + slot * n, row, (size_t)n * sizeof *row);
+    in->n_rows++;
+    in->n_sample = !in->sample                       ? 0
+                   : in->n_rows < CALIBRATION_SAMPLE ? in->n_rows
+                                                     : CALIBRATION_SAMPLE;
+    return true;
+}
+
+/* -- The file --------------------------------------------------------------------------------------- */
+
+enum { TENSORS_PER_INPUT = 4 };
+
+static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares", "rows", "sample"};
+
+struct saving {
+    struct arena arena;
+    struct st_tensor *tensors;
+    const void **data;
+    size_t n;
+};
+
+static bool save_tensor(struct saving *s, const char *prefix, const char *suffix, uint32_t dtype,
+                        uint64_t rows, uint64_t cols, const void *data)
+{
+    struct st_tensor *t = &s->tensors[s->n];
+    size_t room = strlen(prefix) + strlen(suffix) + 2;
+    char *name = arena_alloc(&s->arena, room);
+
+    if (!name)
+        return false;
+    snprintf(name, room, "%s/%s", prefix, suffix);
+    *t = (struct st_tensor){.name = name,
+                            .dtype = dtype,
+                            .n_dims = rows ? 2 : 1,
+                            .bytes = (rows ? rows : 1) * cols * tn_dtype_bits(dtype) / 8};
+    t->dims[0] = rows ? rows : cols;
+    t->dims[1] = rows ? cols : 0;
+    s->data[s->n++] = data;
+    return true;
+}
+
+static bool save_input(struct saving *s, const struct calibration_input *in)
+{
+    return save_tensor(s, in->name, suffixes[0], TN_DT_F32, 0, in->n_channels, in->absmax) &&
+           save_tensor(s, in->name, suffixes[1], TN_DT_F64, 0, in->n_channels, in->squares) &&
+           save_tensor(s, in->name, suffixes[2], TN_DT_I64, 0, 1, &in->n_rows) &&
+           (in->n_sample == 0 || save_tensor(s, in->name, suffixes[3], TN_DT_F32, in->n_sample,
+                                             in->n_channels, in->sample));
+}
+
+int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err)
+{
+    struct saving s = {.arena = ARENA_INIT};
+    size_t most = c->n_inputs * TENSORS_PER_INPUT + 2;
+    bool ok;
+    int32_t rc;
+
+    s.tensors = arena_array(&s.arena, most, sizeof *s.tensors);
+    s.data = arena_array(&s.arena, most, sizeof *s.data);
+    ok = s.tensors && s.data &&
+         save_tensor(&s, "data", "sha256", TN_DT_U8, 0, sizeof c->data_sha256, c->data_sha256) &&
+         save_tensor(&s, "data", "tokens", TN_DT_I64, 0, 1, &c->n_tokens);
+    for (size_t i = 0; i < c->n_inputs && ok; i++)
+        ok = save_input(&s, c->inputs[i]);
+    rc = ok ? safetensors_write(path, s.tensors, s.data, s.n, err) : err_nomem(err, path);
+    arena_release(&s.arena);
+    return rc;
+}
+
+struct reading {
+    const struct file_reader *f;
+    const struct st_header *h;
+    struct calibration *c;
+    tn_err *err;
+};
+
+/* The tensor PREFIX/SUFFIX with these dims, read to `out`; TN_E_NOTFOUND without a message if there is none. */
+static int32_t read_tensor(const struct reading *r, const char *prefix, const char *suffix,
+                           uint32_t dtype, uint64_t count, void *out)
+{
+    char name[LIMIT_TENSOR_NAME + 16];
+    const struct st_tensor *t;
+
+    snprintf(name, sizeof name, "%s/%s", prefix, suffix);
+    t = safetensors_find(r->h, name);
+    if (!t)
+        return TN_E_NOTFOUND;
+    if (t->dtype != dtype || t->bytes != count * tn_dtype_bits(dtype) / 8)
+        return err_at(r->err, TN_E_FORMAT, r->f->path, t->offset, name,
+                      "must be %" PRIu64 " numbers of %s", count, tn_dtype_name(dtype));
+    return file_reader_at(r->f, t->offset, out, (size_t)t->bytes, r->err);
+}
+
+static int32_t needed(const struct reading *r, const char *name, int32_t rc)
+{
+    return rc == TN_E_NOTFOUND
+               ? err_at(r->err, TN_E_FORMAT, r->f->path, TN_NO_OFFSET, name, "is incomplete")
+               : rc;
+}
+
+static int32_t check_values(const struct reading *r, const struct calibration_input *in)
+{
+    for (uint64_t k = 0; k < in->n_channels; k++)
+        if (!(in->absmax[k] >= 0.0f) || !isfinite(in->absmax[k]) || !(in->squares[k] >= 0.0) ||
+            !isfinite(in->squares[k]))
+            return err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, in->name,
+                          "channel %" PRIu64 " is not a finite, positive number", k);
+    for (uint64_t k = 0; k < in->n_sample * in->n_channels; k++)
+        if (!isfinite(in->sample[k]))
+            return err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, in->name,
+                          "a sampled row is not finite");
+    return TN_OK;
+}
+
+static int32_t read_input(const struct reading *r, const char *name, const struct st_tensor *absmax)
+{
+    char sample_name[LIMIT_TENSOR_NAME + 16];
+    const struct st_tensor *sample;
+    struct calibration_input *in = NULL;
+    uint64_t n = absmax->dims[0];
+    int32_t rc;
+
+    if (absmax->n_dims != 1 || n == 0 || n > MAX_CHANNELS)
+        return err_at(r->err, TN_E_FORMAT, r->f->path, absmax->offset, absmax->name,
+                      "must have one dimension of at most %" PRIu64, MAX_CHANNELS);
+    snprintf(sample_name, sizeof sample_name, "%s/%s", name, suffixes[3]);
+    sample = safetensors_find(r->h, sample_name);
+    rc = calibration_add(r->c, name, n, sample != NULL, 0, &in, r->err);
+    if (rc != TN_OK)
+        return rc;
+    if (sample && (sample->n_dims != 2 || sample->dims[0] > CALIBRATION_SAMPLE))
+        return err_at(r->err, TN_E_FORMAT, r->f->path, sample->offset, sample_name,
+                      "must have two dimensions, and at most %d rows", CALIBRATION_SAMPLE);
+    in->n_sample = sample ? sample->dims[0] : 0;
+    if ((rc = read_tensor(r, name, suffixes[0], TN_DT_F32, n, in->absmax)) != TN_OK ||
+        (rc = read_tensor(r, name, suffixes[1], TN_DT_F64, n, in->squares)) != TN_OK ||
+        (rc = read_tensor(r, name, suffixes[2], TN_DT_I64, 1, &in->n_rows)) != TN_OK)
+        return needed(r, name, rc);
+    if (sample &&
+        (rc = read_tensor(r, name, suffixes[3], TN_DT_F32, in->n_sample * n, in->sample)) != TN_OK)
+        return rc;
+    return check_values(r, in);
+}
+
+static int32_t read_all(const struct reading *r)
+{
+    struct calibration *c = r->c;
+    int32_t rc;
+
+    rc = read_tensor(r, "data", "sha256", TN_DT_U8, sizeof c->data_sha256, c->data_sha256);
+    if (rc == TN_OK)
+        rc = read_tensor(r, "data", "tokens", TN_DT_I64, 1, &c->n_tokens);
+    rc = needed(r, "data", rc);
+    c->data_sha256[sizeof c->data_sha256 - 1] = '\0';
+    if (rc == TN_OK && strspn(c->data_sha256, "0123456789abcdef") != SHA256_HEX - 1)
+        rc = err_at(r->err, TN_E_FORMAT, r->f->path, TN_NO_OFFSET, "data/sha256", "is no digest");
+    for (size_t i = 0; i < r->h->n_tensors && rc == TN_OK; i++) {
+        const struct st_tensor *t = &r->h->tensors[i];
+        size_t n = strlen(t->name), tail = strlen("/absmax");
+        char name[LIMIT_TENSOR_NAME + 1];
+        if (n <= tail || n - tail > LIMIT_TENSOR_NAME || strcmp(t->name + n - tail, "/absmax") != 0)
+            continue;
+        memcpy(name, t->name, n - tail);
+        name[n - tail] = '\0';
+        rc = read_input(r, name, t);
+    }
+    return rc;
+}
+
+int32_t calibration_load(const char *path, struct calibration **out, tn_err *err)
+{
+    struct file_reader f;
+    struct st_header h = {0};
+    struct calibration *c = NULL;
+    int32_t rc = file_reader_open(path, &f, err);
+
+    if (rc != TN_OK)
+        return rc;
+    rc = safetensors_read(&f, &h, err);
+    if (rc == TN_OK) {
+        rc = calibration_new(&c, err);
+        if (rc == TN_OK)
+            rc = read_all(&(struct reading){&f, &h, c, err});
+        st_header_release(&h);
+    }
+    file_reader_release(&f);
+    if (rc != TN_OK) {
+        calibration_free(c);
+        return rc;
+    }
+    *out = c;
+    return TN_OK;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What calibration saw: statistics of the inputs of linears, and ranges of keys and values. Gathered while a model
+ * runs (calibrate.h), or read from a file that an earlier build wrote.
+ */
+#ifndef CORE_BUILD_CALIBRATION_H
+#define CORE_BUILD_CALIBRATION_H
+
+#include "base/arena.h"
+#include "base/digest.h"
+#include "base/err.h"
+#include "base/map.h"
+#include "base/rng.h"
+
+/* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
+#define CALIBRATION_SAMPLE 64
+
+/* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v". */
+struct calibration_input {
+    const char *name;
+    uint64_t n_channels, n_rows;
+    float *absmax;   /* [n_channels] */
+    double *squares; /* [n_channels] sums of x^2 */
+    float *sample;   /* [n_sample, n_channels]; NULL: none kept */
+    uint64_t n_sample;
+    struct rng rng; /* which rows are kept */
+};
+
+struct calibration {
+    struct arena arena;
+    struct map names;
+    struct calibration_input **inputs;
+    size_t n_inputs, cap_inputs;
+    char data_sha256[SHA256_HEX]; /* of the token ids */
+    uint64_t n_tokens;
+};
+
+int32_t calibration_new(struct calibration **out, tn_err *err);
+void calibration_free(struct calibration *c); /* NULL is allowed */
+
+struct calibration_input *calibration_find(const struct calibration *c, const char *name);
+
+/* Adds an input. `seed` decides which rows are kept; `sampled`: whether any are. */
+int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, bool sampled,
+                        uint64_t seed, struct calibration_input **out, tn_err *err);
+
+/* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
+bool calibration_take(struct calibration_input *in, const float *row);
+
+/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/rows and NAME/sample. */
+int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
+int32_t calibration_load(const char *path, struct calibration **out, tn_err *err);
+
+#endif

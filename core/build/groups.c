@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which linears read one value, and what stands before them that factors per channel can be folded into:
+ *
+ *   norm -> linears               its weights (Xiao et al. 2023, figure 6)
+ *   mul(act(gate), up) -> down    the rows of `up`: the product is linear in it
+ *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
+ *
+ * Only where nothing else reads the values and weights in between.
+ */
+#include <string.h>
+
+#include "base/mem.h"
+#include "build/quant.h"
+#include "tenon/ops.h"
+
+static bool is_op(const struct plan_op *op, const char *name)
+{
+    return strcmp(op->name, name) == 0;
+}
+
+uint32_t quant_resolve(const struct plan *p, uint32_t value)
+{
+    const struct plan_op *op = &p->ops[p->values[value].producer];
+
+    while (is_op(op, TN_OP_ALL_REDUCE) || is_op(op, TN_OP_ALL_GATHER)) {
+        value = op->in[0];
+        op = &p->ops[p->values[value].producer];
+    }
+    return value;
+}
+
+/* How many ops read the value, as it is. */
+static uint32_t n_readers(const struct plan *p, uint32_t value)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        for (uint32_t j = 0; j < p->ops[i].n_in; j++)
+            n += p->ops[i].in[j] == value;
+    return n;
+}
+
+static uint32_t n_users(const struct plan *p, uint32_t weight)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        for (uint32_t j = 0; j < p->ops[i].n_weights; j++)
+            n += p->ops[i].weights[j] == weight;
+    return n;
+}
+
+/* -- Linears and groups ------------------------------------------------------------------------------ */
+
+static struct quant_group *group_of(struct quant *q, uint32_t value)
+{
+    for (uint32_t i = q->n_groups; i-- > 0;)
+        if (q->groups[i].value == value)
+            return &q->groups[i];
+    return NULL;
+}
+
+static int32_t add_linear(struct quant *q, uint32_t index, tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    const struct plan_op *op = &p->ops[index];
+    struct quant_linear *l = &q->linears[q->n_linears];
+    uint32_t value = quant_resolve(p, op->in[0]);
+    struct quant_group *g = group_of(q, value);
+
+    if (!g) {
+        g = &q->groups[q->n_groups++];
+        g->value = value;
+        g->n_channels = p->values[op->in[0]].width;
+        g->linears = arena_array(&q->arena, n_readers(p, op->in[0]) + 1, sizeof *g->linears);
+        if (!g->linears)
+            return err_nomem(err, "quantization");
+    }
+    g->linears[g->n_linears++] = q->n_linears;
+    *l = (struct quant_linear){
+        .op = index, .weight = op->weights[0], .group = (uint32_t)(g - q->groups), .error = -1.0};
+    if (n_users(p, l->weight) > 1)
+        snprintf(l->why, sizeof l->why, "several ops share its matrix");
+    else if (g->value != op->in[0])
+        snprintf(l->why, sizeof l->why, "reads what a collective leaves");
+    q->n_linears++;
+    return TN_OK;
+}
+
+/* -- What stands before ------------------------------------------------------------------------------- */
+
+/* Makes the weights of `op` (matrix or norm, and bias) the targets of a group, if they are its own. */
+static bool aim_at(const struct plan *p, struct quant_group *g, const struct plan_op *op)
+{
+    if (op->n_weights > 2)
+        return false;
+    for (uint32_t i = 0; i < op->n_weights; i++)
+        if (n_users(p, op->weights[i]) > 1)
+            return false;
+    g->n_targets = op->n_weights;
+    memcpy(g->targets, op->weights, op->n_weights * sizeof *op->weights);
+    g->n_entries = p->weights[op->weights[0]].dims[0];
+    return true;
+}
+
+static void aim_at_norm(const struct plan *p, struct quant_group *g, const struct plan_op *op)
+{
+    const tn_attr *offset = plan_attr(op, "offset");
+
+    if (p->weights[op->weights[0]].dims[0] != g->n_channels || !aim_at(p, g, op))
+        return;
+    g->before = TN_QUANT_BEFORE_NORM;
+    g->offset = offset ? (float)offset->f : 0.0f;
+}
+
+static void aim_at_factor(const struct plan *p, struct quant_group *g, const struct plan_op *mul)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct plan_op *up = &p->ops[p->values[mul->in[i]].producer];
+        if (is_op(up, TN_OP_LINEAR) && n_readers(p, mul->in[i]) == 1 && aim_at(p, g, up)) {
+            g->before = TN_QUANT_BEFORE_LINEAR;
+            return;
+        }
+    }
+}
+
+static int32_t aim_at_values(struct quant *q, struct quant_group *g,
+                             const struct plan_op *attention, tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    const struct plan_op *append = &p->ops[p->values[attention->in[1]].producer];
+    const struct plan_op *v = &p->ops[p->values[append->in[1]].producer];
+    uint64_t dim = (uint64_t)plan_attr(attention, "head_dim")->i;
+    uint64_t heads = (uint64_t)plan_attr(attention, "n_heads")->i;
+    uint64_t shared = heads / (uint64_t)plan_attr(attention, "n_kv_heads")->i;
+    uint32_t *entry;
+
+    if (!is_op(v, TN_OP_LINEAR) || n_readers(p, append->in[1]) != 1 ||
+        n_readers(p, attention->in[1]) != 1 || !aim_at(p, g, v))
+        return TN_OK;
+    entry = arena_array(&q->arena, (size_t)g->n_channels, sizeof *entry);
+    if (!entry)
+        return err_nomem(err, "quantization");
+    for (uint64_t k = 0; k < g->n_channels; k++)
+        entry[k] = (uint32_t)(k / dim / shared * dim + k % dim);
+    g->entry = entry;
+    g->before = TN_QUANT_BEFORE_LINEAR;
+    return TN_OK;
+}
+
+static int32_t find_before(struct quant *q, struct quant_group *g, tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    const struct plan_op *op = &p->ops[p->values[g->value].producer];
+
+    if (n_readers(p, g->value) != g->n_linears)
+        return TN_OK;
+    if (is_op(op, TN_OP_RMS_NORM) || is_op(op, TN_OP_LAYER_NORM))
+        aim_at_norm(p, g, op);
+    else if (is_op(op, TN_OP_MUL))
+        aim_at_factor(p, g, op);
+    else if (is_op(op, TN_OP_ATTENTION))
+        return aim_at_values(q, g, op, err);
+    return TN_OK;
+}
+
+int32_t quant_survey(struct quant *q, tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    uint32_t n = 0;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        n += is_op(&p->ops[i], TN_OP_LINEAR);
+    q->linears = arena_array(&q->arena, n, sizeof *q->linears);
+    q->groups = arena_array(&q->arena, n, sizeof *q->groups);
+    q->scales = arena_array(&q->arena, p->n_weights, sizeof *q->scales);
+    if (!q->linears || !q->groups || !q->scales)
+        return err_nomem(err, "quantization");
+    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
+        if (is_op(&p->ops[i], TN_OP_LINEAR))
+            rc = add_linear(q, (uint32_t)i, err);
+    for (uint32_t i = 0; i < q->n_groups && rc == TN_OK; i++)
+        rc = find_before(q, &q->groups[i], err);
+    return rc;
+}

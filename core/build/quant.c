@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Asking a scheme about every linear, and writing the plan that results. */
+#include "build/quant.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/mem.h"
+#include "build/matrix.h"
+#include "tenon/ops.h"
+
+/* -- Opening ----------------------------------------------------------------------------------------- */
+
+static int32_t open_scheme(struct quant *q, tn_err *err)
+{
+    int32_t rc = registry_quant(q->o.plugins, q->o.scheme, &q->scheme, &q->instance, err);
+
+    if (rc != TN_OK)
+        return rc;
+    q->plugin = registry_plugin_of(q->o.plugins, q->scheme);
+    q->needs = q->scheme->needs;
+    q->build = q->instance;
+    if (!q->scheme->open && q->o.n_options > 0)
+        return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant-option",
+                      "%s = %s: the scheme %s has no options", q->o.options[0].key,
+                      q->o.options[0].value, q->scheme->name);
+    if (!q->scheme->open)
+        return TN_OK;
+    rc = q->scheme->open(q->instance, q->o.options, q->o.n_options, &q->build, &q->needs, err);
+    if (rc != TN_OK)
+        return err_plugin(err, q->plugin), rc;
+    q->opened = true;
+    return TN_OK;
+}
+
+static tn_value row_value(const struct plan *p, uint32_t id)
+{
+    const struct plan_value *v = &p->values[id];
+
+    return (tn_value){.h = TN_HDR(tn_value),
+                      .kind = v->kind,
+                      .dtype = v->dtype,
+                      .width = v->width,
+                      .shard_units = v->shard_units,
+                      .id = id};
+}
+
+/* The linear as a scheme sees it. */
+static void describe(struct quant *q, struct quant_linear *l)
+{
+    const struct plan *p = q->from->plan;
+    const struct plan_op *op = &p->ops[l->op];
+    struct quantized *m = &l->made;
+
+    m->in = row_value(p, op->in[0]);
+    m->out_value = row_value(p, op->out[0]);
+    m->in_list[0] = &m->in;
+    m->out_list[0] = &m->out_value;
+    for (uint32_t i = 0; i < op->n_weights; i++) {
+        const struct plan_weight *w = &p->weights[op->weights[i]];
+        m->weights[i] = (tn_weight){
+            .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
+        memcpy(m->weights[i].dims, w->dims, sizeof w->dims);
+        m->weights[i].stride0 = matrix_cols(w) * tn_dtype_bits(w->dtype) / 8;
+        m->weight_list[i] = &m->weights[i];
+    }
+    m->op = (tn_op){.h = TN_HDR(tn_op),
+                    .name = op->name,
+                    .layer = op->layer,
+                    .n_in = 1,
+                    .n_out = 1,
+                    .n_weights = op->n_weights,
+                    .in = m->in_list,
+                    .out = m->out_list,
+                    .weights = m->weight_list};
+    m->scheme = q->scheme;
+    m->build = q->build;
+    m->plugin = q->plugin;
+    m->source = p->weights[l->weight];
+    m->origin = q->from->origins[l->weight];
+}
+
+int32_t quant_open(const struct quant_options *o, const struct emission *from, struct quant **out,
+                   tn_err *err)
+{
+    struct quant *q = mem_zalloc(sizeof *q);
+    int32_t rc;
+
+    if (!q)
+        return err_nomem(err, "quantization");
+    q->from = from;
+    q->o = *o;
+    rc = o->scheme ? open_scheme(q, err) : TN_OK;
+    if (rc == TN_OK)
+        rc = quant_survey(q, err);
+    for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
+        describe(q, &q->linears[i]);
+    if (rc != TN_OK) {
+        quant_close(q);
+        return rc;
+    }
+    *out = q;
+    return TN_OK;
+}
+
+void quant_close(struct quant *q)
+{
+    if (!q)
+        return;
+    for (uint32_t i = 0; i < q->n_linears; i++)
+        quantized_drop(&q->linears[i].made);
+    if (q->opened && q->scheme->close)
+        q->scheme->close(q->instance, q->build);
+    arena_release(&q->arena);
+    mem_free(q);
+}
+
+/* -- What the scheme says ------------------------------------------------------------------------------ */
+
+static int32_t refuse_plan(const struct quant *q, const struct quant_linear *l, const char *why,
+                           tn_err *err)
+{
+    err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, l->made.source.name, "the scheme %s: %s",
+           q->scheme->name, why);
+    err_plugin(err, q->plugin);
+    return TN_E_FORMAT;
+}
+
+static int32_t check_tensor(const struct quant *q, const struct quant_linear *l,
+                            const tn_quant_tensor *t, tn_err *err)
+{
+    uint64_t n = l->made.source.dims[0], k = l->made.source.dims[1],
+             cols = t->group ? k / t->group : k;
+
+    if (!t->suffix || t->suffix[0] == '\0' || strlen(t->suffix) > 32)
+        return refuse_plan(q, l, "a tensor has no suffix, or one of over 32 bytes", err);
+    if (t->n_dims < 1 || t->n_dims > TN_MAX_DIMS || tn_dtype_bits(t->dtype) == 0)
+        return refuse_plan(q, l, "a tensor has an unknown dtype or no dimensions", err);
+    if (t->rows && (t->dims[0] != n || t->n_dims > 2))
+        return refuse_plan(q, l, "a tensor by rows does not have the matrix's rows", err);
+    if (t->rows && t->n_dims == 2 && (t->dims[1] != cols || (t->group && k % t->group != 0)))
+        return refuse_plan(q, l, "a tensor by groups does not have the matrix's columns", err);
+    return TN_OK;
+}
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t t = a % b;
+        a = b;
+        b = t;
+    }
+    return a;
+}
+
+/* Units that ranks may divide columns in, so that each is whole shard units and whole groups: 0 if there are none. */
+static uint64_t column_units(const struct quant_linear *l)
+{
+    const struct plan_weight *w = &l->made.source;
+    uint64_t k = w->dims[1], unit = w->shard_units ? k / w->shard_units : 1;
+
+    for (uint32_t i = 0; i < l->made.plan.n_tensors; i++) {
+        const tn_quant_tensor *t = &l->made.plan.tensors[i];
+        uint64_t group = t->rows && t->n_dims == 2 ? t->group : 0;
+        if (group > 1)
+            unit = unit / gcd(unit, group) * group;
+        if (unit == 0 || k % unit != 0)
+            return 0;
+    }
+    return k / unit;
+}
+
+/* Asks the scheme; fills l->chosen or l->why. */
+static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
+{
+    tn_err why = TN_ERR_INIT;
+    tn_quant_plan *plan = &l->made.plan;
+    uint64_t units;
+    int32_t rc;
+
+    l->chosen = false;
+    *plan = (tn_quant_plan){.h = TN_HDR(tn_quant_plan)};
+    if (l->why[0] || l->raised)
+        return TN_OK;
+    rc = q->scheme->plan(q->build, &l->made.op, l->made.stats, plan, &why);
+    if (rc == TN_E_UNSUPPORTED) {
+        snprintf(l->why, sizeof l->why, "%s", why.msg[0] ? why.msg : "the scheme declines it");
+        return TN_OK;
+    }
+    if (rc != TN_OK) {
+        if (err)
+            *err = why;
+        err_plugin(err, q->plugin);
+        return rc;
+    }
+    if (!plan->op || plan->n_tensors < 1 || plan->n_tensors > TN_QUANT_MAX_TENSORS ||
+        plan->n_attrs > TN_QUANT_MAX_ATTRS)
+        return refuse_plan(q, l, "states no op, no tensors or too many", err);
+    for (uint32_t i = 0; i < plan->n_tensors; i++)
+        if ((rc = check_tensor(q, l, &plan->tensors[i], err)) != TN_OK)
+            return rc;
+    units = column_units(l);
+    if (l->made.source.shard == TN_SHARD_AXIS1 && q->o.tp_size > 1 &&
+        (units == 0 || units % (uint64_t)q->o.tp_size != 0)) {
+        snprintf(l->why, sizeof l->why,
+                 "%" PRId64 " ranks would cut through the groups of its %" PRIu64 " columns",
+                 q->o.tp_size, l->made.source.dims[1]);
+        return TN_OK;
+    }
+    l->chosen = true;
+    return TN_OK;
+}
+
+static int32_t check_needs(const struct quant *q, tn_err *err)
+{
+    if (!q->needs || (q->scheme->flags & TN_QUANT_NEEDS_OPTIONAL))
+        return TN_OK;
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant", "%s needs calibration",
+           q->scheme->name);
+    err_remedy(err, "give texts with --calib-data, or the statistics of an earlier build with "
+                    "--calib-stats");
+    return TN_E_CONFIG;
+}
+
+int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
+                     tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    if (!q->scheme)
+        return TN_OK;
+    if (!calib && c)
+        rc = check_needs(q, err);
+    if (rc == TN_OK && calib && c && q->needs)
+        rc = quant_smooth(q, c, calib, err);
+    for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++) {
+        struct quant_linear *l = &q->linears[i];
+        struct quant_group *g = &q->groups[l->group];
+        l->made.stats = g->raw ? &g->stats : NULL;
+        l->made.origin.scale = &q->scales[l->weight];
+        rc = decide(q, l, err);
+    }
+    return rc;
+}
+
+/* -- Making ------------------------------------------------------------------------------------------- */
+
+void quantized_drop(struct quantized *m)
+{
+    for (uint32_t i = 0; i < TN_QUANT_MAX_TENSORS; i++) {
+        mem_free(m->out[i]);
+        m->out[i] = NULL;
+    }
+}
+
+static uint64_t tensor_bytes(const tn_quant_tensor *t)
+{
+    struct plan_weight w = {.dtype = t->dtype, .n_dims = t->n_dims};
+
+    memcpy(w.dims, t->dims, sizeof w.dims);
+    return plan_weight_bytes(&w);
+}
+
+int32_t quantized_make(struct quantized *m, const struct checkpoint *c, tn_err *err)
+{
+    float *matrix = NULL;
+    int32_t rc = matrix_load(c, &m->source, &m->origin, &matrix, err);
+
+    for (uint32_t i = 0; i < m->plan.n_tensors && rc == TN_OK; i++) {
+        m->out[i] = mem_zalloc((size_t)tensor_bytes(&m->plan.tensors[i]));
+        if (!m->out[i])
+            rc = err_nomem(err, "a quantized matrix");
+    }
+    if (rc == TN_OK) {
+        rc = m->scheme->quantize(m->build, &m->op, m->stats, matrix, m->out, err);
+        if (rc != TN_OK && err) {
+            err_plugin(err, m->plugin);
+            err_prefix(err, "%s", m->source.name);
+        }
+    }
+    mem_free(matrix);
+    if (rc != TN_OK)
+        quantized_drop(m);
+    return rc;
+}
+
+/* -- The plan that results ------------------------------------------------------------------------------ */
+
+struct rewriting {
+    struct quant *q;
+    const struct calibration *calib;
+    struct emission *out;
+    uint32_t *ids;              /* of the old plan's weights in the new one */
+    struct quant_linear **made; /* per old weight: the linear it is the chosen matrix of */
+    tn_err *err;
+};
+
+static int32_t put_weight(struct rewriting *r, const struct plan_weight *w,
+                          const struct weight_origin *origin, uint32_t *id)
+{
+    struct emission *e = r->out;
+    int32_t rc;
+
+    if (!mem_grow(&e->origins, &e->cap_origins, e->plan->n_weights + 1, sizeof *e->origins))
+        return err_nomem(r->err, "a quantized plan");
+    rc = plan_add_weight(e->plan, w, id, r->err);
+    if (rc == TN_OK)
+        e->origins[*id] = *origin;
+    return rc;
+}
+
+static struct plan_weight part_of(const struct quant_linear *l, uint32_t i, const char *name)
+{
+    const struct plan_weight *m = &l->made.source;
+    const tn_quant_tensor *t = &l->made.plan.tensors[i];
+    struct plan_weight w = {.name = name,
+                            .role = i == 0 ? TN_ROLE_MATRIX : TN_ROLE_SCALE,
+                            .dtype = t->dtype,
+                            .n_dims = t->n_dims};
+
+    memcpy(w.dims, t->dims, sizeof w.dims);
+    if (t->rows && m->shard == TN_SHARD_AXIS0) {
+        w.shard = TN_SHARD_AXIS0;
+        w.shard_units = m->shard_units;
+    } else if (t->rows && m->shard == TN_SHARD_AXIS1 && t->n_dims == 2) {
+        uint64_t units = column_units(l);
+        w.shard = TN_SHARD_AXIS1;
+        w.shard_units = (uint32_t)(units ? units : 1);
+    }
+    return w;
+}
+
+static int32_t put_parts(struct rewriting *r, struct quant_linear *l)
+{
+    size_t room = strlen(l->made.source.name) + 34;
+    char *name = arena_alloc(&r->q->arena, room);
+    int32_t rc = name ? TN_OK : err_nomem(r->err, "a quantized plan");
+
+    for (uint32_t i = 0; i < l->made.plan.n_tensors && rc == TN_OK; i++) {
+        struct weight_origin origin = {.made = &l->made, .part = i};
+        struct plan_weight w = part_of(l, i, name);
+        uint32_t id = 0;
+        snprintf(name, room, "%s%s", l->made.source.name, l->made.plan.tensors[i].suffix);
+        rc = put_weight(r, &w, &origin, &id);
+        if (i == 0)
+            r->ids[l->weight] = id; /* the others follow */
+    }
+    return rc;
+}
+
+static int32_t put_weights(struct rewriting *r)
+{
+    const struct emission *from = r->q->from;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < from->plan->n_weights && rc == TN_OK; i++) {
+        const struct weight_scale *s = &r->q->scales[i];
+        struct weight_origin origin = from->origins[i];
+        if (r->made[i]) {
+            rc = put_parts(r, r->made[i]);
+            continue;
+        }
+        if (s->divide || s->multiply)
+            origin.scale = s;
+        rc = put_weight(r, &from->plan->weights[i], &origin, &r->ids[i]);
+    }
+    return rc;
+}
+
+/* -- Ranges of the cache -------------------------------------------------------------------------------- */
+
+/* Per kv head the largest |x| that calibration saw, after what smoothing divides the values by. */
+static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool values, float **out)
+{
+    const struct plan *p = r->q->from->plan;
+    uint64_t heads = (uint64_t)plan_attr(op, "n_kv_heads")->i;
+    uint64_t dim = (uint64_t)plan_attr(op, "head_dim")->i;
+    const struct plan_op *before = &p->ops[p->values[op->in[1]].producer];
+    const float *divide =
+        values && before->n_weights ? r->q->scales[before->weights[0]].divide : NULL;
+    float *ranges = arena_array(&r->q->arena, (size_t)heads, sizeof *ranges);
+    const struct calibration_input *in;
+    char name[32];
+
+    if (!ranges)
+        return err_nomem(r->err, "ranges of the cache");
+    snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, values ? 'v' : 'k');
+    in = calibration_find(r->calib, name);
+    if (r->calib && (!in || in->n_channels != heads * dim))
+        return err_at(r->err, TN_E_FORMAT, NULL, TN_NO_OFFSET, name,
+                      "the calibration has no ranges of %" PRIu64 " channels for this layer",
+                      heads * dim);
+    for (uint64_t k = 0; k < heads * dim; k++) {
+        float a = in ? in->absmax[k] / (divide ? divide[k] : 1.0f) : 16.0f; /* dummies */
+        ranges[k / dim] = fmaxf(ranges[k / dim], a);
+    }
+    *out = ranges;
+    return TN_OK;
+}
+
+static int32_t put_ranges(struct rewriting *r, struct plan_op *op)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++) {
+        uint64_t heads = (uint64_t)plan_attr(op, "n_kv_heads")->i;
+        bool shared = (plan_attr(op, "n_kv_heads")->flags & TN_ATTR_SHARDED) != 0;
+        struct weight_origin origin = {0};
+        char name[48];
+        struct plan_weight w = {.name = name,
+                                .role = TN_ROLE_SCALE,
+                                .dtype = TN_DT_F32,
+                                .n_dims = 1,
+                                .dims = {heads},
+                                .shard = shared ? TN_SHARD_AXIS0 : TN_SHARD_NONE,
+                                .shard_units = shared ? (uint32_t)heads : 0};
+        float *ranges = NULL;
+        snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%c_range", op->layer, i ? 'v' : 'k');
+        rc = head_ranges(r, op, i == 1, &ranges);
+        origin.table = ranges;
+        if (rc == TN_OK)
+            rc = put_weight(r, &w, &origin, &op->weights[i]);
+    }
+    op->n_weights = 2;
+    return rc;
+}
+
+/* -- Ops ------------------------------------------------------------------------------------------------ */
+
+static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool ranges)
+{
+    const struct plan *p = r->q->from->plan;
+    const struct quant_linear *l = from->n_weights ? r->made[from->weights[0]] : NULL;
+    struct plan_value values[TN_OP_MAX_VALUES];
+    struct plan_op op = *from;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < op.n_weights; i++)
+        op.weights[i] = r->ids[from->weights[i]];
+    for (uint32_t i = 0; i < op.n_out; i++)
+        values[i] = p->values[from->out[i]];
+    if (l && strcmp(from->name, TN_OP_LINEAR) == 0) {
+        const tn_quant_plan *plan = &l->made.plan;
+        op.name = plan->op;
+        op.attrs = plan->attrs;
+        op.n_attrs = plan->n_attrs;
+        op.n_weights = 0;
+        for (uint32_t i = 0; i < plan->n_tensors; i++)
+            op.weights[op.n_weights++] = r->ids[l->weight] + i;
+        for (uint32_t i = 1; i < from->n_weights; i++)
+            op.weights[op.n_weights++] = r->ids[from->weights[i]];
+    }
+    if (ranges && strcmp(op.name, TN_OP_KV_APPEND) == 0 && op.n_weights == 0)
+        rc = put_ranges(r, &op);
+    return rc == TN_OK ? plan_add_op(r->out->plan, &op, values, NULL, r->err) : rc;
+}
+
+static int32_t put_hyper(struct rewriting *r, const struct plan_hyper *h)
+{
+    struct plan *p = r->out->plan;
+
+    switch (h->kind) {
+    case TN_ATTR_I64: return plan_set_int(p, h->name, h->i, r->err);
+    case TN_ATTR_F64: return plan_set_real(p, h->name, h->f, r->err);
+    default: return plan_set_str(p, h->name, h->s, r->err);
+    }
+}
+
+static int32_t put_all(struct rewriting *r, bool ranges)
+{
+    const struct plan *p = r->q->from->plan;
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < p->n_hyper && rc == TN_OK; i++)
+        rc = put_hyper(r, &p->hyper[i]);
+    if (rc == TN_OK)
+        rc = put_weights(r);
+    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
+        rc = put_op(r, &p->ops[i], ranges);
+    return rc == TN_OK ? plan_check(r->out->plan, r->err) : rc;
+}
+
+int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct emission *out,
+                      tn_err *err)
+{
+    size_t n = q->from->plan->n_weights;
+    struct emission e = {0};
+    struct rewriting r = {.q = q, .calib = calib, .out = &e, .err = err};
+    bool dummy = n > 0 && q->from->origins[0].n_sources == 0 && !q->from->origins[0].table;
+    int32_t rc;
+
+    r.ids = mem_zarray(n, sizeof *r.ids);
+    r.made = mem_zarray(n, sizeof *r.made);
+    rc = r.ids && r.made ? plan_new(&e.plan, err) : err_nomem(err, "a quantized plan");
+    for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
+        if (q->linears[i].chosen)
+            r.made[q->linears[i].weight] = &q->linears[i];
+    if (rc == TN_OK)
+        rc = put_all(&r, calib || dummy);
+    mem_free(r.ids);
+    mem_free(r.made);
+    if (rc != TN_OK) {
+        emission_release(&e);
+        return rc;
+    }
+    *out = e;
+    return TN_OK;
+}

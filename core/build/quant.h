@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Quantizing a plan: which linears there are and what stands before them, what a scheme (tenon/quant.h) makes of them,
+ * and the plan that results. Nothing of the plan is changed: quant_rewrite makes another, whose weights say how they
+ * come about, and stream.c makes them so while it writes.
+ *
+ * Used by one thread; quantized_make of different matrices may run at once.
+ */
+#ifndef CORE_BUILD_QUANT_H
+#define CORE_BUILD_QUANT_H
+
+#include "build/calibration.h"
+#include "build/emit.h"
+#include "plugin/registry.h"
+#include "tenon/quant.h"
+
+/* A matrix that becomes the tensors of `plan`. */
+struct quantized {
+    const tn_quant_scheme *scheme;
+    void *build;
+    const char *plugin;
+    tn_op op; /* the linear, for the scheme; what it points to follows */
+    tn_value in, out_value;
+    const tn_value *in_list[1], *out_list[1];
+    tn_weight weights[2];
+    const tn_weight *weight_list[2];
+    const tn_quant_stats *stats;
+    tn_quant_plan plan;
+    struct plan_weight source;
+    struct weight_origin origin;
+    void *out[TN_QUANT_MAX_TENSORS]; /* between quantized_make and quantized_drop */
+};
+
+int32_t quantized_make(struct quantized *m, const struct checkpoint *c, tn_err *err);
+void quantized_drop(struct quantized *m);
+
+#define QUANT_WHY 192
+
+/* A linear of the plan. */
+struct quant_linear {
+    uint32_t op;     /* in plan->ops */
+    uint32_t weight; /* its matrix, in plan->weights */
+    uint32_t group;
+    bool chosen;         /* it becomes what made.plan says; else `why` tells */
+    bool raised;         /* by the gate: stays as it is, whatever the scheme would do */
+    char why[QUANT_WHY]; /* "" if chosen */
+    struct quantized made;
+    double error; /* relative error of its output, measured; negative: not measured */
+};
+
+/* Linears that read one value. */
+struct quant_group {
+    uint32_t value;
+    uint32_t n_linears, *linears;
+    uint32_t before;                     /* ::tn_quant_before, 0: nothing that could take factors */
+    uint32_t n_targets, targets[2];      /* weights whose entries of dims[0] are divided */
+    float offset;                        /* of the norm */
+    uint64_t n_channels, n_entries;      /* of the value, and of the targets */
+    const uint32_t *entry;               /* channel -> entry of the targets; NULL: the same */
+    float *divide;                       /* per channel; NULL: not smoothed */
+    const struct calibration_input *raw; /* what calibration saw; NULL: nothing */
+    tn_quant_stats stats;                /* the same after smoothing */
+};
+
+struct quant_options {
+    const struct registry_view *plugins;
+    const char *scheme; /* NULL: none, for a quantized cache alone */
+    const tn_kv *options;
+    uint32_t n_options;
+    int64_t tp_size;
+};
+
+struct quant {
+    struct arena arena;
+    const struct emission *from;
+    struct quant_options o;
+    const tn_quant_scheme *scheme; /* NULL: none */
+    void *instance, *build;
+    bool opened;
+    const char *plugin;
+    uint32_t needs; /* of calibration; 0: none */
+    struct quant_linear *linears;
+    struct quant_group *groups;
+    uint32_t n_linears, n_groups;
+    struct weight_scale *scales; /* per weight of the plan */
+};
+
+/* Finds scheme and linears. Close in any case of success. */
+int32_t quant_open(const struct quant_options *o, const struct emission *from, struct quant **out,
+                   tn_err *err);
+void quant_close(struct quant *q); /* NULL is allowed */
+
+/* Smooths and decides. `c` may be NULL (a dummy build), `calib` too, where the scheme allows. */
+int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
+                     tn_err *err);
+
+/* The plan that results, with ranges of the cache from `calib` if that is given. `out` lives no longer than `q`. */
+int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct emission *out,
+                      tn_err *err);
+
+/* groups.c: fills linears and groups of a new quant. */
+int32_t quant_survey(struct quant *q, tn_err *err);
+/* smooth.c: statistics of every group, smoothed where the scheme wants it. */
+int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
+                     tn_err *err);
+
+/* The value whose data `value` has once collectives of one rank are removed. */
+uint32_t quant_resolve(const struct plan *p, uint32_t value);
+
+#endif

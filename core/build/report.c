@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "build/report.h"
+
+static uint64_t bytes_after(const struct quant_linear *l)
+{
+    uint64_t sum = 0;
+
+    if (!l->chosen)
+        return plan_weight_bytes(&l->made.source);
+    for (uint32_t i = 0; i < l->made.plan.n_tensors; i++) {
+        const tn_quant_tensor *t = &l->made.plan.tensors[i];
+        struct plan_weight w = {.dtype = t->dtype, .n_dims = t->n_dims};
+        memcpy(w.dims, t->dims, sizeof w.dims);
+        sum += plan_weight_bytes(&w);
+    }
+    return sum;
+}
+
+static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
+{
+    json_t *o = json_pack("{s:s}", "name", l->made.source.name);
+
+    if (l->chosen)
+        json_object_set_new(o, "op", json_string(l->made.plan.op));
+    else
+        json_object_set_new(o, "kept", json_string(l->why));
+    if (q->groups[l->group].divide)
+        json_object_set_new(o, "smoothed", json_true());
+    if (l->error >= 0.0)
+        json_object_set_new(o, "error", json_real(l->error));
+    return o;
+}
+
+static json_t *options_json(const struct quant *q)
+{
+    json_t *o = json_object();
+
+    for (uint32_t i = 0; i < q->o.n_options; i++)
+        json_object_set_new(o, q->o.options[i].key, json_string(q->o.options[i].value));
+    return o;
+}
+
+json_t *quant_report(const struct quant *q)
+{
+    json_t *linears = json_array();
+    uint64_t before = 0, after = 0;
+
+    if (!q->scheme) {
+        json_decref(linears);
+        return json_object();
+    }
+    for (uint32_t i = 0; i < q->n_linears; i++) {
+        const struct quant_linear *l = &q->linears[i];
+        before += plan_weight_bytes(&l->made.source);
+        after += bytes_after(l);
+        json_array_append_new(linears, linear_json(q, l));
+    }
+    return json_pack("{s:s, s:s, s:s, s:o, s:{s:I, s:I}, s:o}", "scheme", q->scheme->name, "plugin",
+                     q->plugin, "fallback", q->scheme->fallback, "options", options_json(q),
+                     "bytes", "before", (json_int_t)before, "after", (json_int_t)after, "linears",
+                     linears);
+}

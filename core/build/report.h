@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What quantization did, as JSON that the engine keeps (meta.h, "quant") and `engine inspect` shows:
+ *
+ *   {"scheme": "int8_sq", "plugin": "int8_sq", "options": {"alpha": "0.5"}, "needs": 3,
+ *    "bytes": {"before": ..., "after": ...},              of the matrices that are linears
+ *    "linears": [{"name": "layers.0.attn.q.weight", "op": "linear.int8", "smoothed": true, "error": 0.004},
+ *                {"name": ..., "kept": "why"}, ...]}
+ */
+#ifndef CORE_BUILD_REPORT_H
+#define CORE_BUILD_REPORT_H
+
+#include <jansson.h>
+
+#include "build/quant.h"
+
+/* NULL without memory. */
+json_t *quant_report(const struct quant *q);
+
+#endif

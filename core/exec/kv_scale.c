@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The scales of a cache of 8 bits: what kv_append (tenon/ops.h) divides by and attention multiplies with. They come
+ * from the ranges that calibration left as weights of kv_append, and from the cache's dtype, so that one engine serves
+ * any dtype of the cache. Called by the thread that binds.
+ */
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "exec/bound.h"
+#include "tenon/ops.h"
+
+/* Integers use all their steps for the range. Steps of e4m3 are relative: half of its reach is left for values beyond
+ * what calibration saw. */
+#define INT8_REACH 127.0f
+#define FP8_REACH 224.0f
+
+static bool of_8_bits(const struct binding *b)
+{
+    return tn_dtype_bits(b->o.select.kv_dtype) == 8;
+}
+
+/* The op of the plan that fills the cache of layer `layer`. */
+static const struct plan_op *append_of(const struct binding *b, uint32_t layer)
+{
+    const struct plan *p = b->graph->plan;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        if (p->ops[i].layer == (int32_t)layer && strcmp(p->ops[i].name, TN_OP_KV_APPEND) == 0)
+            return &p->ops[i];
+    return NULL;
+}
+
+int32_t bound_check_kv_dtype(const struct binding *b, tn_err *err)
+{
+    uint32_t bare = 0;
+
+    if (!of_8_bits(b))
+        return TN_OK;
+    for (uint32_t i = 0; i < b->n_kv; i++)
+        bare += append_of(b, b->kv[i].layer)->n_weights == 0;
+    if (bare == 0)
+        return TN_OK;
+    if (b->o.select.kv_dtype == TN_DT_I8) {
+        err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "kv.dtype",
+               "is int8, but the engine has no ranges of keys and values");
+        err_remedy(err, "build it with --calib-data, or use --kv-cache-dtype fp8");
+        return TN_E_CONFIG;
+    }
+    if (!b->o.dry)
+        log_warn("the engine has no ranges of keys and values: the fp8 cache keeps them unscaled; "
+                 "build with --calib-data for scales per head");
+    return TN_OK;
+}
+
+static int32_t scales_from(const struct binding *b, uint32_t weight, uint32_t n, float *out,
+                           tn_err *err)
+{
+    float reach = b->o.select.kv_dtype == TN_DT_I8 ? INT8_REACH : FP8_REACH;
+    struct host_view v = {NULL, NULL};
+    int32_t rc = bound_view_open(b, weight, &v, err);
+
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        float range;
+        memcpy(&range, v.data + i * sizeof range, sizeof range);
+        if (!(range >= 0.0f && range < INFINITY))
+            rc = err_at(err, TN_E_FORMAT, b->o.engine->path, TN_NO_OFFSET,
+                        b->graph->plan->weights[weight].name,
+                        "entry %" PRIu32 " is %g, which is no range", i, (double)range);
+        /* A head that was never seen to speak, or hardly, is kept unscaled. */
+        out[i] = isnormal(range / reach) ? range / reach : 1.0f;
+    }
+    bound_view_close(b, weight, &v);
+    return rc;
+}
+
+static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
+{
+    const struct plan_op *op = append_of(b, l->layer);
+    uint32_t n = l->n_kv_heads;
+    float *host = mem_zarray(2 * (size_t)n, sizeof *host);
+    void *device = NULL;
+    int32_t rc = host ? TN_OK : err_nomem(err, "scales of the cache");
+
+    for (uint32_t i = 0; host && i < 2 * n; i++)
+        host[i] = 1.0f;
+    for (uint32_t i = 0; i < op->n_weights && rc == TN_OK; i++)
+        rc = scales_from(b, op->weights[i], n, host + i * n, err);
+    if (rc == TN_OK)
+        rc = bound_alloc(b, b->own_kv, 2 * (uint64_t)n * sizeof *host, &device, err);
+    if (rc == TN_OK)
+        rc = b->o.api->copy(b->o.device, b->stream, device, host, 2 * (uint64_t)n * sizeof *host,
+                            TN_COPY_HOST_TO_DEVICE, err);
+    if (rc == TN_OK && b->stream)
+        rc = b->o.api->stream_sync(b->o.device, b->stream, err);
+    l->k_scale = device;
+    l->v_scale = device ? l->k_scale + n : NULL;
+    mem_free(host);
+    return rc;
+}
+
+int32_t bound_place_kv_scales(struct binding *b, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < b->n_kv && of_8_bits(b) && rc == TN_OK; i++)
+        rc = place_layer(b, &b->kv[i], err);
+    return rc;
+}
