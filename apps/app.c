@@ -96,6 +96,22 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
     return app_interrupted(NULL);
 }
 
+/* A process of a run that somebody else leads has no command of its own: it computes, and ends here. */
+static void follow(tn_runtime *rt)
+{
+    tn_runtime_info info = {.h = TN_HDR(tn_runtime_info)};
+    tn_err err = TN_ERR_INIT;
+    int code = 0;
+
+    tn_info(rt, &info);
+    if (info.process == 0)
+        return;
+    if (tn_follow(rt, app_interrupted, NULL, &err) != TN_OK)
+        code = app_fail(&err);
+    tn_close(rt);
+    exit(code);
+}
+
 int32_t app_open(const struct opts *o, const tn_kv *more, uint32_t n_more, tn_runtime **out,
                  tn_err *err)
 {
@@ -118,5 +134,7 @@ int32_t app_open(const struct opts *o, const tn_kv *more, uint32_t n_more, tn_ru
     open.arg = &bar;
     rc = tn_open(&open, out, err);
     progress_end(&bar, rc == TN_OK);
+    if (rc == TN_OK)
+        follow(*out);
     return rc;
 }

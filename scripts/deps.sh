@@ -10,7 +10,8 @@
 set -euo pipefail
 
 build=(gcc g++ libc6-dev cmake ninja-build pkg-config python3)
-libraries=(libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsodium-dev check)
+libraries=(libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsodium-dev check
+  libopenmpi-dev openmpi-bin)
 dev=(git clang clang-format-14 clang-tidy libclang-rt-14-dev shellcheck python3-venv python3-dev)
 
 want=("${build[@]}" "${libraries[@]}")

@@ -72,7 +72,7 @@ ROOMS = {
 STANDARD = set(
     """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic
     stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype
-    dirent fcntl fnmatch getopt glob grp libgen netdb poll pthread pwd sched semaphore spawn strings syslog termios
+    dirent fcntl fnmatch ifaddrs getopt glob grp libgen netdb poll pthread pwd sched semaphore spawn strings syslog termios
     unistd malloc endian
     arpa/inet net/if netinet/in netinet/tcp sys/auxv sys/epoll sys/eventfd sys/file sys/ioctl sys/mman sys/prctl
     sys/random sys/resource sys/select sys/sendfile sys/signalfd sys/socket sys/stat sys/statvfs sys/syscall

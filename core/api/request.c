@@ -99,6 +99,8 @@ int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **
     err_reset(err);
     if (!params || params->h.size < sizeof *params || !out)
         return tn_err_set(err, TN_E_INVALID, "tn_submit needs params");
+    if (!rt->loop)
+        return tn_err_set(err, TN_E_INVALID, "this process follows another; requests go there");
     rc = check_lengths(rt, params, err);
     if (rc != TN_OK)
         return rc;

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/strbuf.h"
-#include "loop/rank.h"
+#include "loop/crew.h"
 
 const char *tn_version(void)
 {
@@ -84,6 +84,8 @@ static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, tn_err *err)
     io.registry = rt->registry;
     io.ledger = rt->ledger;
     rc = instance_open(&io, &rt->instance, err);
+    if (rc != TN_OK || !crew_leads(rt->instance->crew))
+        return rc;
     return rc == TN_OK ? loop_start(rt->instance, &rt->loop, err) : rc;
 }
 
@@ -122,6 +124,14 @@ void tn_close(tn_runtime *rt)
     ledger_free(rt->ledger);
     conf_free(rt->conf);
     mem_free(rt);
+}
+
+int32_t tn_follow(tn_runtime *rt, int (*stop)(void *arg), void *arg, tn_err *err)
+{
+    err_reset(err);
+    if (crew_leads(rt->instance->crew))
+        return tn_err_set(err, TN_E_INVALID, "this process leads the run; it follows nobody");
+    return crew_follow(rt->instance->crew, stop, arg, err);
 }
 
 /* -- Asking ------------------------------------------------------------------------------------------------ */
@@ -167,8 +177,10 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
                             .streamed_bytes = binding_streamed_bytes(r->binding),
                             .kv_pages = in->n_pages,
                             .kv_page_tokens = in->block_tokens,
-                            .kv_page_bytes = binding_page_bytes(r->binding)};
+                            .kv_page_bytes = binding_page_bytes(r->binding),
+                            .n_ranks = crew_world(in->crew)};
 
+    crew_processes(in->crew, &full.process, &full.n_processes);
     copy_known(info, &full, info->h.size, sizeof full);
 }
 
@@ -181,8 +193,12 @@ void tn_stats(tn_runtime *rt, tn_runtime_stats *stats)
 {
     struct loop_stats l;
     tn_runtime_stats full;
+    tn_err why = TN_ERR_INIT;
 
-    loop_get_stats(rt->loop, &l);
+    memset(&l, 0, sizeof l);
+    l.last_progress_ns = clock_ns();
+    if (rt->loop)
+        loop_get_stats(rt->loop, &l);
     full = (tn_runtime_stats){.h = TN_HDR(tn_runtime_stats),
                               .n_running = l.sched.n_running,
                               .n_waiting = l.sched.n_waiting,
@@ -194,5 +210,8 @@ void tn_stats(tn_runtime *rt, tn_runtime_stats *stats)
                               .n_output_tokens = l.sched.output_tokens,
                               .n_preemptions = l.sched.preemptions,
                               .last_step_age_ns = clock_ns() - l.last_progress_ns};
+    crew_moved(rt->instance->crew, &full.comm_calls, &full.comm_bytes);
+    if (crew_failed(rt->instance->crew, &why))
+        full.status = TN_E_COMM;
     copy_known(stats, &full, stats->h.size, sizeof full);
 }

@@ -30,6 +30,7 @@ int status_exit_code(int32_t code)
     case TN_E_DIGEST:
     case TN_E_REFUSED:
     case TN_E_ABI: return 3;
+    case TN_E_COMM: return 4;
     default: return 1;
     }
 }

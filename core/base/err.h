@@ -11,7 +11,7 @@ struct strbuf;
 const char *status_text(int32_t code);
 
 /* Process exit code for a status: 0 done, 1 failed at run time, 2 usage or configuration,
- * 3 a file or plugin was refused. */
+ * 3 a file or plugin was refused, 4 a rank of the run failed. */
 int status_exit_code(int32_t code);
 
 /* Fills `err` with code, file, offset (TN_NO_OFFSET: none), field (NULL: none) and message; returns code. */

@@ -58,7 +58,9 @@
 #define LIMIT_LOGPROBS 20     /* alternatives per token; what the OpenAI API allows */
 
 /* Ranks */
-#define LIMIT_RANKS 1024       /* of one run; also most of a direction */
+#define LIMIT_RANKS 1024 /* of one run; also most of a direction */
+#define LIMIT_FRAME_BYTES                                                                          \
+    (256 * MIB)                /* one message between processes: a step with long histories */
 #define LIMIT_MICRO_BATCHES 16 /* parts of a step */
 
 /* KV cache. */

@@ -54,6 +54,14 @@
         "for")                                                                                     \
     TEXT(PARALLEL_COMM, "parallel.comm", "auto", CONF_RULE_NAME,                                   \
          "comm plugin that joins the ranks: local, ...; auto: by where the ranks are")             \
+    INT(PARALLEL_NODES, "parallel.nnodes", "1", 1, LIMIT_RANKS, CONF_RULE_NONE,                    \
+        "processes of the run, each started by hand with its own parallel.node_rank")              \
+    INT(PARALLEL_NODE_RANK, "parallel.node_rank", "0", 0, LIMIT_RANKS, CONF_RULE_NONE,             \
+        "which of them this is; 0 has the scheduler")                                              \
+    TEXT(PARALLEL_ADDRESS, "parallel.dist_init_addr", "", CONF_RULE_NONE,                          \
+         "HOST:PORT where the process with node rank 0 listens for the others")                    \
+    TEXT(PARALLEL_KEY, "parallel.key_file", "", CONF_RULE_NONE,                                    \
+         "file with the key that all processes share; without one no port is opened")              \
     INT(PARALLEL_MICRO, "parallel.micro_batches", "0", 0, LIMIT_MICRO_BATCHES, CONF_RULE_NONE,     \
         "parts of a step that pipeline stages work on at once; 0: by the rows of the step")        \
     INT(PARALLEL_STEP_MS, "parallel.step_timeout_ms", "60000", 10, INT64_C(86400000),              \

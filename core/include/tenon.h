@@ -72,6 +72,14 @@ typedef struct tn_open_options {
 /** Loads plugins and the engine and starts the runtime. Takes seconds for large engines. */
 TN_API int32_t tn_open(const tn_open_options *options, tn_runtime **out, tn_err *err);
 
+/**
+ * Of a run of several processes, all but the first follow: they take no requests (tn_submit refuses), and this call is what
+ * they are for. It computes what the first process announces, and returns TN_OK when that one closes, TN_E_CANCELED soon
+ * after `stop` (may be NULL) returned nonzero, or TN_E_COMM when a rank anywhere has failed. tn_runtime_info::process tells
+ * who follows.
+ */
+TN_API int32_t tn_follow(tn_runtime *rt, int (*stop)(void *arg), void *arg, tn_err *err);
+
 /** Ends all requests (they finish as canceled) and frees everything. Requests must still be released,
  *  before or after. NULL is allowed. */
 TN_API void tn_close(tn_runtime *rt);
@@ -96,6 +104,10 @@ typedef struct tn_runtime_info {
     uint64_t streamed_bytes; /**< of these, what every step reads whole */
     uint32_t kv_pages, kv_page_tokens;
     uint64_t kv_page_bytes;
+    uint32_t process; /**< 0: takes requests; others follow, see tn_follow */
+    uint32_t n_processes;
+    uint32_t n_ranks; /**< in all processes */
+    uint32_t reserved0;
 } tn_runtime_info;
 
 /** Fills `info`, whose header tells how much of it the caller knows. */
@@ -111,6 +123,11 @@ typedef struct tn_runtime_stats {
     uint64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
     uint64_t n_preemptions;
     uint64_t last_step_age_ns; /**< time since the loop last made progress or found nothing to do */
+    /** TN_OK while requests can be served; else what ended that for good (TN_E_COMM: a rank failed). */
+    int32_t status;
+    uint32_t reserved0;
+    /** By this process's ranks over their comm lines, all together. */
+    uint64_t comm_calls, comm_bytes;
 } tn_runtime_stats;
 
 TN_API void tn_stats(tn_runtime *rt, tn_runtime_stats *stats);

@@ -6,15 +6,18 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "loop/control.h"
 #include "loop/groups.h"
 #include "loop/parts.h"
 
 /* How long ranks may take to come back after their groups were aborted. */
 #define ABORT_GRACE_NS (2 * NS_PER_S)
+#define BEAT_NS (250 * NS_PER_MS)
 
 typedef int32_t (*crew_job)(struct rank *r, void *arg, tn_err *err);
 
@@ -30,9 +33,11 @@ struct member {
 struct crew {
     struct instance *in;
     struct groups groups;
-    struct member *members; /* [in->n_ranks]; without threads if there is only one */
-    struct step_parts parts;
-    pthread_mutex_t lock; /* guards what follows */
+    struct member *members;  /* [in->n_ranks]; without threads if there is only one */
+    struct control *control; /* NULL: there is only this process */
+    struct step_parts parts, received[2];
+    struct far_beat *beats; /* [world], for who looks into a failure, and for telling our own */
+    pthread_mutex_t lock;   /* guards what follows */
     pthread_cond_t moved;
     uint64_t job_number;
     crew_job job; /* NULL: end */
@@ -67,8 +72,11 @@ static void fail(struct crew *c, const struct rank *r, const tn_err *err)
             err_prefix(&c->why, "rank %" PRIu32, r->o.world_rank);
     }
     pthread_mutex_unlock(&c->lock);
-    if (first)
-        abort_all(c);
+    if (!first)
+        return;
+    abort_all(c);
+    if (c->control)
+        control_tell(c->control, err);
 }
 
 bool crew_failed(struct crew *c, tn_err *err)
@@ -85,25 +93,39 @@ bool crew_failed(struct crew *c, tn_err *err)
 
 /* -- Who is late ----------------------------------------------------------------------------------------------- */
 
-/* The rank that keeps the others waiting: one that computes, for it has not come; else the one that made the fewest calls.
- * Of several, the one that has been at it longest. */
-static const struct rank *culprit(const struct crew *c)
+/* What the ranks of this process are doing, as others see it; with the lock held. Returns how many are at work. */
+static uint32_t own_beats(const struct crew *c, struct far_beat *out)
 {
-    const struct rank *found = NULL;
-    uint64_t least = UINT64_MAX, since = 0;
+    uint32_t n = 0;
 
     for (uint32_t i = 0; i < c->in->n_ranks; i++) {
         const struct rank *r = c->in->ranks[i];
         const struct beat *b = &r->comm.beat;
-        uint64_t calls = atomic_load(&b->n_calls) * 2 + atomic_load(&b->waits);
-        uint64_t at = atomic_load(&b->since_ns);
+        const char *call = atomic_load(&b->call);
         if (!c->members[i].busy)
             continue;
-        if (!found || calls < least || (calls == least && at < since)) {
-            found = r;
-            least = calls;
-            since = at;
-        }
+        out[n] = (struct far_beat){.rank = r->o.world_rank,
+                                   .waits = atomic_load(&b->waits),
+                                   .layer = atomic_load(&b->layer),
+                                   .peer = atomic_load(&b->peer),
+                                   .n_calls = atomic_load(&b->n_calls),
+                                   .step = atomic_load(&b->step)};
+        snprintf(out[n].call, sizeof out[n].call, "%s", call ? call : "");
+        n++;
+    }
+    return n;
+}
+
+/* The rank that keeps the others waiting: the one that made the fewest calls, or of several one that does not wait itself. */
+static const struct far_beat *culprit(const struct far_beat *beats, uint32_t n)
+{
+    const struct far_beat *found = NULL;
+
+    for (uint32_t i = 0; i < n; i++) {
+        const struct far_beat *b = &beats[i];
+        if (!found || b->n_calls < found->n_calls ||
+            (b->n_calls == found->n_calls && !b->waits && found->waits))
+            found = b;
     }
     return found;
 }
@@ -111,23 +133,31 @@ static const struct rank *culprit(const struct crew *c)
 /* With the lock held. */
 static void describe_late(struct crew *c, uint64_t timeout_ns, tn_err *err)
 {
-    const struct rank *r = culprit(c);
-    const struct beat *b = r ? &r->comm.beat : NULL;
-    const char *call = b ? atomic_load(&b->call) : NULL;
+    uint64_t ms = timeout_ns / NS_PER_MS;
+    uint32_t n = own_beats(c, c->beats), silent = 0;
+    const struct far_beat *b;
     char to[48] = "";
 
-    if (!b) {
-        tn_err_set(err, TN_E_COMM, "a step took longer than %" PRIu64 " ms",
-                   timeout_ns / NS_PER_MS);
+    if (c->control && control_leads(c->control))
+        n += control_beats(c->control, c->beats + n, c->groups.world - n, &silent);
+    if (silent) {
+        tn_err_set(err, TN_E_COMM,
+                   "process %" PRIu32 " (ranks %" PRIu32 " to %" PRIu32
+                   ") gives no sign of life, and a step took longer than %" PRIu64 " ms",
+                   silent, silent * c->groups.n_local, (silent + 1) * c->groups.n_local - 1, ms);
         return;
     }
-    if (atomic_load(&b->waits) && atomic_load(&b->peer) >= 0)
-        snprintf(to, sizeof to, " with rank %" PRId64, atomic_load(&b->peer));
+    b = culprit(c->beats, n);
+    if (!b) {
+        tn_err_set(err, TN_E_COMM, "a step took longer than %" PRIu64 " ms", ms);
+        return;
+    }
+    if (b->waits && b->peer >= 0)
+        snprintf(to, sizeof to, " with rank %" PRId64, b->peer);
     tn_err_set(err, TN_E_COMM,
                "rank %" PRIu32 " has not finished step %" PRIu64 " within %" PRIu64
                " ms: it is in %s%s (layer %" PRId32 ", call %" PRIu64 ")",
-               r->o.world_rank, atomic_load(&b->step), timeout_ns / NS_PER_MS,
-               call ? call : "no op", to, atomic_load(&b->layer), atomic_load(&b->n_calls));
+               b->rank, b->step, ms, b->call[0] ? b->call : "no op", to, b->layer, b->n_calls);
 }
 
 /* -- Threads --------------------------------------------------------------------------------------------------- */
@@ -278,34 +308,80 @@ static int32_t size_cache(struct crew *c, tn_err *err)
         rc = rank_fit_pages(in->ranks[i], &fit, err);
         in->n_pages = fit < in->n_pages ? fit : in->n_pages;
     }
+    if (rc == TN_OK && c->control)
+        rc = control_least(c->control, &in->n_pages, err);
     return rc == TN_OK ? run_job(c, alloc_kv, NULL, err) : rc;
 }
 
-static int32_t open_all(struct crew *c, tn_err *err)
+/* Something went wrong in another process; on the control's thread. */
+static void far_failure(void *arg, const tn_err *err)
+{
+    fail(arg, NULL, err);
+}
+
+/* Meets the other processes and agrees with them on the groups' tokens. */
+static int32_t meet_others(struct crew *c, const struct control_plan *plan, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    if (plan->n_processes > 1)
+        rc = control_open(plan, &c->groups, &c->control, err);
+    if (rc == TN_OK)
+        rc = groups_ids(&c->groups, err);
+    return rc == TN_OK && c->control ? control_ids(c->control, &c->groups, err) : rc;
+}
+
+static int32_t open_ready(struct crew *c, const struct control_plan *plan, tn_err *err)
+{
+    int32_t rc;
+
+    if (c->groups.world > 1 &&
+        ((rc = start_threads(c, err)) != TN_OK || (rc = meet_others(c, plan, err)) != TN_OK ||
+         (rc = run_job(c, join, &c->groups, err)) != TN_OK))
+        return rc;
+    rc = run_job(c, bind, NULL, err);
+    if (rc == TN_OK)
+        rc = size_cache(c, err);
+    if (rc == TN_OK && c->control && control_leads(c->control))
+        rc = control_watch(c->control, far_failure, c, err);
+    return rc;
+}
+
+static int32_t find_others(struct crew *c, struct control_plan *plan, tn_err *err)
+{
+    struct groups *g = &c->groups;
+    int32_t rc = control_find(c->in, plan, err);
+
+    g->process = plan->process;
+    g->n_processes = plan->n_processes;
+    g->host_rank = plan->host_rank;
+    g->host_size = plan->host_size;
+    memcpy(g->far_comm, plan->comm, sizeof g->far_comm);
+    return rc == TN_OK ? groups_init(g, c->in, err) : rc;
+}
+
+static int32_t open_all(struct crew *c, struct control_plan *plan, tn_err *err)
 {
     struct instance *in = c->in;
     int32_t rc;
 
-    if ((rc = groups_init(&c->groups, in, err)) != TN_OK)
+    if ((rc = find_others(c, plan, err)) != TN_OK)
         return rc;
     in->n_ranks = in->o.dry ? 1 : c->groups.n_local;
     in->ranks = mem_zarray(in->n_ranks, sizeof(struct rank *));
     c->members = mem_zarray(in->n_ranks, sizeof *c->members);
-    if (!in->ranks || !c->members)
+    c->beats = mem_zarray(c->groups.world, sizeof *c->beats);
+    if (!in->ranks || !c->members || !c->beats)
         return err_nomem(err, "ranks");
     if ((rc = open_ranks(c, err)) != TN_OK || in->o.dry)
         return rc == TN_OK ? rank_bind(in->ranks[0], err) : rc;
-    if (c->groups.world > 1 &&
-        ((rc = start_threads(c, err)) != TN_OK || (rc = groups_ids(&c->groups, err)) != TN_OK ||
-         (rc = run_job(c, join, &c->groups, err)) != TN_OK))
-        return rc;
-    rc = run_job(c, bind, NULL, err);
-    return rc == TN_OK ? size_cache(c, err) : rc;
+    return open_ready(c, plan, err);
 }
 
 int32_t crew_open(struct instance *in, struct crew **out, tn_err *err)
 {
     struct crew *c = mem_zalloc(sizeof *c);
+    struct control_plan plan = {.listener = -1};
     pthread_condattr_t attr;
     int32_t rc;
 
@@ -317,8 +393,12 @@ int32_t crew_open(struct instance *in, struct crew **out, tn_err *err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&c->moved, &attr);
     pthread_condattr_destroy(&attr);
-    rc = open_all(c, err);
+    rc = open_all(c, &plan, err);
+    if (plan.listener >= 0)
+        close(plan.listener);
     if (rc != TN_OK) {
+        if (c->control && err)
+            control_tell(c->control, err);
         crew_close(c);
         return rc;
     }
@@ -340,6 +420,8 @@ void crew_close(struct crew *c)
     if (!c)
         return;
     in = c->in;
+    control_close(c->control);
+    c->control = NULL;
     if (c->wedged) {
         leave_behind(c);
         return;
@@ -357,6 +439,7 @@ void crew_close(struct crew *c)
     pthread_cond_destroy(&c->moved);
     pthread_mutex_destroy(&c->lock);
     mem_free(c->members);
+    mem_free(c->beats);
     mem_free(c);
 }
 
@@ -377,6 +460,22 @@ uint32_t crew_world(const struct crew *c)
     return c->groups.world;
 }
 
+void crew_processes(const struct crew *c, uint32_t *process, uint32_t *n_processes)
+{
+    *process = c->groups.process;
+    *n_processes = c->groups.n_processes;
+}
+
+void crew_moved(const struct crew *c, uint64_t *calls, uint64_t *bytes)
+{
+    *calls = *bytes = 0;
+    for (uint32_t i = 0; i < c->in->n_ranks; i++)
+        for (uint32_t k = 0; k < COMM_CALLS; k++) {
+            *calls += atomic_load(&c->in->ranks[i]->comm.counts.calls[k]);
+            *bytes += atomic_load(&c->in->ranks[i]->comm.counts.bytes[k]);
+        }
+}
+
 /* -- Steps ------------------------------------------------------------------------------------------------------- */
 
 static int32_t run_parts(struct rank *r, void *arg, tn_err *err)
@@ -394,6 +493,13 @@ int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_st
     if (crew_failed(c, err))
         return TN_E_COMM;
     parts_fill(&c->parts, s, step, parts_count(step, c->groups.pp_size, wanted));
+    if (c->control) {
+        int32_t rc = control_step(c->control, &c->parts, err);
+        if (rc != TN_OK) {
+            fail(c, NULL, err);
+            return TN_E_COMM;
+        }
+    }
     begin_job(c, run_parts, &c->parts);
     return TN_OK;
 }
@@ -409,4 +515,71 @@ int32_t crew_wait(struct crew *c, struct rank_result *out, tn_err *err)
     if (rc != TN_OK && err)
         err->code = TN_E_COMM;
     return rc == TN_OK ? TN_OK : TN_E_COMM;
+}
+
+/* -- Following --------------------------------------------------------------------------------------------------- */
+
+bool crew_leads(const struct crew *c)
+{
+    return c->groups.process == 0;
+}
+
+static int32_t tell_beats(struct crew *c, tn_err *err)
+{
+    uint32_t n;
+
+    pthread_mutex_lock(&c->lock);
+    n = own_beats(c, c->beats);
+    pthread_mutex_unlock(&c->lock);
+    return control_beat(c->control, c->beats, n, err);
+}
+
+/* Takes one step, if one has come. The ranks may still be at the one before: they come to its end without the leader. */
+static int32_t follow_once(struct crew *c, const struct wire_limits *limits, uint32_t *slot,
+                           tn_err *err)
+{
+    uint64_t timeout = (uint64_t)conf_int(c->in->o.conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS;
+    bool got = false;
+    int32_t rc = control_next(c->control, limits, &c->received[*slot], &got, err);
+
+    if (rc != TN_OK || !got)
+        return rc;
+    rc = end_job(c, timeout, err);
+    if (rc == TN_OK)
+        begin_job(c, run_parts, &c->received[*slot]);
+    *slot = 1 - *slot;
+    return rc;
+}
+
+int32_t crew_follow(struct crew *c, int (*stop)(void *arg), void *arg, tn_err *err)
+{
+    const struct instance *in = c->in;
+    struct wire_limits limits = {.rows = in->max_num_tokens,
+                                 .seqs = in->max_batch_size + 1,
+                                 .logits = in->max_logits,
+                                 .block_tokens = in->block_tokens,
+                                 .n_pages = in->n_pages,
+                                 .vocab = in->vocab,
+                                 .max_context = in->max_seq_len};
+    tn_err why = TN_ERR_INIT;
+    uint64_t beat = 0;
+    uint32_t slot = 0;
+    int32_t rc = TN_OK;
+
+    while (rc == TN_OK && !crew_failed(c, NULL)) {
+        if (stop && stop(arg))
+            rc = tn_err_set(&why, TN_E_CANCELED, "interrupted");
+        if (rc == TN_OK)
+            rc = follow_once(c, &limits, &slot, &why);
+        if (rc == TN_OK && clock_ns() - beat > BEAT_NS) {
+            rc = tell_beats(c, &why);
+            beat = clock_ns();
+        }
+    }
+    if (rc == TN_E_CLOSED)
+        return TN_OK;
+    if (rc != TN_OK)
+        fail(c, NULL, &why);
+    crew_failed(c, err);
+    return TN_E_COMM;
 }

@@ -33,10 +33,21 @@ int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_st
 /* Waits for the oldest step that was submitted. */
 int32_t crew_wait(struct crew *c, struct rank_result *out, tn_err *err);
 
+/* Whether this process has the scheduler. Of the others, crew_follow is what remains to be done. */
+bool crew_leads(const struct crew *c);
+
+/* Runs the steps that the leader announces, until the run is over (TN_OK), `stop` (may be NULL) returns nonzero
+ * (TN_E_CANCELED), or somebody fails. */
+int32_t crew_follow(struct crew *c, int (*stop)(void *arg), void *arg, tn_err *err);
+
 /* Whether the crew has failed for good; then `err` tells why. Any thread. */
 bool crew_failed(struct crew *c, tn_err *err);
 
-/* How many ranks there are in all. */
+/* How many ranks there are in all, and processes, and which one this is. */
 uint32_t crew_world(const struct crew *c);
+void crew_processes(const struct crew *c, uint32_t *process, uint32_t *n_processes);
+
+/* Calls and bytes that the ranks of this process have handed to their comm lines. */
+void crew_moved(const struct crew *c, uint64_t *calls, uint64_t *bytes);
 
 #endif

@@ -3,6 +3,7 @@
 #include "loop/groups.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -35,8 +36,17 @@ static int32_t set_sizes(struct groups *g, const struct instance *in, tn_err *er
         return err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "parallel.tp_size",
                       "times parallel.pp_size is more than %d ranks", LIMIT_RANKS);
     g->world = g->tp_size * g->pp_size;
-    g->first_local = 0;
-    g->n_local = g->world;
+    g->n_processes = g->n_processes ? g->n_processes : 1;
+    g->host_size = g->host_size ? g->host_size : 1;
+    if (g->world % g->n_processes != 0) {
+        err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "parallel.tp_size",
+               "%" PRIu32 " x %" PRIu32 " ranks cannot be shared out among %" PRIu32 " processes",
+               g->tp_size, g->pp_size, g->n_processes);
+        err_remedy(err, "start as many processes as ranks, or a number that divides them");
+        return TN_E_CONFIG;
+    }
+    g->n_local = g->world / g->n_processes;
+    g->first_local = g->process * g->n_local;
     return TN_OK;
 }
 
@@ -69,7 +79,7 @@ static int32_t plan_groups(struct groups *g, tn_err *err)
 {
     uint32_t *at;
 
-    g->memory = mem_zarray(2 * g->world, sizeof *g->memory);
+    g->memory = mem_zarray(4 * g->world, sizeof *g->memory);
     g->tensor = mem_zarray(g->pp_size, sizeof *g->tensor);
     g->pipeline = mem_zarray(g->tp_size, sizeof *g->pipeline);
     if (!g->memory || !g->tensor || !g->pipeline)
@@ -84,6 +94,12 @@ static int32_t plan_groups(struct groups *g, tn_err *err)
         g->pipeline[t].members = at;
         for (g->pipeline[t].n = 0; g->pipeline[t].n < g->pp_size; g->pipeline[t].n++)
             *at++ = rank_of(g, g->pipeline[t].n, t);
+    }
+    for (uint32_t i = 0; i < g->pp_size + g->tp_size; i++) {
+        struct group_plan *p = i < g->pp_size ? &g->tensor[i] : &g->pipeline[i - g->pp_size];
+        p->processes = at;
+        for (uint32_t k = 0; k < p->n; k++)
+            *at++ = p->members[k] / g->n_local;
     }
     return TN_OK;
 }
@@ -102,6 +118,14 @@ static uint32_t local_members(const struct groups *g, const struct group_plan *p
     return n;
 }
 
+bool groups_reach_out(const struct groups *g, const struct group_plan *p)
+{
+    for (uint32_t i = 1; i < p->n; i++)
+        if (p->members[i] / g->n_local != p->members[0] / g->n_local)
+            return true;
+    return false;
+}
+
 static int32_t choose_backend(const struct groups *g, const struct instance *in,
                               struct group_plan *p, tn_err *err)
 {
@@ -111,7 +135,7 @@ static int32_t choose_backend(const struct groups *g, const struct instance *in,
     if (p->n == 1)
         return TN_OK;
     if (strcmp(name, "auto") == 0)
-        name = "local";
+        name = groups_reach_out(g, p) ? g->far_comm : "local";
     rc = registry_comm(in->view, name, &p->backend, &p->instance, err);
     if (rc != TN_OK)
         return rc;
@@ -130,6 +154,8 @@ int32_t groups_init(struct groups *g, struct instance *in, tn_err *err)
     int32_t rc;
 
     g->in = in;
+    if (!g->far_comm[0])
+        snprintf(g->far_comm, sizeof g->far_comm, "tcp");
     rc = set_sizes(g, in, err);
     if (rc == TN_OK)
         rc = plan_groups(g, err);
@@ -154,9 +180,10 @@ void groups_release(struct groups *g)
     *g = (struct groups){0};
 }
 
-static int32_t make_id(struct group_plan *p, tn_err *err)
+static int32_t make_id(const struct groups *g, struct group_plan *p, tn_err *err)
 {
-    int32_t rc = p->n > 1 ? p->backend->make_id(p->instance, p->id, err) : TN_OK;
+    bool mine = groups_reach_out(g, p) ? g->process == 0 : local_members(g, p) > 0;
+    int32_t rc = p->n > 1 && mine ? p->backend->make_id(p->instance, p->id, err) : TN_OK;
 
     if (rc != TN_OK)
         err_plugin(err, p->plugin);
@@ -168,9 +195,9 @@ int32_t groups_ids(struct groups *g, tn_err *err)
     int32_t rc = TN_OK;
 
     for (uint32_t s = 0; s < g->pp_size && rc == TN_OK; s++)
-        rc = make_id(&g->tensor[s], err);
+        rc = make_id(g, &g->tensor[s], err);
     for (uint32_t t = 0; t < g->tp_size && rc == TN_OK; t++)
-        rc = make_id(&g->pipeline[t], err);
+        rc = make_id(g, &g->pipeline[t], err);
     return rc;
 }
 
@@ -179,7 +206,7 @@ int32_t groups_ids(struct groups *g, tn_err *err)
 int32_t groups_place(const struct groups *g, const struct instance *in, uint32_t index,
                      struct rank_options *out, tn_err *err)
 {
-    uint32_t world_rank = g->first_local + index, first, n_devices = 0, n;
+    uint32_t world_rank = g->first_local + index, first, n_devices = 0, n, share, n_shares;
     int32_t rc = in->api->count(in->device_instance, &n_devices, err);
 
     if (rc != TN_OK)
@@ -187,6 +214,8 @@ int32_t groups_place(const struct groups *g, const struct instance *in, uint32_t
     /* From device.index on, one after another; when there are fewer devices than ranks, they share. */
     first = (uint32_t)conf_int(in->o.conf, CONF_DEVICE_INDEX);
     n = n_devices > first ? n_devices - first : 1;
+    share = index / n;
+    n_shares = (g->n_local - index % n + n - 1) / n;
     *out = (struct rank_options){.topo = {.tp_rank = world_rank % g->tp_size,
                                           .tp_size = g->tp_size,
                                           .pp_rank = g->pp_size - 1 - world_rank / g->tp_size,
@@ -194,8 +223,8 @@ int32_t groups_place(const struct groups *g, const struct instance *in, uint32_t
                                  .world_rank = world_rank,
                                  .world_size = g->world,
                                  .device_index = first + index % n,
-                                 .share = index / n,
-                                 .n_shares = (g->n_local - index % n + n - 1) / n};
+                                 .share = g->host_rank * n_shares + share,
+                                 .n_shares = g->host_size * n_shares};
     return TN_OK;
 }
 
@@ -226,6 +255,7 @@ static int32_t join(const struct groups *g, const struct group_plan *p, struct r
                         .rank = line->rank,
                         .n_ranks = p->n,
                         .members = p->members,
+                        .processes = p->processes,
                         .api = g->in->api,
                         .device = r->device,
                         .timeout_ns = (uint64_t)conf_int(conf, CONF_PARALLEL_JOIN_MS) * NS_PER_MS,

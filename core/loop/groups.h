@@ -17,25 +17,33 @@ struct group_plan {
     void *instance;
     const char *plugin;
     uint32_t n;
-    uint32_t *members; /* [n] ranks of the run; of a pipeline: first stage first */
+    uint32_t *members;   /* [n] ranks of the run; of a pipeline: first stage first */
+    uint32_t *processes; /* [n] where they are */
     uint8_t id[TN_COMM_ID_BYTES];
 };
 
 struct groups {
     struct instance *in;
     uint32_t tp_size, pp_size, world;
+    uint32_t process, n_processes;
+    uint32_t host_rank, host_size; /* of the processes on this host */
     uint32_t first_local, n_local; /* ranks of this process */
+    char far_comm[32];             /* backend between processes */
     struct group_plan *tensor;     /* [pp_size], of each stage; NULL if tp_size is 1 */
     struct group_plan *pipeline;   /* [tp_size]; NULL if pp_size is 1 */
     uint32_t *memory;
     uint64_t max_bytes; /* of one call */
 };
 
-/* Sizes by configuration and engine, and a backend that can do it. TN_E_CONFIG, TN_E_NOTFOUND, TN_E_UNSUPPORTED. */
+/* Sizes by configuration and engine, and a backend that can do it. TN_E_CONFIG, TN_E_NOTFOUND, TN_E_UNSUPPORTED. What is known
+ * of processes stands in `g`; zeroed: there is one. */
 int32_t groups_init(struct groups *g, struct instance *in, tn_err *err);
 void groups_release(struct groups *g); /* zeroed is allowed */
 
-/* Makes the tokens. */
+/* Whether some of the group's ranks are in another process than others. */
+bool groups_reach_out(const struct groups *g, const struct group_plan *p);
+
+/* Makes the tokens: of groups within this process, and in process 0 of those that reach out. */
 int32_t groups_ids(struct groups *g, tn_err *err);
 
 /* Where the `index`th rank of this process stands, and on which device. */

@@ -45,9 +45,9 @@ typedef struct tn_comm_join {
     tn_hdr h;
     const uint8_t *id; /**< [TN_COMM_ID_BYTES] from make_id */
     uint32_t rank, n_ranks;
+    const uint32_t *members; /**< [n_ranks] number of each rank of the group in the whole run */
     const uint32_t
-        *members; /**< [n_ranks] number of each rank of the group in the whole run, ascending; for
-                                  messages, and for backends that number processes */
+        *processes; /**< [n_ranks] the process that each is in, as `world` numbers them */
     const tn_device_api *api;
     tn_device *device;   /**< whose memory is moved */
     uint64_t timeout_ns; /**< until all must have joined */

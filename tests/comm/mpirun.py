@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of several processes under a real mpirun, on this host: the same logits as the goldens, the same tokens as one rank.
+
+    mpirun.py TENON SOURCE_DIR
+
+Exit status 77 (CTest: skipped) where there is no mpirun or no plugin mpi. Only the standard library of Python is used.
+"""
+
+import array
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TENON = ""
+SOURCE = ""
+TOLERANCE = 2e-3
+MODELS = ["llama-gqa", "llama-mha-tied", "llama-bias", "biases-gelu"]
+# Processes and what each is told. biases-gelu has two layers, the others three.
+LAYOUTS = [
+    (2, ["--tp-size", "2"]),
+    (4, ["--tp-size", "4"]),
+    (2, ["--pp-size", "2"]),
+    (4, ["--tp-size", "2", "--pp-size", "2", "--set", "parallel.micro_batches=4"]),
+    (3, ["--pp-size", "3"]),
+    (2, ["--tp-size", "2", "--pp-size", "2", "--comm", "auto"]),  # two ranks in each process
+]
+
+
+def read_tensor(path, name):
+    with open(path, "rb") as f:
+        (n,) = struct.unpack("<Q", f.read(8))
+        entry = json.loads(f.read(n))[name]
+        begin, end = entry["data_offsets"]
+        f.seek(8 + n + begin)
+        data = array.array({"F32": "f", "I32": "i"}[entry["dtype"]])
+        data.frombytes(f.read(end - begin))
+    return data
+
+
+def environment():
+    e = dict(os.environ)
+    # CI runs as root, on machines with fewer cores than ranks.
+    e.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1")
+    e.update(OMPI_MCA_btl_vader_single_copy_mechanism="none")  # containers forbid it
+    return e
+
+
+class Mpi(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="tenon-mpi-")
+
+    def tearDown(self):
+        shutil.rmtree(self.dir)
+
+    def run_tenon(self, processes, args, code=0):
+        launch = ["mpirun", "-n", str(processes)] if processes > 1 else []
+        p = subprocess.run(launch + [TENON] + args, env=environment(), capture_output=True, text=True, timeout=100)
+        self.assertEqual(p.returncode, code, "%s\n%s\n%s" % (launch + args, p.stdout, p.stderr))
+        return p
+
+    def build(self, model):
+        engine = os.path.join(self.dir, model)
+        source = os.path.join(SOURCE, "tests", "models", model)
+        self.run_tenon(1, ["build", "--model", source, "--output", engine, "--dtype", "float32", "--quiet"])
+        return engine, os.path.join(source, "golden.safetensors")
+
+    def test_logits_are_those_of_the_goldens(self):
+        for model in MODELS:
+            engine, golden = self.build(model)
+            want = read_tensor(golden, "logits")
+            for processes, layout in LAYOUTS:
+                if model == "biases-gelu" and "3" in layout:
+                    continue
+                with self.subTest(model=model, processes=processes, layout=layout):
+                    out = os.path.join(self.dir, "out.safetensors")
+                    self.run_tenon(
+                        processes, ["eval", "logits", "--engine", engine, "--ids", golden, "--out", out] + layout
+                    )
+                    got = read_tensor(out, "logits")
+                    self.assertEqual(len(got), len(want))
+                    self.assertLessEqual(max(abs(a - b) for a, b in zip(got, want)), TOLERANCE)
+
+    def test_tokens_are_those_of_one_rank(self):
+        engine, golden = self.build("llama-gqa")
+        prompt = ",".join(str(i) for i in read_tensor(golden, "greedy_ids")[:12])
+        args = ["run", "--engine", engine, "--prompt-ids", prompt, "--max-tokens", "40", "--ignore-eos"]
+        one = self.run_tenon(1, args).stdout
+        self.assertTrue(one.strip())
+        for processes, layout in LAYOUTS:
+            with self.subTest(processes=processes, layout=layout):
+                self.assertEqual(self.run_tenon(processes, args + layout).stdout, one)
+
+    def test_a_world_of_the_wrong_size_is_refused(self):
+        engine, golden = self.build("llama-gqa")
+        args = ["eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out")]
+        p = self.run_tenon(3, args + ["--tp-size", "4"], code=2)
+        self.assertIn("cannot be shared out among 3 processes", p.stderr)
+
+
+def main():
+    global TENON, SOURCE
+    TENON, SOURCE = sys.argv[1], sys.argv[2]
+    if not shutil.which("mpirun"):
+        print("skipped: there is no mpirun")
+        return 77
+    listed = subprocess.run([TENON, "plugin", "list"], capture_output=True, text=True).stdout
+    if not any(line.split()[:2] == ["loaded", "mpi"] for line in listed.splitlines()):
+        print("skipped: the plugin mpi was not built or not loaded\n" + listed)
+        return 77
+    unittest.main(argv=sys.argv[:1], verbosity=2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
