@@ -66,7 +66,7 @@ def measure(args, config, engine):
         peak = max(before["peak_gflops"], after["peak_gflops"])
         one = {"read_gb_per_s": read, "peak_gflops": peak,
                "decode_tokens_per_s": ours["decode_tokens_per_s"],
-               "decode_share_of_read": ours["weight_gb_per_s"] / read,
+               "decode_share_of_read": ours["streamed_bytes_per_step"] / (ours["decode_ms_per_step"] * 1e6) / read,
                "prefill_tokens_per_s": ours["prefill_tokens_per_s"],
                "prefill_share_of_peak": flops / (ours["prefill_ms"] * 1e-3) * 1e-9 / peak}
         if theirs:

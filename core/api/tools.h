@@ -45,6 +45,11 @@ int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err);
 int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
                             tn_err *err);
 
+/* Measures kernels for an engine on the device that the configuration names, and writes the times beside it, where opening
+ * the engine finds them. {"device", "file", "times", "seconds"} */
+int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int (*stop)(void *),
+                  void *arg, json_t **out, tn_err *err);
+
 /* {"meta": ..., "hyper": ..., "sections": [...], "weights": {...}, "build_id"} */
 int32_t tool_engine_inspect(const char *engine, bool tensors, json_t **out, tn_err *err);
 

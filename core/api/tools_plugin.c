@@ -5,11 +5,16 @@
 
 #include "api/runtime.h"
 #include "api/tools.h"
+#include "base/clock.h"
+#include "base/file.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/strbuf.h"
 #include "build/build.h"
 #include "engine/names.h"
+#include "exec/judge.h"
 #include "loop/rank.h"
+#include "loop/tune.h"
 
 /* What every tool with plugins opens. */
 struct session {
@@ -206,9 +211,11 @@ static json_t *op_json(const struct selected *s)
     json_t *chosen = json_array(), *losers = json_array(), *members = json_array();
 
     for (uint32_t i = 0; i < s->choice.n; i++)
-        json_array_append_new(chosen, json_pack("{s:o, s:i}", "variant",
-                                                variant_name(s->choice.ranges[i].candidate),
-                                                "max_rows", (int)s->choice.ranges[i].max_rows));
+        json_array_append_new(chosen,
+                              json_pack("{s:o, s:i, s:b}", "variant",
+                                        variant_name(s->choice.ranges[i].candidate), "max_rows",
+                                        (int)s->choice.ranges[i].max_rows, "measured",
+                                        (int)judge_measured(s->choice.ranges[i].candidate, s->op)));
     for (const struct verdict *v = s->losers; v; v = v->next)
         json_array_append_new(losers, json_pack("{s:o, s:s}", "variant", variant_name(v->candidate),
                                                 "reason", v->reason));
@@ -257,24 +264,109 @@ static json_t *explanation(const struct instance *in)
                      s->kv_layout ? s->kv_layout->name : "", "ops", ops);
 }
 
-int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
-                            tn_err *err)
+static int32_t open_dry(const struct tool_conf *c, const char *engine, struct session *s,
+                        struct instance **in, tn_err *err)
 {
     struct instance_options o = {.engine = engine, .dry = true};
-    struct instance *in = NULL;
-    struct session s;
-    int32_t rc = session_open(c, &s, err);
+    int32_t rc = session_open(c, s, err);
 
     if (rc != TN_OK)
         return rc;
-    o.conf = s.conf;
-    o.registry = s.registry;
-    o.ledger = s.ledger;
-    rc = instance_open(&o, &in, err);
-    if (rc == TN_OK) {
-        *out = explanation(in);
-        rc = *out ? TN_OK : err_nomem(err, "an explanation");
-    }
+    o.conf = s->conf;
+    o.registry = s->registry;
+    o.ledger = s->ledger;
+    rc = instance_open(&o, in, err);
+    if (rc != TN_OK)
+        session_close(s);
+    return rc;
+}
+
+int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
+                            tn_err *err)
+{
+    struct instance *in = NULL;
+    struct session s;
+    int32_t rc = open_dry(c, engine, &s, &in, err);
+
+    if (rc != TN_OK)
+        return rc;
+    *out = explanation(in);
+    rc = *out ? TN_OK : err_nomem(err, "an explanation");
+    instance_close(in);
+    session_close(&s);
+    return rc;
+}
+
+/* -- tune ----------------------------------------------------------------------------------------------- */
+
+struct tune_progress {
+    struct progress bar;
+    int (*stop)(void *);
+    void *arg;
+};
+
+static int on_tuned(void *arg, uint32_t done, uint32_t total)
+{
+    struct tune_progress *p = arg;
+
+    p->bar.total = total;
+    progress_update(&p->bar, done);
+    return p->stop ? p->stop(p->arg) : 0;
+}
+
+/* First the ops as they were chosen, then the basic ops that fusions replaced: their sums are what fusions compete with. */
+static int32_t tune_rank(struct rank *r, struct tune_progress *p, tn_err *err)
+{
+    struct tune_options o = {.rank = r, .tuning = r->tuning, .progress = on_tuned, .arg = p};
+    struct binding *basic = NULL;
+    int32_t rc = tune_binding(&o, r->binding, err);
+
+    if (rc == TN_OK)
+        rc = rank_bind_as(r, false, &basic, err);
+    if (rc == TN_OK)
+        rc = tune_binding(&o, basic, err);
+    binding_free(basic);
+    return rc;
+}
+
+static int32_t tune_instance(struct instance *in, struct tune_progress *p, json_t **out,
+                             tn_err *err)
+{
+    struct rank *r = in->ranks[0];
+    uint64_t begin = clock_ns();
+    char *path;
+    int32_t rc;
+
+    if (!in->engine->dir)
+        return tn_err_set(err, TN_E_INVALID, "the engine is no directory to keep times in");
+    path = path_join(in->engine->dir, TUNING_FILE);
+    if (!path)
+        return err_nomem(err, "measuring kernels");
+    rc = tune_rank(r, p, err);
+    if (rc == TN_OK)
+        rc = tuning_save(r->tuning, path, err);
+    if (rc == TN_OK)
+        *out =
+            json_pack("{s:s, s:s, s:i, s:f}", "device", r->place, "file", path, "times",
+                      (int)tuning_count(r->tuning), "seconds", (double)(clock_ns() - begin) / 1e9);
+    mem_free(path);
+    return rc;
+}
+
+int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int (*stop)(void *),
+                  void *arg, json_t **out, tn_err *err)
+{
+    struct tune_progress p = {.stop = stop, .arg = arg};
+    struct instance *in = NULL;
+    struct session s;
+    int32_t rc = open_dry(c, engine, &s, &in, err);
+
+    if (rc != TN_OK)
+        return rc;
+    progress_begin(&p.bar, "measuring", 1, quiet);
+    p.bar.counted = true;
+    rc = tune_instance(in, &p, out, err);
+    progress_end(&p.bar, rc == TN_OK);
     instance_close(in);
     session_close(&s);
     return rc;

@@ -32,10 +32,15 @@ static void draw(const struct progress *p, uint64_t done, uint64_t now)
         strbuf_printf(&line, "[%.*s%*s] ", filled, "##############################", BAR - filled,
                       "");
     strbuf_printf(&line, "%3d%% ", (int)(part * 100));
-    strbuf_put_bytes(&line, done);
-    strbuf_puts(&line, " of ");
-    strbuf_put_bytes(&line, p->total);
-    if (secs > 0.2) {
+    if (p->counted) {
+        strbuf_printf(&line, "%llu of %llu", (unsigned long long)done,
+                      (unsigned long long)p->total);
+    } else {
+        strbuf_put_bytes(&line, done);
+        strbuf_puts(&line, " of ");
+        strbuf_put_bytes(&line, p->total);
+    }
+    if (secs > 0.2 && !p->counted) {
         strbuf_puts(&line, ", ");
         strbuf_put_bytes(&line, (uint64_t)((double)done / secs));
         strbuf_puts(&line, "/s");

@@ -14,6 +14,7 @@ struct progress {
     int last_tenth;
     bool tty;
     bool quiet;
+    bool counted; /* what is done are things, not bytes; set it after progress_begin */
 };
 
 void progress_begin(struct progress *p, const char *what, uint64_t total_bytes, bool quiet);

@@ -3,15 +3,20 @@
 
 #include "tenon/float.h"
 
-/* Element i takes 16 bits of word i / 4 of a counter-based stream (the SplitMix64 finaliser of the counter). */
-static uint16_t noise(uint64_t seed, uint64_t i)
+/* Word k of a counter-based stream (the SplitMix64 finaliser of the counter). */
+static uint64_t word(uint64_t seed, uint64_t k)
 {
-    uint64_t z = seed + (i / 4 + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t z = seed + (k + 1) * UINT64_C(0x9e3779b97f4a7c15);
 
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    z ^= z >> 31;
-    return (uint16_t)(z >> (16 * (i % 4)));
+    return z ^ (z >> 31);
+}
+
+/* Element i takes 16 bits of word i / 4. */
+static uint16_t noise(uint64_t seed, uint64_t i)
+{
+    return (uint16_t)(word(seed, i / 4) >> (16 * (i % 4)));
 }
 
 static float value_of(uint32_t role, uint16_t r)
@@ -46,10 +51,43 @@ static void store(uint32_t dtype, void *dst, uint64_t i, float f, uint16_t r)
     }
 }
 
-void dummy_fill(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n, void *dst)
+static void fill_plainly(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n,
+                         void *dst)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint16_t r = noise(seed, begin + i);
         store(w->dtype, dst, i, value_of(w->role, r), r);
     }
+}
+
+/* The same for elements of 16 bits, three times as fast: what the 65,536 numbers become is looked up. begin and n are
+ * multiples of 4. */
+static void fill_by_table(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n,
+                          uint16_t *dst)
+{
+    uint16_t table[1 << 16];
+
+    for (uint32_t r = 0; r < 1 << 16; r++)
+        store(w->dtype, table, r, value_of(w->role, (uint16_t)r), (uint16_t)r);
+    for (uint64_t i = 0; i < n; i += 4) {
+        uint64_t z = word(seed, (begin + i) / 4);
+        dst[i] = table[(uint16_t)z];
+        dst[i + 1] = table[(uint16_t)(z >> 16)];
+        dst[i + 2] = table[(uint16_t)(z >> 32)];
+        dst[i + 3] = table[z >> 48];
+    }
+}
+
+#define TABLE_FROM (1 << 18) /* elements for which making the table pays */
+
+void dummy_fill(const struct plan_weight *w, uint64_t seed, uint64_t begin, uint64_t n, void *dst)
+{
+    uint64_t fast = 0;
+
+    if (tn_dtype_bits(w->dtype) == 16 && begin % 4 == 0 && n >= TABLE_FROM) {
+        fast = n / 4 * 4;
+        fill_by_table(w, seed, begin, fast, dst);
+        dst = (uint16_t *)dst + fast;
+    }
+    fill_plainly(w, seed, begin + fast, n - fast, dst);
 }

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "exec/bound.h"
+#include "exec/judge.h"
 #include "tenon/ops.h"
 
 /* -- Steps -------------------------------------------------------------------------------------------- */
@@ -261,6 +262,34 @@ const char *binding_fallback(const struct binding *b)
 const struct selection *binding_selection(const struct binding *b)
 {
     return &b->selection;
+}
+
+const struct bind_options *binding_options(const struct binding *b)
+{
+    return &b->o;
+}
+
+uint32_t binding_candidates(const struct binding *b, const struct selected *s,
+                            struct binding_candidate *out, uint32_t max, uint32_t *max_rows)
+{
+    const struct judge j = {.g = b->graph,
+                            .o = &b->o.select,
+                            .kv_layout =
+                                b->selection.kv_layout ? b->selection.kv_layout->name : ""};
+    const char *equals = s->choice.ranges[0].candidate->v->equals;
+    uint32_t n = 0;
+    char reason[320];
+
+    *max_rows = judge_max_rows(&b->o.select, s->op);
+    for (size_t i = 0; i < b->selection.n_candidates && n < max; i++) {
+        const struct candidate *c = &b->selection.candidates[i];
+        if (strcmp(c->v->op, s->op->op.name) != 0 || !c->v->equals != !equals ||
+            (equals && strcmp(c->v->equals, equals) != 0) ||
+            !judge_variant(&j, s->op, c, out[n].rows, reason, sizeof reason))
+            continue;
+        out[n++].candidate = c;
+    }
+    return n;
 }
 
 uint64_t binding_weight_bytes(const struct binding *b)

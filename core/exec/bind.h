@@ -81,6 +81,19 @@ const char *binding_fallback(const struct binding *b);
 /* What was chosen, for explanations. */
 const struct selection *binding_selection(const struct binding *b);
 
+/* What it was made with. */
+const struct bind_options *binding_options(const struct binding *b);
+
+/* A variant that could run an op, and from how many rows to how many. */
+struct binding_candidate {
+    const struct candidate *candidate;
+    uint32_t rows[2];
+};
+
+/* Those that could run a selected op, chosen or not: how many were found, up to `max`. Also how many rows it has at most. */
+uint32_t binding_candidates(const struct binding *b, const struct selected *s,
+                            struct binding_candidate *out, uint32_t max, uint32_t *max_rows);
+
 /* Bytes of weights as the kernels read them. */
 uint64_t binding_weight_bytes(const struct binding *b);
 

@@ -212,5 +212,14 @@ double judge_cost(const struct candidate *c, const struct graph_op *op, uint32_t
 {
     double ns = c->v->cost_ns(c->source->instance, &op->op, rows);
 
+    if (ns >= 0 && c->tuning) {
+        double measured = tuning_get(c->tuning, c->source->plugin, c->v, &op->op, rows);
+        ns = measured >= 0 ? measured : ns;
+    }
     return ns <= HIGHEST_COST ? ns : HIGHEST_COST; /* NaN compares false */
+}
+
+bool judge_measured(const struct candidate *c, const struct graph_op *op)
+{
+    return tuning_get(c->tuning, c->source->plugin, c->v, &op->op, 1) >= 0;
 }

@@ -19,8 +19,12 @@ bool judge_variant(const struct judge *j, const struct graph_op *op, const struc
 const char *judge_device(const struct select_options *o, const tn_kernel_set *set,
                          const tn_variant *v);
 
-/* Estimated nanoseconds; negative: only if pinned. What is no finite number counts as 1e30: it can run, and loses. */
+/* Nanoseconds, measured if they were, else estimated; negative: only if pinned. What is no finite number counts as
+ * 1e30: it can run, and loses. */
 double judge_cost(const struct candidate *c, const struct graph_op *op, uint32_t rows);
+
+/* Whether judge_cost goes by measured times. */
+bool judge_measured(const struct candidate *c, const struct graph_op *op);
 
 /* Rows that the op works on at most: logits rows or token rows. */
 uint32_t judge_max_rows(const struct select_options *o, const struct graph_op *op);

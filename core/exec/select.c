@@ -59,7 +59,8 @@ static int32_t list_candidates(struct selecting *z)
         const struct kernel_source *src = &z->o->sources[i];
         for (uint32_t k = 0; k < src->set->n_variants && rc == TN_OK; k++) {
             struct candidate *c = &s->candidates[s->n_candidates++];
-            *c = (struct candidate){.source = src, .v = src->set->variants[k]};
+            *c = (struct candidate){
+                .source = src, .v = src->set->variants[k], .tuning = z->o->tuning};
             c->excluded = judge_device(z->o, src->set, c->v);
             rc = parse_pattern(z, c);
         }
@@ -342,8 +343,10 @@ static int32_t note_slower(struct selecting *z, struct selected *sel, const stru
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
         if (was_chosen(&sel->choice, able[i].c))
             continue;
-        snprintf(reason, sizeof reason, "estimated at %.0f ns per row, against %.0f ns",
-                 judge_cost(able[i].c, sel->op, 1), judge_cost(winner, sel->op, 1));
+        snprintf(reason, sizeof reason, "%s at %.0f ns for one row, against %.0f ns %s",
+                 judge_measured(able[i].c, sel->op) ? "measured" : "estimated",
+                 judge_cost(able[i].c, sel->op, 1), judge_cost(winner, sel->op, 1),
+                 judge_measured(winner, sel->op) ? "measured" : "estimated");
         rc = note_loser(z, sel, able[i].c, reason);
     }
     return rc;

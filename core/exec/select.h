@@ -11,6 +11,7 @@
 
 #include "exec/graph.h"
 #include "exec/pattern.h"
+#include "exec/tuning.h"
 #include "tenon/kernels.h"
 
 /* A loaded kernel set. */
@@ -38,14 +39,17 @@ struct select_options {
     const struct pin *pins;
     uint32_t n_pins;
     bool fusion;
+    const struct tuning
+        *tuning; /* measured times, before which estimates count nothing; may be NULL */
 };
 
 /* One variant of one set, with what is known about it before any op is looked at. */
 struct candidate {
     const struct kernel_source *source;
     const tn_variant *v;
-    struct pattern *pattern; /* NULL unless it fuses */
-    const char *excluded;    /* why it cannot run on this device at all; NULL: it can */
+    struct pattern *pattern;     /* NULL unless it fuses */
+    const char *excluded;        /* why it cannot run on this device at all; NULL: it can */
+    const struct tuning *tuning; /* measured times, or NULL */
 };
 
 #define CHOICE_MAX_RANGES 20

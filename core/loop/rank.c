@@ -6,10 +6,12 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/strbuf.h"
 #include "engine/names.h"
 #include "plugin/cpu.h"
 
@@ -75,18 +77,17 @@ static void set_dtypes(struct rank *r)
 
 /* -- Binding ------------------------------------------------------------------------------------------- */
 
-static int32_t copy_pins(struct rank *r, uint32_t *n, tn_err *err)
+static int32_t copy_pins(struct rank *r, tn_err *err)
 {
     const struct conf_pin *pins;
     uint32_t count = conf_pins(r->in->o.conf, &pins);
 
-    *n = 0;
     r->pins = mem_zarray(count, sizeof *r->pins);
     if (!r->pins)
         return err_nomem(err, "pins");
     for (uint32_t i = 0; i < count; i++)
         if (pins[i].device[0] == '\0' || strcmp(pins[i].device, r->place) == 0)
-            r->pins[(*n)++] = (struct pin){pins[i].op, pins[i].variant};
+            r->pins[r->n_pins++] = (struct pin){pins[i].op, pins[i].variant};
     return TN_OK;
 }
 
@@ -102,7 +103,42 @@ static void tell_fallback(const struct rank *r)
              how ? how : "it is computed in wider arithmetic");
 }
 
-int32_t rank_bind(struct rank *r, tn_err *err)
+/* Name, driver and kernel sets: what measured times depend on beside the ops. */
+static int32_t tuning_key(const struct rank *r, struct strbuf *key, tn_err *err)
+{
+    const struct registry *reg = r->in->o.registry;
+
+    strbuf_printf(key, "%s; %s;", r->info.name, r->info.driver);
+    for (uint32_t i = 0; i < r->n_attached; i++)
+        for (uint32_t k = 0; k < registry_count(reg); k++) {
+            struct registry_info p;
+            registry_info(reg, k, &p);
+            if (p.state == REGISTRY_LOADED && strcmp(p.name, r->sources[i].plugin) == 0)
+                strbuf_printf(key, " %s %s %.12s", p.name, p.version, p.digest);
+        }
+    return key->failed ? err_nomem(err, "measured times") : TN_OK;
+}
+
+/* Measured times, if there are any beside the engine. A damaged file is no reason not to run. */
+static int32_t open_tuning(struct rank *r, tn_err *err)
+{
+    struct strbuf key = STRBUF_INIT;
+    tn_err why = TN_ERR_INIT;
+    char *path = path_join(r->in->engine->dir ? r->in->engine->dir : "", TUNING_FILE);
+    int32_t rc = path ? tuning_key(r, &key, err) : err_nomem(err, "measured times");
+
+    if (rc == TN_OK)
+        rc = tuning_new(strbuf_str(&key), &r->tuning, err);
+    if (rc == TN_OK && r->in->engine->dir && tuning_load(r->tuning, path, &why) != TN_OK)
+        log_warn("%s: %s", path, why.msg);
+    if (rc == TN_OK && tuning_count(r->tuning) > 0)
+        log_info("%s: %zu measured times of %s", r->place, tuning_count(r->tuning), path);
+    strbuf_release(&key);
+    mem_free(path);
+    return rc;
+}
+
+int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err)
 {
     bool alone = r->o.world_size == 1;
     const struct instance *in = r->in;
@@ -121,22 +157,28 @@ int32_t rank_bind(struct rank *r, tn_err *err)
                                         .kv_dtype = r->kv_dtype,
                                         .max_rows = in->max_num_tokens,
                                         .max_logits = in->max_logits,
-                                        .fusion = conf_bool(in->o.conf, CONF_KERNELS_FUSION)},
+                                        .fusion = fusion,
+                                        .pins = r->pins,
+                                        .n_pins = r->n_pins,
+                                        .tuning = r->tuning},
                              .max_seqs = in->max_batch_size,
                              .max_context = in->max_seq_len,
                              .block_tokens = in->block_tokens,
                              .progress = in->o.progress,
                              .arg = in->o.arg,
                              .dry = in->o.dry};
-    int32_t rc = copy_pins(r, &o.select.n_pins, err);
 
-    if (rc != TN_OK)
-        return rc;
     if (r->o.topo.tp_size > 1)
         r->sources[o.select.n_sources++] = comm_source(&r->comm, in->api->kind);
-    o.select.pins = r->pins;
     cpu_features(o.select.cpu);
-    rc = binding_new(&o, &r->binding, err);
+    return binding_new(&o, out, err);
+}
+
+int32_t rank_bind(struct rank *r, tn_err *err)
+{
+    int32_t rc =
+        rank_bind_as(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), &r->binding, err);
+
     if (rc == TN_OK)
         tell_fallback(r);
     return rc;
@@ -159,6 +201,10 @@ int32_t rank_open(const struct instance *in, const struct rank_options *o, struc
         rc = attach_sets(r, err);
     if (rc == TN_OK)
         set_dtypes(r);
+    if (rc == TN_OK)
+        rc = copy_pins(r, err);
+    if (rc == TN_OK)
+        rc = open_tuning(r, err);
     if (rc != TN_OK) {
         rank_close(r);
         return rc;
@@ -198,6 +244,7 @@ void rank_close(struct rank *r)
     }
     if (r->device)
         r->in->api->close(r->device);
+    tuning_free(r->tuning);
     mem_free(r->pins);
     mem_free(r);
 }

@@ -31,6 +31,8 @@ struct rank {
     struct kernel_source sources[REGISTRY_MAX_SETS + 1];
     uint32_t n_attached; /* sets that were attached to the device */
     struct pin *pins;
+    uint32_t n_pins;
+    struct tuning *tuning; /* measured times of this device, from the file beside the engine */
     uint32_t act_dtype, kv_dtype;
     struct binding *binding;
     struct step_arrays arrays; /* of a rank that is alone, as all up to own_logits */
@@ -50,6 +52,9 @@ void rank_close(struct rank *r); /* NULL is allowed */
 
 /* Binds the engine's plan. Several ranks have joined their groups before (their `comm`). */
 int32_t rank_bind(struct rank *r, tn_err *err);
+
+/* Another binding, by the measured times that there are now, with or without fusions; the caller's. */
+int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err);
 
 /* How many cache pages the rank has room for, at most what all sequences could fill. TN_E_NOSPACE if not even one. */
 int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err);

@@ -234,14 +234,14 @@ END_TEST
 /* As a user gets it who asks for nothing: weights as stored, the cache as precise as the arithmetic. */
 START_TEST(goldens_hold_by_default)
 {
-    check_model(models[_i], "auto", "cpu,reference", "2048", &one_rank);
+    check_model(models[_i], "auto", sets[1], "2048", &one_rank);
 }
 END_TEST
 
 /* The same with prompts cut into chunks of one or two pages. */
 START_TEST(goldens_hold_with_chunked_prefill)
 {
-    check_model(models[_i], "float32", "cpu,reference", "64", &one_rank);
+    check_model(models[_i], "float32", sets[1], "64", &one_rank);
 }
 END_TEST
 

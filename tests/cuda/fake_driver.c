@@ -342,6 +342,10 @@ EXPORT CUresult CUDAAPI cuStreamCreate(CUstream *s, unsigned int flags)
 
 EXPORT CUresult CUDAAPI cuStreamDestroy(CUstream s)
 {
+    if (s->capture) { /* ends with its stream */
+        drop(s->capture);
+        fake.capturing = NULL;
+    }
     return drop(s);
 }
 

@@ -443,6 +443,24 @@ START_TEST(dummy_weights_do_not_depend_on_where_reading_begins)
 }
 END_TEST
 
+/* Long stretches are made in another way. */
+START_TEST(dummy_weights_do_not_depend_on_how_much_is_read_at_once)
+{
+    static const uint32_t dtypes[] = {TN_DT_BF16, TN_DT_F16, TN_DT_F32};
+    static const uint32_t n = 300001;
+    struct plan_weight w = {.dtype = dtypes[_i], .role = TN_ROLE_MATRIX};
+    uint64_t size = tn_dtype_bits(w.dtype) / 8;
+    uint8_t *all = mem_alloc(n * size), part[100 * 4];
+
+    dummy_fill(&w, 5, 8, n, all);
+    for (uint64_t at = 0; at + 100 <= n; at += at < 1000 || at > n - 2000 ? 99 : 20011) {
+        dummy_fill(&w, 5, 8 + at, 100, part);
+        ck_assert_mem_eq(part, all + at * size, 100 * size);
+    }
+    mem_free(all);
+}
+END_TEST
+
 START_TEST(dummy_weights_fill_exactly_their_bytes)
 {
     for (uint32_t dtype = 1; dtype < TN_DT_COUNT; dtype++) {
@@ -502,6 +520,7 @@ int main(void)
     tcase_add_test(t, writing_survives_memory_running_out);
     tcase_add_test(t, opening_13_gigabytes_reads_kilobytes);
     tcase_add_test(d, dummy_weights_do_not_depend_on_where_reading_begins);
+    tcase_add_loop_test(d, dummy_weights_do_not_depend_on_how_much_is_read_at_once, 0, 3);
     tcase_add_test(d, dummy_weights_fill_exactly_their_bytes);
     tcase_add_test(d, dummy_weights_have_the_stated_spread);
     suite_add_tcase(s, t);

@@ -115,6 +115,32 @@ START_TEST(whatever_does_not_fit_loses_with_its_reason)
 }
 END_TEST
 
+/* A time that was measured counts, whatever the variants think of themselves; what was not goes on by its estimate. */
+START_TEST(measured_times_go_before_estimates)
+{
+    struct tuning *t = NULL;
+
+    fake_add("boaster", TN_OP_LINEAR)->fixed = 1;
+    choose();
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 1), "boaster");
+    ck_assert_reason(TN_OP_LINEAR, "linear.f", "estimated at 110 ns for one row, against 11 ns");
+    ck_assert_ok(tuning_new("here", &t, &err), &err);
+    for (size_t i = 0; i < g->n_ops; i++)
+        if (strcmp(g->ops[i]->op.name, TN_OP_LINEAR) == 0)
+            for (uint32_t rows = 1; rows <= 64; rows *= 2)
+                ck_assert_ok(
+                    tuning_set(t, "fake",
+                               fake_selected(&sel, TN_OP_LINEAR, 0)->choice.ranges[0].candidate->v,
+                               &g->ops[i]->op, rows, rows > 8 ? 20 : 5000, &err),
+                    &err);
+    o.tuning = t;
+    ck_assert_ok(choose_with(&o), &err);
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 1), "linear.f");
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 64), "boaster");
+    tuning_free(t);
+}
+END_TEST
+
 START_TEST(cache_requirements_are_checked)
 {
     struct fake *layout = fake_add("other", TN_OP_ATTENTION);
@@ -242,7 +268,7 @@ START_TEST(cost_decides_by_number_of_rows)
     ck_assert_str_eq(chosen(TN_OP_LINEAR, 8), "few");
     ck_assert_str_eq(chosen(TN_OP_LINEAR, 16), "many");
     ck_assert_str_eq(chosen(TN_OP_LINEAR, 64), "many");
-    ck_assert_reason(TN_OP_LINEAR, "linear.f", "ns per row");
+    ck_assert_reason(TN_OP_LINEAR, "linear.f", "ns for one row");
     ck_assert_str_eq(reason(TN_OP_LINEAR, "few"), "");
 }
 END_TEST
@@ -615,6 +641,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, whatever_does_not_fit_loses_with_its_reason);
     tcase_add_test(t, cache_requirements_are_checked);
+    tcase_add_test(t, measured_times_go_before_estimates);
     tcase_add_test(t, attributes_of_members_are_checked_too);
     tcase_add_test(t, gpu_targets_match_by_their_mode);
     tcase_add_test(t, op_that_nobody_can_run_is_named);

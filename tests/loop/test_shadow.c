@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "api/engines.h"
+#include "api/tools.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "check_util.h"
@@ -174,6 +175,35 @@ START_TEST(tokens_are_those_of_the_host)
 }
 END_TEST
 
+/* -- Measuring ---------------------------------------------------------------------------------------- */
+
+/* Times are kept beside the engine and used when it is opened; whatever is chosen then, tokens stay. */
+START_TEST(measuring_changes_no_token)
+{
+    static struct job jobs[JOBS];
+    const tn_kv s[] = {{"plugins.path", SHADOW_PATHS},
+                       {"device.kind", "shadow"},
+                       {"kernels.sets", "shadow"},
+                       {"scheduler.max_num_tokens", "128"}};
+    const struct tool_conf conf = {NULL, s, 4};
+    tn_runtime *rt;
+    json_t *r = NULL;
+    tn_err err = TN_ERR_INIT;
+    char path[200];
+
+    ck_assert_ok(tool_tune(&conf, engine, true, NULL, NULL, &r, &err), &err);
+    ck_assert_int_gt(json_integer_value(json_object_get(r, "times")), 20);
+    json_decref(r);
+    snprintf(path, sizeof path, "%s/tuning.json", engine);
+    ck_assert(path_is_file(path));
+    rt = open_on(true, NULL);
+    run_jobs(rt, jobs);
+    tn_close(rt);
+    ck_assert_int_eq(unlink(path), 0);
+    compare(jobs, expected());
+}
+END_TEST
+
 /* -- Logits ------------------------------------------------------------------------------------------- */
 
 struct seen {
@@ -304,6 +334,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 240);
     tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
+    tcase_add_test(t, measuring_changes_no_token);
     tcase_add_test(t, logits_are_those_of_the_host);
     tcase_add_test(t, requests_may_go_at_any_time);
     tcase_add_test(t, closing_waits_for_what_runs);
