@@ -96,9 +96,9 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     x.softcap = rows % 2 ? 3.0 : 0.0;
     x.scale = is(s->v->op, TN_OP_LOGITS) ? 0.7 : 0.0;
     x.act_scale = matrix == TN_DT_F8E4M3 ? 1.0 : matrix == TN_DT_I8 && rows % 3 == 0 ? 0.03 : 0.0;
-    if (strstr(s->v->op, "qkv")) { /* three different widths */
-        x.linear_width[1] = n / 3 + 1;
-        x.linear_width[2] = n / 4 + 1;
+    if (strstr(s->v->op, "qkv")) { /* three different widths, aligned if n is */
+        x.linear_width[1] = n % 32 ? n / 3 + 1 : n / 2;
+        x.linear_width[2] = n % 32 ? n / 4 + 1 : n / 4;
     }
     b = kit_batch(&k, 1, seq_rows, context, 16, 50, rows != 7);
     compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
@@ -141,8 +141,25 @@ static void int8_ties(const struct subject *s)
     kit_free(&k);
 }
 
+/* What only kernels for devices care about: all sides of their tiles, with widths that loads of 16 bytes fit. */
+static void aligned_product_cases(const struct subject *s)
+{
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 63, 64, 65, 128, 256};
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        product_case(s, rows[i], 264 + 8 * (rows[i] % 3), 96 + 64 * (rows[i] % 2), i % 2 == 0);
+    if (HARNESS_SLOW)
+        return;
+    product_case(s, 1, 4096, 1056, false);
+    product_case(s, 4, 2048, 544, true);
+    product_case(s, 16, 4096, 288, false);
+    product_case(s, 48, 1032, 160, true);
+}
+
 static void product_cases(const struct subject *s)
 {
+    if (s->v->gpus)
+        aligned_product_cases(s);
     product_case(s, 1, 352, 511, false);
     product_case(s, 1, 96, 64, true);
     product_case(s, 2, 35, 33, true);
@@ -326,8 +343,32 @@ static void attention_sees_its_own(const struct subject *s, int64_t window, uint
     kit_free(&k);
 }
 
+/* Head sizes, groups, prompts, pages and long contexts for devices, with the cache in the dtype of the rows. */
+static void device_attention_cases(const struct subject *s)
+{
+    static const uint32_t dims[] = {32, 64, 80, 96, 128, 160, 256}, groups[] = {1, 4, 7, 8, 16, 20};
+    static const uint32_t ragged[] = {1, 70, 3, 1, 17}, contexts[] = {900, 70, 64, 1, 213};
+    static const uint32_t one[] = {1, 1}, two[] = {2, 5}, longest[] = {32768, 4099};
+    static const uint32_t prompt[] = {300}, after[] = {1000};
+
+    for (int i = 0; i < 7; i++) {
+        attention_case(s, dims[i], 2, groups[i % 6], s->act, 16, 5, ragged, contexts, 0, 0.0);
+        attention_case(s, dims[i], 1, groups[(i + 3) % 6], s->act, 64, 5, ragged, contexts,
+                       i % 2 ? 100 : 0, i % 3 ? 0.0 : 20.0);
+    }
+    if (HARNESS_SLOW)
+        return;
+    for (int i = 0; i < 6; i++)
+        attention_case(s, 128, 1, groups[i], s->act, 32, 1, prompt, after, 0, 0.0);
+    attention_case(s, 64, 1, 2, s->act, 16, 2, one, longest, 0, 0.0);
+    attention_case(s, 128, 1, 1, s->act, 64, 2, two, longest, 0, 0.0);
+    attention_case(s, 64, 1, 2, s->act, 16, 2, one, longest, 5000, 0.0);
+}
+
 static void attention_cases(const struct subject *s)
 {
+    if (s->v->gpus)
+        device_attention_cases(s);
     static const uint32_t ragged[] = {5, 1, 40, 1}, contexts[] = {70, 33, 40, 129};
     static const uint32_t one[] = {1, 1}, shortest[] = {1, 2}, longer[] = {600, 1100};
     static const uint32_t chunk[] = {37}, after[] = {530};

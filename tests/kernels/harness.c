@@ -159,11 +159,10 @@ bool plug_exists(const char *name)
 }
 
 /* Maps the plugin and makes an instance; finds its interfaces. */
-static void plug_open(struct plug *p, const char *name, const char *threads)
+static void plug_open(struct plug *p, const char *name, const tn_kv *config, uint32_t n_config)
 {
     char path[512];
     tn_err err = TN_ERR_INIT;
-    tn_kv config = {"threads", threads};
     const tn_plugin *(*query)(const tn_host *, uint32_t);
 
     memset(p, 0, sizeof *p);
@@ -185,7 +184,7 @@ static void plug_open(struct plug *p, const char *name, const char *threads)
     p->plugin = query(&p->host, TN_ABI_MINOR);
     ck_assert_ptr_nonnull(p->plugin);
     if (p->plugin->init)
-        ck_assert_ok(p->plugin->init(&p->host, &config, threads ? 1 : 0, &p->instance, &err), &err);
+        ck_assert_ok(p->plugin->init(&p->host, config, n_config, &p->instance, &err), &err);
     for (uint32_t i = 0; i < p->plugin->n_ifaces; i++) {
         if (strcmp(p->plugin->ifaces[i].id, TN_IFACE_KERNELS) == 0)
             p->set = p->plugin->ifaces[i].vtbl;
@@ -204,10 +203,17 @@ static void plug_attach(struct plug *p)
 
 void plug_load(struct plug *p, const char *name, const char *threads)
 {
+    tn_kv config = {"threads", threads};
+
+    plug_load_with(p, name, &config, threads ? 1 : 0);
+}
+
+void plug_load_with(struct plug *p, const char *name, const tn_kv *config, uint32_t n_config)
+{
     tn_device_info info = {.h = TN_HDR(tn_device_info)};
     tn_err err = TN_ERR_INIT;
 
-    plug_open(p, name, threads);
+    plug_open(p, name, config, n_config);
     if (p->devices) {
         ck_assert_ok(p->devices->open(p->instance, 0, 0, 1, &p->device, &err), &err);
         ck_assert_ok(p->devices->info(p->instance, 0, &info, &err), &err);
@@ -220,7 +226,7 @@ void plug_load(struct plug *p, const char *name, const char *threads)
 
 void plug_load_on(struct plug *p, const char *name, const struct plug *owner)
 {
-    plug_open(p, name, NULL);
+    plug_open(p, name, NULL, 0);
     ck_assert_msg(!p->devices, "%s has a device of its own", name);
     p->devices = owner->devices;
     p->device = owner->device;

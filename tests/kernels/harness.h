@@ -47,6 +47,8 @@ struct plug {
 /* Loads lib/tenon/plugins/NAME.so, makes an instance with `threads` workers (0: the default), opens device 0
  * and attaches the set. */
 void plug_load(struct plug *p, const char *name, const char *threads);
+/* The same with these settings. */
+void plug_load_with(struct plug *p, const char *name, const tn_kv *config, uint32_t n_config);
 /* Whether there is such a plugin. */
 bool plug_exists(const char *name);
 /* The same for a plugin with a set alone: it is attached to the device that `owner` has opened. */

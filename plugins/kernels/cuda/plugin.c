@@ -15,36 +15,42 @@
 TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE | TN_KIND_KERNELS,
                .name = "cuda", .vendor = "tenon", .version = VERSION);
 
-static int32_t apply(const tn_kv *kv, const char **driver, tn_err *err)
+static int32_t apply(const tn_kv *kv, char driver[256], char cublaslt[256], tn_err *err)
 {
-    if (strcmp(kv->key, "driver") == 0 && kv->value[0] == '/') {
-        *driver = kv->value;
+    char *to = strcmp(kv->key, "driver") == 0     ? driver
+               : strcmp(kv->key, "cublaslt") == 0 ? cublaslt
+                                                  : NULL;
+
+    if (to && kv->value[0] == '/' && strlen(kv->value) < 256) {
+        strcpy(to, kv->value);
         return TN_OK;
     }
     if (err) {
         snprintf(err->plugin, sizeof err->plugin, "cuda");
         snprintf(err->field, sizeof err->field, "%s", kv->key);
         snprintf(err->remedy, sizeof err->remedy,
-                 "known keys: driver (absolute path of libcuda.so.1)");
+                 "known keys: driver (absolute path of libcuda.so.1), cublaslt (of "
+                 "libcublasLt.so.13)");
     }
     return tn_err_set(err, TN_E_CONFIG, "cuda: %s = \"%s\": %s", kv->key, kv->value,
-                      strcmp(kv->key, "driver") == 0 ? "not an absolute path" : "unknown key");
+                      to ? "not an absolute path" : "unknown key");
 }
 
 static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,
                     tn_err *err)
 {
-    const char *path = "libcuda.so.1";
+    char path[256] = "libcuda.so.1", cublaslt[256] = "";
     struct cuda_instance *in;
     int32_t rc;
 
     for (uint32_t i = 0; i < n_config; i++)
-        if ((rc = apply(&config[i], &path, err)))
+        if ((rc = apply(&config[i], path, cublaslt, err)))
             return rc;
     in = host->alloc(host->ctx, sizeof *in, 64);
     if (!in)
         return tn_err_set(err, TN_E_NOMEM, "cuda: no memory for an instance");
     in->host = host;
+    memcpy(in->set.cublaslt, cublaslt, sizeof cublaslt);
     rc = driver_open(&in->driver, path, err);
     if (rc) {
         host->free(host->ctx, in);

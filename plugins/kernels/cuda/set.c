@@ -34,8 +34,28 @@ static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
 ROWS_OPS(PLAIN)
 WORKSPACE_OPS(WORKING)
 
+/* The library sums in an order that depends on the number of rows. */
+#define GEMM(id, op_name, composition)                                                             \
+    static const tn_variant gemm_##id = {                                                          \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = #id ".cublaslt",                                                                   \
+        .op = op_name,                                                                             \
+        .equals = composition,                                                                     \
+        .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,                                 \
+        .act_dtypes = CUDA_FLOATS,                                                                 \
+        .weight_dtypes = CUDA_FLOATS,                                                              \
+        .gpus = gpus,                                                                              \
+        .can_run = gemm_can_run,                                                                   \
+        .cost_ns = gemm_cost_ns,                                                                   \
+        .workspace = gemm_workspace,                                                               \
+        .launch = gemm_##id##_launch,                                                              \
+    };
+GEMM_OPS(GEMM)
+
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
-static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)};
+#define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
+                                                 GEMM_OPS(GEMM_ADDRESS)};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};
@@ -75,12 +95,31 @@ const struct set_device *set_device_of(void *instance, const tn_device *device)
 
 static void unload(struct set_device *d)
 {
+    struct gemm_plan *plans = d->gemm.plans;
+
+    gemm_close(&d->gemm);
+    if (plans)
+        d->host->free(d->host->ctx, plans);
     for (uint32_t i = 0; i < N_IMAGES; i++)
         code_unload(&d->code[i]);
     memset(d, 0, sizeof *d);
 }
 
-static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *device, tn_err *err)
+static int32_t open_library(struct set_device *d, const char *path, tn_err *err)
+{
+    struct gemm_plan *plans = d->host->alloc(d->host->ctx, GEMM_CACHE * sizeof *plans, 64);
+    int32_t rc = plans ? device_enter(d->device, err)
+                       : tn_err_set(err, TN_E_NOMEM, "cuda: no memory for the plans of products");
+
+    if (rc == TN_OK)
+        gemm_open(&d->gemm, path[0] ? path : NULL, plans);
+    else if (plans)
+        d->host->free(d->host->ctx, plans);
+    return rc;
+}
+
+static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *device,
+                    const char *path, tn_err *err)
 {
     static const struct {
         const unsigned char *image;
@@ -98,6 +137,8 @@ static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *d
     for (uint32_t i = 0; i < N_IMAGES && rc == TN_OK; i++)
         rc = code_load(&d->code[i], api, device, images[i].image, *images[i].bytes, images[i].names,
                        images[i].n, err);
+    if (rc == TN_OK)
+        rc = open_library(d, path, err);
     if (rc != TN_OK)
         unload(d);
     return rc;
@@ -108,8 +149,10 @@ static int32_t attach(void *instance, const tn_device_api *api, tn_device *devic
     struct set_state *s = state_of(instance);
 
     for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
-        if (!s->devices[i].device)
-            return load(&s->devices[i], api, device, err);
+        if (!s->devices[i].device) {
+            s->devices[i].host = ((struct cuda_instance *)instance)->host;
+            return load(&s->devices[i], api, device, s->cublaslt, err);
+        }
     return tn_err_set(err, TN_E_LIMIT, "cuda: attached to %d devices already", CUDA_MAX_DEVICES);
 }
 

@@ -11,6 +11,7 @@
 #include "../common/cuda_host.h"
 #include "args.h"
 #include "gemm.h"
+#include "tenon/host.h"
 
 /* -- Kernels ------------------------------------------------------------------------------------------- */
 
@@ -50,10 +51,12 @@ struct set_device {
     tn_device *device; /* NULL: free */
     struct cuda_code code[N_IMAGES];
     struct gemm gemm;
+    const tn_host *host; /* gave the memory of gemm.plans */
 };
 
 /* Part of the plugin's instance. */
 struct set_state {
+    char cublaslt[256]; /* path of the library; "": by its usual names */
     struct set_device devices[CUDA_MAX_DEVICES];
 };
 
@@ -118,6 +121,24 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
                            uint32_t max_context, uint64_t *bytes, tn_err *err);
 ROWS_OPS(OP_DECLARE)
 WORKSPACE_OPS(OP_DECLARE_WORKSPACE)
+
+/* X(id, op, composition or NULL): products through cuBLASLt, launched by gemm_id_launch. */
+#define GEMM_OPS(X)                                                                                \
+    X(linear, TN_OP_LINEAR, NULL)                                                                  \
+    X(logits, TN_OP_LOGITS, NULL)                                                                  \
+    X(qkv, TN_FUSED_QKV, TN_FUSED_QKV_TEXT)                                                        \
+    X(linear_add, TN_FUSED_LINEAR_ADD, TN_FUSED_LINEAR_ADD_TEXT)                                   \
+    X(gate_silu, TN_FUSED_GATE_SILU, TN_FUSED_GATE_SILU_TEXT)                                      \
+    X(gate_gelu, TN_FUSED_GATE_GELU, TN_FUSED_GATE_GELU_TEXT)                                      \
+    X(gate_gelu_tanh, TN_FUSED_GATE_GELU_TANH, TN_FUSED_GATE_GELU_TANH_TEXT)
+
+#define GEMM_DECLARE(id, op_name, equals)                                                          \
+    int32_t gemm_##id##_launch(void *instance, const tn_launch *l, tn_err *err);
+GEMM_OPS(GEMM_DECLARE)
+int32_t gemm_can_run(void *instance, const tn_op *op, tn_err *err);
+double gemm_cost_ns(void *instance, const tn_op *op, uint32_t rows);
+int32_t gemm_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                       uint32_t max_context, uint64_t *bytes, tn_err *err);
 
 /* What a launch tells the kernels of the cache. */
 static inline struct kv_args set_kv(const tn_kv_layer *kv)

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernel set "ampere": which variants there are, and attaching it to devices. */
+#include "set.h"
+
+static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
+
+#define FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC)
+
+/* Up to this many rows: on tensor cores, and of float32, which they do not have. */
+static const tn_range half_rows[] = {{"rows", 1, 64, 1}}, single_rows[] = {{"rows", 1, 4, 1}};
+
+/* X(id, op, composition or NULL) */
+#define PRODUCTS(X)                                                                                \
+    X(linear, TN_OP_LINEAR, NULL)                                                                  \
+    X(logits, TN_OP_LOGITS, NULL)                                                                  \
+    X(qkv, TN_FUSED_QKV, TN_FUSED_QKV_TEXT)                                                        \
+    X(linear_add, TN_FUSED_LINEAR_ADD, TN_FUSED_LINEAR_ADD_TEXT)                                   \
+    X(gate_silu, TN_FUSED_GATE_SILU, TN_FUSED_GATE_SILU_TEXT)                                      \
+    X(gate_gelu, TN_FUSED_GATE_GELU, TN_FUSED_GATE_GELU_TEXT)                                      \
+    X(gate_gelu_tanh, TN_FUSED_GATE_GELU_TANH, TN_FUSED_GATE_GELU_TANH_TEXT)
+
+#define PRODUCT(id, op_name, composition, suffix, dtypes, row_range)                               \
+    static const tn_variant id##_##suffix = {                                                      \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = #id "." #suffix ".ampere",                                                         \
+        .op = op_name,                                                                             \
+        .equals = composition,                                                                     \
+        .flags = FLAGS,                                                                            \
+        .act_dtypes = (dtypes),                                                                    \
+        .weight_dtypes = (dtypes),                                                                 \
+        .gpus = gpus,                                                                              \
+        .ranges = row_range,                                                                       \
+        .n_ranges = 1,                                                                             \
+        .can_run = products_can_run,                                                               \
+        .cost_ns = products_cost_ns,                                                               \
+        .launch = products_launch,                                                                 \
+    };
+#define PRODUCT_BOTH(id, op, equals)                                                               \
+    PRODUCT(id, op, equals, half, HALVES, half_rows)                                               \
+    PRODUCT(id, op, equals, single, TN_DT_BIT(TN_DT_F32), single_rows)
+PRODUCTS(PRODUCT_BOTH)
+
+/* Queries and cache of one dtype. */
+#define ATTENTION(suffix, dtype)                                                                   \
+    static const tn_variant attention_##suffix = {                                                 \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = "attention." #suffix ".ampere",                                                    \
+        .op = TN_OP_ATTENTION,                                                                     \
+        .flags = FLAGS,                                                                            \
+        .act_dtypes = TN_DT_BIT(dtype),                                                            \
+        .kv_dtypes = TN_DT_BIT(dtype),                                                             \
+        .kv_layout = TN_KV_LAYOUT_HND,                                                             \
+        .gpus = gpus,                                                                              \
+        .can_run = attention_can_run,                                                              \
+        .cost_ns = attention_cost_ns,                                                              \
+        .workspace = attention_workspace,                                                          \
+        .launch = attention_launch,                                                                \
+    };
+ATTENTION(f16, TN_DT_F16)
+ATTENTION(bf16, TN_DT_BF16)
+
+#define PRODUCT_ADDRESSES(id, op, equals) &id##_half, &id##_single,
+static const tn_variant *const variants[] = {PRODUCTS(PRODUCT_ADDRESSES) & attention_f16,
+                                             &attention_bf16};
+
+static const tn_kv_layout hnd = {
+    .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};
+static const tn_kv_layout *const kv_layouts[] = {&hnd};
+
+/* -- Devices ------------------------------------------------------------------------------------------------- */
+
+#define PER_DTYPE(name) name "_f32", name "_f16", name "_bf16"
+#define PER_HALF(name) name "_f16", name "_bf16"
+static const char *const product_names[N_PRODUCT_ENTRIES] = {
+    PER_DTYPE("gemv_1"), PER_DTYPE("gemv_2"),   PER_DTYPE("gemv_4"),   "skinny_8_f16",
+    "skinny_8_bf16",     PER_HALF("skinny_16"), PER_HALF("skinny_32"), PER_HALF("skinny_64")};
+#define PER_SIZE(name)                                                                             \
+    name "_f16_64", name "_bf16_64", name "_f16_128", name "_bf16_128", name "_f16_256",           \
+        name "_bf16_256"
+static const char *const attention_names[N_ATTENTION_ENTRIES] = {PER_SIZE("decode"),
+                                                                 PER_SIZE("prefill")};
+
+extern const unsigned char tenon_image_ampere_products[], tenon_image_ampere_attention[];
+extern const uint64_t tenon_image_ampere_products_bytes, tenon_image_ampere_attention_bytes;
+
+const struct set_device *ampere_device(void *instance, const tn_device *device)
+{
+    struct ampere_instance *in = instance;
+    uint32_t i = 0;
+
+    while (i + 1 < CUDA_MAX_DEVICES && in->devices[i].device != device)
+        i++;
+    return &in->devices[i];
+}
+
+/* Counters on the device, zeroed. */
+static int32_t make_arrivals(struct set_device *d, const tn_device_api *api, tn_err *err)
+{
+    void *memory = NULL;
+    int32_t rc = api->mem_alloc(d->device, ARRIVALS * sizeof *d->arrivals, &memory, err);
+
+    d->arrivals = memory;
+    if (rc == TN_OK)
+        rc = api->fill(d->device, NULL, memory, 0, ARRIVALS * sizeof *d->arrivals, err);
+    return rc ? rc : api->stream_sync(d->device, NULL, err);
+}
+
+static void unload(struct set_device *d, const tn_device_api *api)
+{
+    if (d->arrivals)
+        api->mem_free(d->device, d->arrivals);
+    code_unload(&d->products);
+    code_unload(&d->attention);
+    memset(d, 0, sizeof *d);
+}
+
+static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *device, tn_err *err)
+{
+    int32_t rc;
+
+    d->device = device;
+    rc = code_load(&d->products, api, device, tenon_image_ampere_products,
+                   tenon_image_ampere_products_bytes, product_names, N_PRODUCT_ENTRIES, err);
+    if (rc == TN_OK)
+        rc = code_load(&d->attention, api, device, tenon_image_ampere_attention,
+                       tenon_image_ampere_attention_bytes, attention_names, N_ATTENTION_ENTRIES,
+                       err);
+    if (rc == TN_OK)
+        rc = make_arrivals(d, api, err);
+    if (rc != TN_OK)
+        unload(d, api);
+    return rc;
+}
+
+static int32_t attach(void *instance, const tn_device_api *api, tn_device *device, tn_err *err)
+{
+    struct ampere_instance *in = instance;
+
+    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
+        if (!in->devices[i].device)
+            return load(&in->devices[i], api, device, err);
+    return tn_err_set(err, TN_E_LIMIT, "ampere: attached to %d devices already", CUDA_MAX_DEVICES);
+}
+
+static void detach(void *instance, tn_device *device)
+{
+    struct ampere_instance *in = instance;
+
+    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
+        if (in->devices[i].device == device) {
+            unload(&in->devices[i], in->devices[i].products.api);
+            return;
+        }
+}
+
+const tn_kernel_set ampere_kernel_set = {
+    .h = TN_HDR(tn_kernel_set),
+    .device = "cuda",
+    .n_variants = sizeof variants / sizeof *variants,
+    .n_kv_layouts = 1,
+    .variants = variants,
+    .kv_layouts = kv_layouts,
+    .attach = attach,
+    .detach = detach,
+};

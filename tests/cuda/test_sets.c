@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kernel sets "cuda" and "ampere" over a false driver: what they offer, what they refuse and why, how launches are
+ * shaped, and that attaching leaves nothing behind, whichever call fails. (What kernels compute: tests/gpu.)
+ */
+#include <dlfcn.h>
+
+#include "cuda/fake_driver.h"
+#include "kernels/compose.h"
+
+static const tn_kv config[] = {{"driver", FAKE_DRIVER},
+                               {"cublaslt", "/nonexistent/libcublasLt.so"}};
+static const struct fake_api *fake;
+static struct plug cuda, ampere;
+static struct kit k;
+
+static void setup(void)
+{
+    void *driver = dlopen(FAKE_DRIVER, RTLD_NOW | RTLD_LOCAL);
+
+    ck_assert_msg(driver != NULL, "%s", dlerror());
+    fake = dlsym(driver, "fake_api");
+    fake->reset();
+    plug_load_with(&cuda, "cuda", config, 2);
+    plug_load_on(&ampere, "ampere", &cuda);
+    kit_init(&k, 1);
+}
+
+static void teardown(void)
+{
+    kit_free(&k);
+    plug_unload(&ampere);
+    plug_unload(&cuda);
+    ck_assert_int_eq(fake->live(), 0);
+}
+
+/* -- What is offered ------------------------------------------------------------------------------------ */
+
+START_TEST(the_portable_set_has_every_op_in_every_float_dtype)
+{
+    static const char *const ops[] = {
+        TN_OP_EMBEDDING, TN_OP_POSITION,    TN_OP_RMS_NORM,  TN_OP_LAYER_NORM, TN_OP_LINEAR,
+        TN_OP_ROPE,      TN_OP_KV_APPEND,   TN_OP_ATTENTION, TN_OP_ADD,        TN_OP_MUL,
+        TN_OP_SILU,      TN_OP_GELU,        TN_OP_GELU_TANH, TN_OP_RELU,       TN_OP_RELU2,
+        TN_OP_SCALE,     TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE, TN_OP_MOE_MLP,    TN_OP_LOGITS,
+        TN_OP_SAMPLE,    TN_OP_LINEAR_INT8, TN_OP_FEED};
+    const uint32_t floats = TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16);
+
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        const tn_variant *v = plug_variant(&cuda, ops[i]);
+        ck_assert_msg(v->act_dtypes == floats, "%s: dtypes %x", v->name, v->act_dtypes);
+        ck_assert_msg(v->flags & TN_VARIANT_GRAPH_SAFE, "%s cannot be captured", v->name);
+        ck_assert_msg(v->flags & TN_VARIANT_BATCH_INVARIANT, "%s depends on its batch", v->name);
+    }
+    for (uint32_t i = 0; i < cuda.set->n_variants; i++)
+        ck_assert_msg(cuda.set->variants[i]->gpus && cuda.set->variants[i]->gpus->vendor == 0x10de,
+                      "%s names no GPU", cuda.set->variants[i]->name);
+}
+END_TEST
+
+START_TEST(names_are_unique)
+{
+    const struct plug *plugs[] = {&cuda, &ampere};
+
+    for (int p = 0; p < 2; p++)
+        for (uint32_t i = 0; i < plugs[p]->set->n_variants; i++)
+            for (uint32_t j = 0; j < i; j++)
+                ck_assert_str_ne(plugs[p]->set->variants[i]->name,
+                                 plugs[p]->set->variants[j]->name);
+}
+END_TEST
+
+/* -- What is refused ------------------------------------------------------------------------------------- */
+
+static const tn_variant *variant(const struct plug *p, const char *name)
+{
+    const tn_variant *v = plug_variant(p, name);
+
+    ck_assert_str_eq(v->name, name);
+    return v;
+}
+
+static void expect_refusal(const struct plug *p, const char *name, const struct shape *s,
+                           const char *why)
+{
+    const tn_variant *v = variant(p, name);
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_int_eq(v->can_run(p->instance, compose(&k, v, s), &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, why);
+}
+
+static void expect_taken(const struct plug *p, const char *name, const struct shape *s)
+{
+    const tn_variant *v = variant(p, name);
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_ok(v->can_run(p->instance, compose(&k, v, s), &err), &err);
+}
+
+START_TEST(without_cublaslt_its_variants_say_so_and_plain_ones_serve)
+{
+    struct shape s = {.in_width = {64, 64},
+                      .linear_width = {64, 64, 64},
+                      .act = TN_DT_BF16,
+                      .matrix = TN_DT_BF16};
+
+    expect_refusal(&cuda, "linear.cublaslt", &s,
+                   "cuBLASLt was not found (/nonexistent/libcublasLt.so)");
+    expect_refusal(&cuda, "gate_silu.cublaslt", &s, "cuBLASLt was not found");
+    expect_taken(&cuda, "linear.cuda", &s);
+    expect_taken(&ampere, "gate_silu.half.ampere", &s);
+}
+END_TEST
+
+START_TEST(shapes_that_do_not_fit_are_refused_with_the_reason)
+{
+    struct shape s = {
+        .in_width = {36, 36}, .linear_width = {64, 64, 64}, .act = TN_DT_F16, .matrix = TN_DT_F16};
+
+    expect_refusal(&ampere, "linear.half.ampere", &s, "rows of a multiple of 16 bytes");
+    expect_taken(&cuda, "linear.cuda", &s);
+    s.in_width[0] = 64;
+    s.gap = 4;
+    expect_refusal(&ampere, "qkv.half.ampere", &s, "rows of a multiple of 16 bytes");
+    s.gap = 0;
+    s.matrix = TN_DT_BF16;
+    expect_refusal(&ampere, "linear.half.ampere", &s, "of one dtype");
+    s = (struct shape){
+        .in_width = {2 * 12}, .heads = 2, .kv_heads = 1, .head_dim = 12, .act = TN_DT_F16};
+    expect_refusal(&ampere, "attention.f16.ampere", &s, "multiples of 8");
+    expect_taken(&cuda, "attention.cuda", &s);
+    s.head_dim = 264;
+    s.in_width[0] = 528;
+    expect_refusal(&cuda, "attention.cuda", &s, "up to 256");
+}
+END_TEST
+
+/* -- How launches are shaped -------------------------------------------------------------------------------- */
+
+/* Launches `op` on `v` for `rows` rows of as many sequences; no kernel runs, so no address is read. */
+static const struct fake_launch *launched(const struct plug *p, const tn_variant *v,
+                                          const tn_op *op, uint32_t rows, uint32_t max_context,
+                                          tn_kv_layer *kv)
+{
+    static const void *in[8], *weights[8];
+    static void *out[8];
+    tn_batch_arrays dev = {.h = TN_HDR(tn_batch_arrays)};
+    tn_batch b = {.h = TN_HDR(tn_batch),
+                  .n_rows = rows,
+                  .n_seqs = rows,
+                  .n_logits = rows,
+                  .max_rows_per_seq = 1,
+                  .max_context = max_context,
+                  .dev = &dev};
+    tn_launch l = {.h = TN_HDR(tn_launch),
+                   .op = op,
+                   .batch = &b,
+                   .in = in,
+                   .out = out,
+                   .weights = weights,
+                   .kv = kv,
+                   .stream = p->stream,
+                   .device = p->device,
+                   .tp_size = 1};
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_ok(v->launch(p->instance, &l, &err), &err);
+    return fake->last_launch();
+}
+
+START_TEST(few_rows_fill_the_grid_and_fit_the_smallest_shared_memory)
+{
+    static const uint64_t widths[] = {4096, 1024, 1000};
+    struct shape s = {.in_width = {256, 256}, .act = TN_DT_BF16, .matrix = TN_DT_BF16};
+    const tn_variant *qkv = variant(&ampere, "qkv.half.ampere");
+    const tn_variant *gate = variant(&ampere, "gate_silu.half.ampere");
+
+    memcpy(s.linear_width, widths, sizeof widths);
+    for (uint32_t rows = 1; rows <= 64; rows++) {
+        uint32_t unit = rows <= 4 ? 16 : rows <= 32 ? 32 : 64, blocks = 0;
+        kit_free(&k);
+        kit_init(&k, rows);
+        const struct fake_launch *l = launched(&ampere, qkv, compose(&k, qkv, &s), rows, 10, NULL);
+        for (int i = 0; i < 3; i++)
+            blocks += (uint32_t)((widths[i] + unit - 1) / unit);
+        ck_assert_uint_eq(l->config.gridDimX, blocks);
+        ck_assert_uint_le(l->config.sharedMemBytes, 99 * 1024); /* of capability 8.6 and 8.9 */
+    }
+    s.linear_width[1] = 4096;
+    for (uint32_t rows = 1; rows <= 64; rows *= 4) {
+        uint32_t unit = rows <= 4 ? 8 : rows <= 32 ? 16 : 32;
+        const struct fake_launch *l =
+            launched(&ampere, gate, compose(&k, gate, &s), rows, 10, NULL);
+        ck_assert_uint_eq(l->config.gridDimX, 4096 / unit);
+    }
+}
+END_TEST
+
+START_TEST(contexts_are_split_where_sequences_do_not_fill_the_chip)
+{
+    static const struct {
+        uint32_t seqs, kv_heads, context, splits;
+    } cases[] = {{1, 8, 32768, 33}, {1, 32, 1024, 8},  {1, 8, 1024, 16}, {1, 1, 100000, 64},
+                 {1, 8, 10, 1},     {64, 32, 8192, 1}, {33, 8, 4096, 1}, {16, 8, 4096, 2}};
+    const tn_variant *v = variant(&ampere, "attention.bf16.ampere");
+    tn_err err = TN_ERR_INIT;
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct shape s = {.in_width = {cases[i].kv_heads * 4 * 128},
+                          .heads = cases[i].kv_heads * 4,
+                          .kv_heads = cases[i].kv_heads,
+                          .head_dim = 128,
+                          .act = TN_DT_BF16};
+        tn_kv_layer kv = {.h = TN_HDR(tn_kv_layer),
+                          .n_kv_heads = cases[i].kv_heads,
+                          .head_dim = 128,
+                          .block_tokens = 16,
+                          .dtype = TN_DT_BF16};
+        const tn_op *op = compose(&k, v, &s);
+        const struct fake_launch *l =
+            launched(&ampere, v, op, cases[i].seqs, cases[i].context, &kv);
+        uint64_t bytes = 0, needed;
+        ck_assert_uint_eq(l->config.gridDimX, cases[i].kv_heads);
+        ck_assert_uint_eq(l->config.gridDimY, cases[i].seqs);
+        ck_assert_uint_eq(l->config.gridDimZ, cases[i].splits);
+        ck_assert_ok(
+            v->workspace(ampere.instance, op, 512, cases[i].seqs, cases[i].context, &bytes, &err),
+            &err);
+        needed = (uint64_t)cases[i].seqs * cases[i].kv_heads * cases[i].splits * 16 * 130 * 4;
+        ck_assert_msg(cases[i].splits == 1 || needed <= bytes, "case %zu: %llu bytes of %llu", i,
+                      (unsigned long long)needed, (unsigned long long)bytes);
+    }
+}
+END_TEST
+
+/* -- Failures ------------------------------------------------------------------------------------------------ */
+
+START_TEST(an_attachment_that_fails_leaves_nothing)
+{
+    const struct plug *plugs[] = {&cuda, &ampere};
+
+    for (int p = 0; p < 2; p++) {
+        const tn_kernel_set *set = plugs[p]->set;
+        int before, blocks, nth = 0, attached = 0;
+        set->detach(plugs[p]->instance, plugs[p]->device);
+        before = fake->live();
+        blocks = plugs[p]->allocations;
+        while (!attached) {
+            tn_err err = TN_ERR_INIT;
+            fake->arrange(NULL, ++nth, CUDA_ERROR_OUT_OF_MEMORY);
+            attached = set->attach(plugs[p]->instance, cuda.devices, cuda.device, &err) == TN_OK;
+            fake->arrange(NULL, 0, CUDA_SUCCESS);
+            if (attached)
+                break;
+            ck_assert_msg(err.msg[0] != '\0', "%s: no reason for call %d", plugs[p]->plugin->name,
+                          nth);
+            ck_assert_int_eq(fake->live(), before);
+            ck_assert_int_eq(plugs[p]->allocations, blocks);
+        }
+        ck_assert_int_gt(nth, 10);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cuda_sets");
+    TCase *c = tcase_create("sets");
+
+    tcase_add_checked_fixture(c, setup, teardown);
+    tcase_add_test(c, the_portable_set_has_every_op_in_every_float_dtype);
+    tcase_add_test(c, names_are_unique);
+    tcase_add_test(c, without_cublaslt_its_variants_say_so_and_plain_ones_serve);
+    tcase_add_test(c, shapes_that_do_not_fit_are_refused_with_the_reason);
+    tcase_add_test(c, few_rows_fill_the_grid_and_fit_the_smallest_shared_memory);
+    tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
+    tcase_add_test(c, an_attachment_that_fails_leaves_nothing);
+    suite_add_tcase(s, c);
+    return run_suite(s);
+}
