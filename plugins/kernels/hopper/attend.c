@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention over the paged cache, alone and with the rotation and append before it. Steps in which every sequence has one
+ * row take one launch, which also rotates and appends; in others rows read what rows of the same step append, so
+ * that is a launch of its own.
+ */
+#include <string.h>
+
+#include "hopper.h"
+
+/* Prior of the time. */
+#define LAUNCH_NS 3000.0
+#define ROW_NS 4000.0 /* a row over a cache of some thousand tokens */
+
+#define APPEND_THREADS 256
+#define PREFILL_THREADS 384
+#define PREFILL_TILE 128 /* rows, and tokens */
+#define PREFILL_STAGES 2
+
+/* From so many rows of a sequence on, a tile of them is worth while. */
+#define PREFILL_FROM 16
+
+#define NAME_BF16(dim, stages) "decode_bf16_" #dim "x" #stages,
+#define NAME_F16(dim, stages) "decode_f16_" #dim "x" #stages,
+#define SHAPE(dim, stages) {dim, stages},
+
+static const struct decode_shape {
+    uint32_t dim, stages;
+} decode_shapes[] = {DECODE_SHAPES(SHAPE)};
+
+#define N_DECODE_SHAPES ((uint32_t)(sizeof decode_shapes / sizeof *decode_shapes))
+
+const char *const decode_entries[] = {DECODE_SHAPES(NAME_BF16) DECODE_SHAPES(NAME_F16)};
+const uint32_t n_decode_entries = 2 * N_DECODE_SHAPES;
+const char *const prefill_entries[] = {"prefill_bf16_128", "prefill_bf16_64", "prefill_f16_128",
+                                       "prefill_f16_64"};
+const uint32_t n_prefill_entries = 4;
+
+/* -- What an op asks for ------------------------------------------------------------------------- */
+
+/* The ops in question; rope and append are NULL for attention alone. */
+struct asked {
+    const tn_op *rope_q, *rope_k, *append, *attention;
+};
+
+static struct asked asked_of(const tn_op *op)
+{
+    struct asked a = {.attention = op};
+
+    if (op->n_members == 4)
+        a = (struct asked){op->members[0], op->members[1], op->members[2], op->members[3]};
+    return a;
+}
+
+static int32_t check_attention(const tn_op *op, uint64_t q_width, uint64_t out_width, tn_err *err)
+{
+    int64_t heads = tn_op_int(op, "n_heads", 0), kv_heads = tn_op_int(op, "n_kv_heads", 0);
+    int64_t dim = tn_op_int(op, "head_dim", 0);
+
+    if ((dim != 64 && dim != 128) || heads <= 0 || kv_heads <= 0 || heads % kv_heads ||
+        heads > 4096)
+        return cuda_require(op, 0, "needs heads of 64 or 128 elements in whole groups", err);
+    if (tn_op_int(op, "window", 0) < 0 || tn_op_int(op, "window", 0) > INT32_MAX)
+        return cuda_require(op, 0, "the window is out of range", err);
+    return cuda_require(op, q_width == (uint64_t)(heads * dim) && out_width == q_width,
+                        "its rows must be n_heads * head_dim wide", err);
+}
+
+static int32_t check_rope(const tn_op *op, int64_t heads, int64_t dim, tn_err *err)
+{
+    int64_t rotary = tn_op_int(op, "rotary_dim", 0);
+    const char *style = tn_op_text(op, "style", "half");
+
+    if (tn_op_int(op, "n_heads", 0) != heads || tn_op_int(op, "head_dim", 0) != dim ||
+        rotary <= 0 || rotary % 2 || rotary > dim)
+        return cuda_require(op, 0, "its heads are not those of the attention", err);
+    if (tn_op_int(op, "max_position", 0) > 0)
+        return cuda_require(op, 0, "scaling that depends on the length is not for this kernel",
+                            err);
+    if (op->n_weights != 1 || !cuda_vector(op->weights[0], (uint64_t)rotary / 2) ||
+        op->weights[0]->dtype != TN_DT_F32)
+        return cuda_require(op, 0, "needs float32 frequencies", err);
+    return cuda_require(op, strcmp(style, "half") == 0 || strcmp(style, "pairs") == 0,
+                        "style must be \"half\" or \"pairs\"", err);
+}
+
+static int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (!cuda_form(op, 2, 1, 0, 0))
+        return cuda_require(op, 0, "wrong number of inputs, outputs or weights", err);
+    return check_attention(op, op->in[0]->width, op->out[0]->width, err);
+}
+
+static int32_t rope_attention_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    struct asked a = asked_of(op);
+    int64_t heads, kv_heads, dim;
+    int32_t rc;
+
+    (void)instance;
+    if (!a.append || !cuda_form(op, 3, 1, 2, 2))
+        return cuda_require(op, 0, "wrong number of inputs, outputs or weights", err);
+    heads = tn_op_int(a.attention, "n_heads", 0);
+    kv_heads = tn_op_int(a.attention, "n_kv_heads", 0);
+    dim = tn_op_int(a.attention, "head_dim", 0);
+    if ((rc = check_attention(a.attention, op->in[0]->width, op->out[0]->width, err)) ||
+        (rc = check_rope(a.rope_q, heads, dim, err)) ||
+        (rc = check_rope(a.rope_k, kv_heads, dim, err)))
+        return rc;
+    return cuda_require(op,
+                        op->in[1]->width == (uint64_t)(kv_heads * dim) &&
+                            op->in[2]->width == op->in[1]->width &&
+                            tn_op_int(a.append, "n_kv_heads", 0) == kv_heads &&
+                            tn_op_int(a.append, "head_dim", 0) == dim,
+                        "keys and values must be n_kv_heads * head_dim wide", err);
+}
+
+/* -- Launching ------------------------------------------------------------------------------------- */
+
+static struct rope_params rope_of(const tn_op *op, const void *freqs)
+{
+    if (!op)
+        return (struct rope_params){.freqs = NULL};
+    return (struct rope_params){.freqs = freqs,
+                                .rotary = (uint32_t)tn_op_int(op, "rotary_dim", 0),
+                                .pairs = strcmp(tn_op_text(op, "style", "half"), "pairs") == 0,
+                                .mscale = (float)tn_op_real(op, "mscale", 1.0)};
+}
+
+static struct attention_params params_of(const tn_launch *l, const struct asked *a)
+{
+    const tn_batch_arrays *b = l->batch->dev;
+    uint32_t heads = (uint32_t)tn_op_int(a->attention, "n_heads", 1);
+    uint32_t kv_heads = (uint32_t)tn_op_int(a->attention, "n_kv_heads", 1);
+
+    return (struct attention_params){
+        .q = l->in[0],
+        .out = l->out[0],
+        .keys = l->kv->base,
+        .positions = b->positions,
+        .row_seq = b->row_seq,
+        .first_row = b->first_row,
+        .block_table = b->block_table,
+        .row_slot = b->row_slot,
+        .block_bytes = l->kv->block_bytes,
+        .max_blocks = l->batch->max_blocks,
+        .block_tokens = l->batch->block_tokens,
+        .heads = heads,
+        .kv_heads = kv_heads,
+        .group = heads / kv_heads,
+        .subgroups = (heads / kv_heads + 7) / 8,
+        .rows = l->batch->n_rows,
+        .seqs = l->batch->n_seqs,
+        .window = (uint32_t)tn_op_int(a->attention, "window", 0),
+        .scale = (float)tn_op_real(a->attention, "scale", 1.0),
+        .softcap = (float)tn_op_real(a->attention, "softcap", 0.0),
+    };
+}
+
+static int32_t append(const struct hopper_device *d, const tn_launch *l, const struct asked *a,
+                      struct attention_params *p, tn_err *err)
+{
+    struct append_params x = {.q = p->q,
+                              .k = l->in[1],
+                              .v = l->in[2],
+                              .out = l->workspace,
+                              .keys = p->keys,
+                              .rope_q = rope_of(a->rope_q, l->weights[0]),
+                              .rope_k = rope_of(a->rope_k, l->weights[1]),
+                              .positions = p->positions,
+                              .row_slot = p->row_slot,
+                              .block_bytes = p->block_bytes,
+                              .block_tokens = p->block_tokens,
+                              .heads = p->heads,
+                              .kv_heads = p->kv_heads,
+                              .head_dim = l->kv->head_dim};
+
+    p->q = l->workspace;
+    return hopper_launch(d, l, IMAGE_ROWS, 2 + hopper_type(l->op->in[0]),
+                         (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
+}
+
+/* Blocks that share an item, so that all multiprocessors have work, but also room for blocks of the next kernel, which
+ * begin to load while this one ends. */
+static uint32_t choose_splits(const tn_launch *l, uint32_t items)
+{
+    uint32_t splits = 1, tiles = cuda_div_up(l->batch->max_context, DECODE_TILE);
+
+    while (splits < 8 && items * splits < HOPPER_UNITS * 9 / 10 && splits < tiles)
+        splits *= 2;
+    return splits;
+}
+
+static uint32_t choose_decode(uint32_t dim)
+{
+    uint32_t i = 0;
+
+    while (decode_shapes[i].dim != dim)
+        i++;
+    return i;
+}
+
+static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct attention_params *p,
+                      tn_err *err)
+{
+    uint32_t dim = l->kv->head_dim, items = p->rows * p->kv_heads * p->subgroups;
+    uint32_t splits = choose_splits(l, items), shape = choose_decode(dim);
+    uint32_t stages = decode_shapes[shape].stages;
+    uint32_t shared = stages * (DECODE_TILE * dim * 4 + 16) + 8 * (dim + 8) * 2 + dim * 4;
+    uint32_t box = p->block_tokens < DECODE_TILE ? p->block_tokens : DECODE_TILE;
+    int32_t rc = tensor_map_cache(d, l->kv, box, &p->cache, err);
+
+    while (1u << p->box_shift < box)
+        p->box_shift++;
+    if (rc)
+        return rc;
+    return hopper_launch(d, l, IMAGE_DECODE, hopper_type(l->op->in[0]) * N_DECODE_SHAPES + shape,
+                         (struct cuda_grid){.x = items * splits,
+                                            .threads = DECODE_THREADS,
+                                            .cluster = splits,
+                                            .shared_bytes = shared},
+                         p, err);
+}
+
+static int32_t prefill(const struct hopper_device *d, const tn_launch *l,
+                       struct attention_params *p, tn_err *err)
+{
+    uint32_t dim = l->kv->head_dim;
+    uint32_t box = p->block_tokens < PREFILL_TILE ? p->block_tokens : PREFILL_TILE;
+    uint32_t shared = PREFILL_TILE * dim * 2 * (1 + 2 * PREFILL_STAGES) + 256;
+    int32_t rc = tensor_map_matrix(d, l->kv->dtype, l->kv->base,
+                                   (uint64_t)l->kv->n_blocks * 2 * p->kv_heads * p->block_tokens,
+                                   dim, box, &p->cache, err);
+
+    if (!rc)
+        rc = tensor_map_matrix(d, l->kv->dtype, p->q, p->rows, (uint64_t)p->heads * dim, 64,
+                               &p->query, err);
+    while (1u << p->box_shift < box)
+        p->box_shift++;
+    if (rc)
+        return rc;
+    return hopper_launch(d, l, IMAGE_PREFILL, hopper_type(l->op->in[0]) * 2 + (dim == 64),
+                         (struct cuda_grid){.x = p->heads,
+                                            .y = p->rows / PREFILL_TILE + p->seqs,
+                                            .threads = PREFILL_THREADS,
+                                            .shared_bytes = shared},
+                         p, err);
+}
+
+static int32_t attend_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct asked a = asked_of(l->op);
+    struct attention_params p = params_of(l, &a);
+    const struct hopper_device *d;
+    int32_t rc = hopper_find(instance, l, &d, err);
+
+    if (!rc && a.append && l->batch->max_rows_per_seq > 1) {
+        rc = append(d, l, &a, &p, err);
+    } else if (a.append) {
+        p.k = l->in[1];
+        p.v = l->in[2];
+        p.rope_q = rope_of(a.rope_q, l->weights[0]);
+        p.rope_k = rope_of(a.rope_k, l->weights[1]);
+    }
+    if (rc)
+        return rc;
+    return l->batch->max_rows_per_seq < PREFILL_FROM ? decode(d, l, &p, err)
+                                                     : prefill(d, l, &p, err);
+}
+
+static double attend_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    (void)op;
+    return LAUNCH_NS + ROW_NS * rows;
+}
+
+/* Rotated queries of steps in which a sequence has several rows. */
+static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                                uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = (uint64_t)max_rows * op->in[0]->width * 2;
+    return TN_OK;
+}
+
+/* -- The variants ------------------------------------------------------------------------------------ */
+
+/* The cache is kept in the activations' dtype, so there is one variant per dtype. */
+#define ATTEND(id, kind, type, dt, op_name, text, space)                                           \
+    const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
+                                    .name = #kind "." #type ".hopper",                             \
+                                    .op = op_name,                                                 \
+                                    .equals = text,                                                \
+                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .act_dtypes = TN_DT_BIT(dt),                                   \
+                                    .kv_dtypes = TN_DT_BIT(dt),                                    \
+                                    .kv_layout = TN_KV_LAYOUT_HND,                                 \
+                                    .gpus = hopper_gpus,                                           \
+                                    .can_run = kind##_can_run,                                     \
+                                    .cost_ns = attend_cost_ns,                                     \
+                                    .workspace = space,                                            \
+                                    .launch = attend_launch};
+
+ATTEND(attention_bf16, attention, bf16, TN_DT_BF16, TN_OP_ATTENTION, NULL, NULL)
+ATTEND(attention_f16, attention, f16, TN_DT_F16, TN_OP_ATTENTION, NULL, NULL)
+ATTEND(rope_attention_bf16, rope_attention, bf16, TN_DT_BF16, TN_FUSED_ROPE_ATTENTION,
+       TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)
+ATTEND(rope_attention_f16, rope_attention, f16, TN_DT_F16, TN_FUSED_ROPE_ATTENTION,
+       TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)

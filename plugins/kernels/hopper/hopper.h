@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kernel set "hopper": what its files share. Kernels for NVIDIA's compute capability 9.0 (H100, H200), which are fast
+ * where a step has few rows; the set "cuda" does the rest. Everything here may be called from any thread, but for attach
+ * and detach: the thread that binds a plan.
+ */
+#ifndef HOPPER_HOPPER_H
+#define HOPPER_HOPPER_H
+
+#include "../common/cuda_host.h"
+#include "params.h"
+#include "tenon/fusions.h"
+#include "tenon/host.h"
+
+/* Activations, weights and cache are of one of these, all the same. */
+#define HOPPER_FLOATS (TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
+
+/* Multiprocessors that launches are planned for; H100 and H200 have 132, and on others plans are merely less even. */
+#define HOPPER_UNITS 132
+
+enum hopper_image { IMAGE_SKINNY, IMAGE_WIDE, IMAGE_DECODE, IMAGE_PREFILL, IMAGE_ROWS, N_IMAGES };
+
+/* CUresult cuTensorMapEncodeTiled(...), by its numbers: the set includes nothing of CUDA on the host. */
+typedef int32_t (*encode_tiled_fn)(void *map, int32_t type, uint32_t rank, void *address,
+                                   const uint64_t *dims, const uint64_t *strides,
+                                   const uint32_t *box, const uint32_t *element_strides,
+                                   int32_t interleave, int32_t swizzle, int32_t promotion,
+                                   int32_t fill);
+
+/* One device that the set is attached to. */
+struct hopper_device {
+    tn_device *device; /* NULL: free */
+    struct cuda_code code[N_IMAGES];
+    encode_tiled_fn encode;
+};
+
+struct hopper_instance {
+    const tn_host *host;
+    struct hopper_device devices[CUDA_MAX_DEVICES];
+};
+
+/* The attached device of a launch; TN_E_INTERNAL if there is none. */
+int32_t hopper_find(struct hopper_instance *in, const tn_launch *l,
+                    const struct hopper_device **out, tn_err *err);
+
+/* Launches entry `entry` of an image with the struct at `args`; it overlaps the kernel before (see ptx.cuh). */
+int32_t hopper_launch(const struct hopper_device *d, const tn_launch *l, enum hopper_image image,
+                      uint32_t entry, struct cuda_grid grid, void *args, tn_err *err);
+
+/* 0 for bfloat16, 1 for float16: the order of entries. */
+static inline uint32_t hopper_type(const tn_value *v)
+{
+    return v->dtype == TN_DT_F16;
+}
+
+/* -- tensor_map.c ------------------------------------------------------------------------------------ */
+
+/* A matrix [rows, width] of 16-bit floats, read in boxes of 64 elements by `box_rows` rows with the 128-byte swizzle. What
+ * lies beyond its edges reads as zero. `address` at a multiple of 16, `width` of 8. */
+int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const void *address,
+                          uint64_t rows, uint64_t width, uint32_t box_rows, struct tensor_map *out,
+                          tn_err *err);
+
+/* A layer's cache in layout "hnd" as [2 (keys, values)][head_dim / 64][token of a page and head][64]: a box holds
+ * `box_tokens` keys and their values, in planes of 64 elements. */
+int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                         struct tensor_map *out, tn_err *err);
+
+/* -- Variants ---------------------------------------------------------------------------------------- */
+
+/* X(id): the tn_variant called hopper_ID. products.c, attend.c, norm.c */
+#define HOPPER_VARIANTS(X)                                                                         \
+    X(linear)                                                                                      \
+    X(logits)                                                                                      \
+    X(qkv)                                                                                         \
+    X(gate_silu)                                                                                   \
+    X(gate_gelu)                                                                                   \
+    X(gate_gelu_tanh)                                                                              \
+    X(linear_add)                                                                                  \
+    X(rms_norm)                                                                                    \
+    X(add_rms_norm)                                                                                \
+    X(attention_bf16)                                                                              \
+    X(attention_f16)                                                                               \
+    X(rope_attention_bf16)                                                                         \
+    X(rope_attention_f16)
+
+#define HOPPER_DECLARE(id) extern const tn_variant hopper_##id;
+HOPPER_VARIANTS(HOPPER_DECLARE)
+#undef HOPPER_DECLARE
+
+extern const tn_gpu_target hopper_gpus[];
+extern const tn_kernel_set hopper_kernel_set;
+
+/* Names of entries in the order of their numbers, per image. */
+extern const char *const skinny_entries[],
+    *const wide_entries[], *const decode_entries[], *const prefill_entries[], *const rows_entries[];
+extern const uint32_t n_skinny_entries, n_wide_entries, n_decode_entries, n_prefill_entries,
+    n_rows_entries;
+
+#endif

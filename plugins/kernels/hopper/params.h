@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the host hands to the kernels of this set; included by both sides. Addresses are device addresses. */
+#ifndef HOPPER_PARAMS_H
+#define HOPPER_PARAMS_H
+
+#include <stdint.h>
+
+/* A CUtensorMap: 128 bytes that the driver fills. */
+struct __attribute__((aligned(64))) tensor_map {
+    uint64_t words[16];
+};
+
+/* -- Products (skinny.cu, wide.cu) ------------------------------------------------------------------- */
+
+#define PRODUCT_K 64 /* elements of K per stage: one row of 128 bytes, the width of the swizzle */
+#define PRODUCT_MAX_PARTS 3
+
+enum product_finish {
+    PRODUCT_STORE = 0, /* y = W x + b for up to three matrices */
+    PRODUCT_ADD = 1,   /* y = r + W x + b */
+    PRODUCT_SILU = 2,  /* y = silu(G x + b0) * (U x + b1); part 0 is the gate */
+    PRODUCT_GELU = 3,
+    PRODUCT_GELU_TANH = 4,
+    PRODUCT_LOGITS = 5 /* float32 y = softcap(scale * (W x + b)) */
+};
+
+struct product_part {
+    void *out;        /* [rows, n]; of gated products only part 0 has one */
+    const void *bias; /* [n] in the weights' dtype, or NULL */
+    uint32_t n;       /* rows of the matrix */
+    uint32_t first;   /* its first tile */
+};
+
+struct product_params {
+    struct tensor_map
+        weights[PRODUCT_MAX_PARTS]; /* [n, k], box 64 x rows of a tile (half of them if gated) */
+    struct tensor_map x;            /* [rows, k], box 64 x tokens of a tile */
+    struct product_part parts[PRODUCT_MAX_PARTS];
+    const void *residual; /* [rows, n] */
+    uint32_t n_parts, rows, k_blocks, finish;
+    uint32_t tiles; /* wide: along the matrices */
+    float scale, softcap;
+};
+
+/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. */
+#ifndef SKINNY_SHAPES
+#define SKINNY_SHAPES(X)                                                                           \
+    X(128, 8, 8) X(64, 8, 7) X(128, 16, 8) X(64, 16, 7) X(64, 32, 7) X(64, 64, 6) X(128, 128, 3)
+#endif
+#define SKINNY_THREADS 160
+
+#define WIDE_THREADS 384
+#define WIDE_TOKENS 128 /* of a tile */
+#define WIDE_ROWS 256   /* of the matrix, per tile; gated: half of them of each */
+#define WIDE_STAGES 4
+
+/* -- Rows (rows.cu) --------------------------------------------------------------------------------- */
+
+struct norm_params {
+    const void *a, *b; /* [rows, width]; b is added first unless NULL */
+    const void *weight;
+    void *sum, *out; /* sum: a + b, if b */
+    uint32_t width;
+    float eps, offset;
+};
+
+#define GATHER_THREADS 256
+struct gather_params {
+    const void *x; /* rows of `bytes` bytes, a multiple of 16 */
+    void *out;
+    const int32_t *row; /* row i of `out` is row[i] of x */
+    uint32_t bytes;
+};
+
+/* -- Attention (decode.cu, prefill.cu, rope.cu) ------------------------------------------------------ */
+
+/* Rotation as of the op `rope`; freqs NULL: none. */
+struct rope_params {
+    const void *freqs; /* [rotary / 2] float32 */
+    uint32_t rotary, pairs;
+    float mscale;
+};
+
+/* X(head_dim, stages): the kernels of decode.cu, in the order of their entries. */
+#define DECODE_SHAPES(X) X(128, 3) X(64, 6)
+#define DECODE_THREADS 160
+#define DECODE_TILE 64 /* tokens per stage */
+
+/* Rotation and append of whole steps. */
+struct append_params {
+    const void *q, *k, *v;
+    void *out, *keys; /* rotated queries; page 0 */
+    struct rope_params rope_q, rope_k;
+    const int32_t *positions;
+    const int64_t *row_slot;
+    uint64_t block_bytes;
+    uint32_t block_tokens, heads, kv_heads, head_dim;
+};
+
+struct attention_params {
+    struct tensor_map cache; /* see tensor_map_cache */
+    struct tensor_map query; /* prefill: [rows, heads * head_dim], box 64 x 64 rows */
+    const void *q, *k, *v;   /* k, v: rows to append, or NULL */
+    void *out;               /* [rows, heads * head_dim] */
+    void *keys;              /* the cache, page 0 */
+    struct rope_params rope_q, rope_k;
+    const int32_t *positions, *row_seq, *first_row, *block_table;
+    const int64_t *row_slot;
+    uint64_t block_bytes;
+    uint32_t max_blocks, block_tokens, box_shift; /* tokens per box: a power of two */
+    uint32_t heads, kv_heads, group;              /* group: heads / kv_heads */
+    uint32_t subgroups;                           /* runs of eight heads in a group */
+    uint32_t rows, seqs, window;
+    float scale, softcap;
+};
+
+#endif

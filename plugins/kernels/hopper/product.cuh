@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the products of few and of many rows do with their sums.
+#ifndef HOPPER_PRODUCT_CUH
+#define HOPPER_PRODUCT_CUH
+
+#include "params.h"
+#include "ptx.cuh"
+
+__device__ __forceinline__ bool is_gated(const product_params &p)
+{
+    return p.finish >= PRODUCT_SILU && p.finish <= PRODUCT_GELU_TANH;
+}
+
+// The matrix that a tile belongs to.
+__device__ __forceinline__ uint32_t product_find(const product_params &p, uint32_t tile)
+{
+    uint32_t part = 0;
+
+    if (p.finish == PRODUCT_STORE)
+        while (part + 1 < p.n_parts && tile >= p.parts[part + 1].first)
+            part++;
+    return part;
+}
+
+__device__ __forceinline__ float4 operator+(float4 a, float4 b)
+{
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+template <typename T> __device__ __forceinline__ float4 load4(const void *p, uint64_t i)
+{
+    const uint2 v = *reinterpret_cast<const uint2 *>(static_cast<const T *>(p) + i);
+    const float2 a = element<T>::unpack(v.x), b = element<T>::unpack(v.y);
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+
+template <typename T> __device__ __forceinline__ void store4(void *p, uint64_t i, float4 v)
+{
+    const uint2 packed = {element<T>::pack(v.x, v.y), element<T>::pack(v.z, v.w)};
+    *reinterpret_cast<uint2 *>(static_cast<T *>(p) + i) = packed;
+}
+
+__device__ __forceinline__ float product_act(float g, uint32_t finish)
+{
+    if (finish == PRODUCT_SILU)
+        return g / (1.0f + __expf(-g));
+    if (finish == PRODUCT_GELU)
+        return 0.5f * g * (1.0f + erff(g * 0.70710678f));
+    return 0.5f * g * (1.0f + tanhf(0.79788456f * (g + 0.044715f * g * g * g)));
+}
+
+// Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
+template <typename T>
+__device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
+                                               uint64_t token, uint32_t n, float4 v, float4 u)
+{
+    const uint64_t at = token * part.n + n;
+
+    if (part.bias)
+        v = v + load4<T>(part.bias, n);
+    if (p.finish == PRODUCT_ADD) {
+        v = v + load4<T>(p.residual, at);
+    } else if (p.finish == PRODUCT_LOGITS) {
+        v = make_float4(v.x * p.scale, v.y * p.scale, v.z * p.scale, v.w * p.scale);
+        if (p.softcap > 0.0f)
+            v = make_float4(p.softcap * tanhf(v.x / p.softcap), p.softcap * tanhf(v.y / p.softcap),
+                            p.softcap * tanhf(v.z / p.softcap), p.softcap * tanhf(v.w / p.softcap));
+        *reinterpret_cast<float4 *>(static_cast<float *>(part.out) + at) = v;
+        return;
+    } else if (p.finish != PRODUCT_STORE) {
+        if (p.parts[1].bias)
+            u = u + load4<T>(p.parts[1].bias, n);
+        v = make_float4(product_act(v.x, p.finish) * u.x, product_act(v.y, p.finish) * u.y,
+                        product_act(v.z, p.finish) * u.z, product_act(v.w, p.finish) * u.w);
+    }
+    store4<T>(part.out, at, v);
+}
+
+#endif

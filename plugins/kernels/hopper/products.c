@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Products: which of the kernels of skinny.cu and wide.cu, in how many blocks, with what at the end. They read canonical
+ * weights, so that other sets can serve some rows of the same op.
+ */
+#include <string.h>
+
+#include "hopper.h"
+
+#define MAX_FEW 128 /* rows that skinny.cu serves */
+
+/* Prior of the time: bytes per nanosecond from memory, and what a launch adds. */
+#define BYTES_PER_NS 3600.0
+#define FLOPS_PER_NS 600e3
+#define LAUNCH_NS 1500.0
+
+#define SHAPE(tile, tokens, stages) {tile, tokens, stages},
+#define NAME_BF16(tile, tokens, stages) "skinny_bf16_" #tile "x" #tokens "x" #stages,
+#define NAME_F16(tile, tokens, stages) "skinny_f16_" #tile "x" #tokens "x" #stages,
+
+static const struct shape {
+    uint32_t tile, tokens, stages;
+} shapes[] = {SKINNY_SHAPES(SHAPE)};
+
+#define N_SHAPES ((uint32_t)(sizeof shapes / sizeof *shapes))
+
+const char *const skinny_entries[] = {SKINNY_SHAPES(NAME_BF16) SKINNY_SHAPES(NAME_F16)};
+const uint32_t n_skinny_entries = 2 * N_SHAPES;
+const char *const wide_entries[] = {"wide_bf16", "wide_f16"};
+const uint32_t n_wide_entries = 2;
+
+/* -- What an op asks for ------------------------------------------------------------------------- */
+
+static uint32_t n_matrices(enum product_finish f, const tn_op *op)
+{
+    return f == PRODUCT_STORE                            ? (op->n_members ? 3 : 1)
+           : f >= PRODUCT_SILU && f <= PRODUCT_GELU_TANH ? 2
+                                                         : 1;
+}
+
+static int is_gated(enum product_finish f)
+{
+    return f >= PRODUCT_SILU && f <= PRODUCT_GELU_TANH;
+}
+
+static const tn_op *member(const tn_op *op, uint32_t i)
+{
+    return op->n_members ? op->members[i] : op;
+}
+
+static int32_t check_matrix(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t k, tn_err *err)
+{
+    const tn_weight *w = m->n_weights ? m->weights[0] : NULL;
+
+    if (!w || m->n_weights > 2 || !cuda_matrix(w, n, k) || w->dtype != dtype)
+        return cuda_require(m, 0, "needs a matrix of the activations' dtype, at most a bias", err);
+    if (k % 8 || n % 8 || w->stride0 != 2 * k)
+        return cuda_require(m, 0, "its matrix must have sizes that 8 divides", err);
+    return cuda_require(
+        m, m->n_weights < 2 || (cuda_vector(m->weights[1], n) && m->weights[1]->dtype == dtype),
+        "the bias must have the activations' dtype", err);
+}
+
+static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
+{
+    static const uint32_t n_members[] = {[PRODUCT_ADD] = 2,
+                                         [PRODUCT_SILU] = 4,
+                                         [PRODUCT_GELU] = 4,
+                                         [PRODUCT_GELU_TANH] = 4,
+                                         [PRODUCT_LOGITS] = 0};
+    uint32_t n = n_matrices(f, op), n_in = f == PRODUCT_ADD ? 2 : 1;
+    uint32_t n_out = f == PRODUCT_STORE ? n : 1, dtype = op->n_in ? op->in[0]->dtype : 0;
+
+    if (!cuda_form(op, n_in, n_out, 1, 6) || (dtype != TN_DT_BF16 && dtype != TN_DT_F16) ||
+        (f != PRODUCT_STORE && op->n_members != n_members[f]))
+        return cuda_require(op, 0, "not the form of this variant, or not 16 bits wide", err);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t rc = check_matrix(member(op, i), dtype, op->out[n_out == n ? i : 0]->width,
+                                  op->in[0]->width, err);
+        if (rc)
+            return rc;
+    }
+    return cuda_require(op, f != PRODUCT_ADD || op->in[1]->width == op->out[0]->width,
+                        "the residual differs in width", err);
+}
+
+/* -- Planning ---------------------------------------------------------------------------------------- */
+
+/* How a product is launched. */
+struct plan {
+    uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
+    uint32_t tiles, splits; /* tiles along the matrices; blocks that share one */
+    uint32_t image, entry, threads, shared_bytes;
+};
+
+static uint32_t count_tiles(const tn_op *op, enum product_finish f, uint32_t tile)
+{
+    uint32_t tiles = 0;
+
+    if (is_gated(f))
+        return cuda_div_up(member(op, 0)->weights[0]->dims[0], tile / 2);
+    for (uint32_t i = 0; i < n_matrices(f, op); i++)
+        tiles += cuda_div_up(member(op, i)->weights[0]->dims[0], tile);
+    return tiles;
+}
+
+static double weight_bytes(const tn_op *op, enum product_finish f)
+{
+    double bytes = 0;
+
+    for (uint32_t i = 0; i < n_matrices(f, op); i++) {
+        const tn_weight *w = member(op, i)->weights[0];
+        bytes += 2.0 * (double)w->dims[0] * (double)w->dims[1];
+    }
+    return bytes;
+}
+
+/* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H100, not to kernels alone: what
+ * counts is how the loads of one kernel follow on those of the one before. Large matrices take tiles of 128 rows with a long
+ * ring, one block per multiprocessor, beside which blocks of the next kernel find room. Small ones, and those that
+ * would leave some multiprocessors with twice the work of others, take many blocks of 64 rows. */
+static const struct shape *choose_shape(const tn_op *op, enum product_finish f, uint32_t rows,
+                                        uint32_t *blocks)
+{
+    const struct shape *s = shapes;
+    uint32_t tiles = count_tiles(op, f, 128);
+
+    while (s->tokens < rows)
+        s++;
+    *blocks = HOPPER_UNITS;
+    if (s->tokens > 16)
+        return s;
+    if (weight_bytes(op, f) < 40e6 || (tiles > HOPPER_UNITS / 2 && tiles < HOPPER_UNITS)) {
+        *blocks = 2 * HOPPER_UNITS;
+        return s + 1;
+    }
+    *blocks = HOPPER_UNITS / 3;
+    return s;
+}
+
+static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t rows)
+{
+    uint32_t k_blocks = cuda_div_up(op->in[0]->width, PRODUCT_K), blocks;
+    const struct shape *s = choose_shape(op, f, rows, &blocks);
+    struct plan p = {.tile = s->tile,
+                     .tokens = s->tokens,
+                     .tiles = count_tiles(op, f, s->tile),
+                     .splits = 1,
+                     .image = IMAGE_SKINNY,
+                     .entry = hopper_type(op->in[0]) * N_SHAPES + (uint32_t)(s - shapes),
+                     .threads = SKINNY_THREADS,
+                     .shared_bytes = s->stages * ((s->tile + s->tokens) * 128 + 16)};
+
+    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
+    while (p.splits < 8 && p.tiles * p.splits < blocks * 9 / 10 && k_blocks >= p.splits * 8)
+        p.splits *= 2;
+    return p;
+}
+
+static struct plan plan_many(const tn_op *op, enum product_finish f)
+{
+    return (struct plan){.tile = WIDE_ROWS,
+                         .tokens = WIDE_TOKENS,
+                         .tiles = count_tiles(op, f, WIDE_ROWS),
+                         .splits = 1,
+                         .image = IMAGE_WIDE,
+                         .entry = hopper_type(op->in[0]),
+                         .threads = WIDE_THREADS,
+                         .shared_bytes = WIDE_STAGES * ((WIDE_ROWS + WIDE_TOKENS) * 128 + 16)};
+}
+
+static double cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
+{
+    double bytes = weight_bytes(op, f), moving, computing;
+    uint32_t padded = rows <= MAX_FEW ? rows : cuda_div_up(rows, WIDE_TOKENS) * WIDE_TOKENS;
+
+    moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
+    computing = bytes * padded / FLOPS_PER_NS;
+    return LAUNCH_NS + (moving > computing ? moving : computing);
+}
+
+/* Fills in the matrices. */
+static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enum product_finish f,
+                          const struct plan *plan, struct product_params *p, tn_err *err)
+{
+    uint32_t box = is_gated(f) ? plan->tile / 2 : plan->tile, weight = 0, tile = 0;
+
+    p->n_parts = n_matrices(f, l->op);
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        const tn_op *m = member(l->op, i);
+        const tn_weight *w = m->weights[0];
+        int32_t rc = tensor_map_matrix(d, w->dtype, l->weights[weight], w->dims[0], w->dims[1], box,
+                                       &p->weights[i], err);
+        if (rc)
+            return rc;
+        p->parts[i].out = l->out[is_gated(f) ? 0 : i];
+        p->parts[i].bias = m->n_weights > 1 ? l->weights[weight + 1] : NULL;
+        p->parts[i].n = (uint32_t)w->dims[0];
+        p->parts[i].first = is_gated(f) ? 0 : tile;
+        tile += cuda_div_up(w->dims[0], box);
+        weight += m->n_weights;
+    }
+    return TN_OK;
+}
+
+/* Rows that want logits are gathered first: the copy engine takes them from consecutive rows. */
+static int32_t gather(const struct hopper_device *d, const tn_launch *l, const void **x,
+                      tn_err *err)
+{
+    struct gather_params g = {.x = *x,
+                              .out = l->workspace,
+                              .row = l->batch->dev->logits_row,
+                              .bytes = (uint32_t)l->op->in[0]->width * 2};
+
+    *x = l->workspace;
+    return hopper_launch(d, l, IMAGE_ROWS, 4,
+                         (struct cuda_grid){.x = l->batch->n_logits, .threads = GATHER_THREADS}, &g,
+                         err);
+}
+
+static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
+                      tn_err *err)
+{
+    uint32_t rows = f == PRODUCT_LOGITS ? l->batch->n_logits : l->batch->n_rows, blocks;
+    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f);
+    const struct hopper_device *d;
+    struct product_params p;
+    const void *x = l->in[0];
+    uint64_t k = l->op->in[0]->width;
+    int32_t rc = hopper_find(in, l, &d, err);
+
+    memset(&p, 0, sizeof p);
+    p.rows = rows;
+    p.k_blocks = cuda_div_up(k, PRODUCT_K);
+    p.tiles = plan.tiles;
+    p.finish = f;
+    p.residual = f == PRODUCT_ADD ? l->in[1] : NULL;
+    p.scale = (float)tn_op_real(l->op, "scale", 1.0);
+    p.softcap = (float)tn_op_real(l->op, "softcap", 0.0);
+    if (!rc && f == PRODUCT_LOGITS)
+        rc = gather(d, l, &x, err);
+    if (!rc)
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, plan.tokens, &p.x, err);
+    if (!rc)
+        rc = plan_parts(d, l, f, &plan, &p, err);
+    if (rc)
+        return rc;
+    blocks = plan.tiles * plan.splits;
+    if (rows > MAX_FEW) {
+        blocks *= cuda_div_up(rows, WIDE_TOKENS);
+        blocks = blocks < HOPPER_UNITS ? blocks : HOPPER_UNITS; /* each stays for several tiles */
+    }
+    return hopper_launch(d, l, plan.image, plan.entry,
+                         (struct cuda_grid){.x = blocks,
+                                            .threads = plan.threads,
+                                            .cluster = plan.splits,
+                                            .shared_bytes = plan.shared_bytes},
+                         &p, err);
+}
+
+static int32_t logits_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                                uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = (uint64_t)max_rows * op->in[0]->width * 2;
+    return TN_OK;
+}
+
+/* -- The variants ------------------------------------------------------------------------------------ */
+
+#define PRODUCT(id, finish, op_name, text, space)                                                  \
+    static int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                      \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return check(op, finish, err);                                                             \
+    }                                                                                              \
+    static double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows)                     \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return cost_ns(op, finish, rows);                                                          \
+    }                                                                                              \
+    static int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err)                    \
+    {                                                                                              \
+        return launch(instance, l, finish, err);                                                   \
+    }                                                                                              \
+    const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
+                                    .name = #id ".wgmma",                                          \
+                                    .op = op_name,                                                 \
+                                    .equals = text,                                                \
+                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .act_dtypes = HOPPER_FLOATS,                                   \
+                                    .weight_dtypes = HOPPER_FLOATS,                                \
+                                    .gpus = hopper_gpus,                                           \
+                                    .can_run = id##_can_run,                                       \
+                                    .cost_ns = id##_cost_ns,                                       \
+                                    .workspace = space,                                            \
+                                    .launch = id##_launch};
+
+PRODUCT(linear, PRODUCT_STORE, TN_OP_LINEAR, NULL, NULL)
+PRODUCT(logits, PRODUCT_LOGITS, TN_OP_LOGITS, NULL, logits_workspace)
+PRODUCT(qkv, PRODUCT_STORE, TN_FUSED_QKV, TN_FUSED_QKV_TEXT, NULL)
+PRODUCT(gate_silu, PRODUCT_SILU, TN_FUSED_GATE_SILU, TN_FUSED_GATE_SILU_TEXT, NULL)
+PRODUCT(gate_gelu, PRODUCT_GELU, TN_FUSED_GATE_GELU, TN_FUSED_GATE_GELU_TEXT, NULL)
+PRODUCT(gate_gelu_tanh, PRODUCT_GELU_TANH, TN_FUSED_GATE_GELU_TANH, TN_FUSED_GATE_GELU_TANH_TEXT,
+        NULL)
+PRODUCT(linear_add, PRODUCT_ADD, TN_FUSED_LINEAR_ADD, TN_FUSED_LINEAR_ADD_TEXT, NULL)

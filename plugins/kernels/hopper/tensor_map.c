@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Descriptors for the tensor copy engine, which the driver encodes. The numbers are those of cuda.h. Any thread. */
+#include "hopper.h"
+
+#define TYPE_F16 6
+#define TYPE_BF16 9
+#define SWIZZLE_128 3
+#define PROMOTE_256 3
+
+static int32_t encode(const struct hopper_device *d, uint32_t dtype, uint32_t rank,
+                      const void *address, const uint64_t *dims, const uint64_t *strides,
+                      const uint32_t *box, struct tensor_map *out, tn_err *err)
+{
+    static const uint32_t ones[4] = {1, 1, 1, 1};
+    int32_t rc = d->encode(out->words, dtype == TN_DT_F16 ? TYPE_F16 : TYPE_BF16, rank,
+                           (void *)(uintptr_t)address, dims, strides, box, ones, 0, SWIZZLE_128,
+                           PROMOTE_256, 0);
+
+    if (rc == 0)
+        return TN_OK;
+    if (err)
+        err->native = rc;
+    return tn_err_set(err, TN_E_DEVICE,
+                      "hopper: the driver refuses a tensor of %llu x %llu in boxes of %u x %u",
+                      (unsigned long long)dims[1], (unsigned long long)dims[0], box[1], box[0]);
+}
+
+int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const void *address,
+                          uint64_t rows, uint64_t width, uint32_t box_rows, struct tensor_map *out,
+                          tn_err *err)
+{
+    uint64_t dims[2] = {width, rows}, strides[1] = {width * 2};
+    uint32_t box[2] = {64, box_rows};
+
+    return encode(d, dtype, 2, address, dims, strides, box, out, err);
+}
+
+int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                         struct tensor_map *out, tn_err *err)
+{
+    uint64_t row = (uint64_t)kv->head_dim * 2, tokens = (uint64_t)kv->n_kv_heads * kv->block_tokens;
+    uint64_t dims[4] = {64, 2 * tokens * kv->n_blocks, kv->head_dim / 64, 2};
+    uint64_t strides[3] = {row, 128, tokens * row};
+    uint32_t box[4] = {64, box_tokens, kv->head_dim / 64, 2};
+
+    return encode(d, kv->dtype, 4, kv->base, dims, strides, box, out, err);
+}

@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host's side of plugins/kernels/hopper on a device that only notes what is launched: what a variant refuses, and that
+ * plans of launches cover their work within the limits of the chip. The arithmetic is tested on a GPU (tests/gpu).
+ */
+#include "check_util.h"
+#include "hopper.h"
+#include "tenon/plugin.h"
+
+#define SHARED_LIMIT (227u * 1024) /* of a block on compute capability 9.0 */
+
+const unsigned char tenon_image_skinny[] = "s", tenon_image_wide[] = "w",
+                    tenon_image_decode[] = "d";
+const unsigned char tenon_image_prefill[] = "p", tenon_image_rows[] = "r";
+const uint64_t tenon_image_skinny_bytes = 1, tenon_image_wide_bytes = 1,
+               tenon_image_decode_bytes = 1;
+const uint64_t tenon_image_prefill_bytes = 1, tenon_image_rows_bytes = 1;
+
+extern const tn_plugin *tn_plugin_query_v1(const tn_host *host, uint32_t host_minor);
+
+/* -- A device that notes ----------------------------------------------------------------------------- */
+
+static struct noted {
+    const char *entry;
+    tn_kernel_launch k;
+    struct product_params products;
+    struct attention_params attention;
+} launches[8];
+static uint32_t n_launches, n_images;
+static int32_t image_status;
+
+static int32_t encode(void *map, int32_t type, uint32_t rank, void *address, const uint64_t *dims,
+                      const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
+                      int32_t interleave, int32_t swizzle, int32_t promotion, int32_t fill)
+{
+    (void)address;
+    (void)element_strides;
+    (void)interleave;
+    (void)swizzle;
+    (void)promotion;
+    (void)fill;
+    memset(map, type, sizeof(struct tensor_map));
+    for (uint32_t i = 0; i < rank; i++) /* what the driver demands */
+        if (dims[i] == 0 || box[i] == 0 || box[i] > 256 || (i && strides[i - 1] % 16))
+            return 1;
+    return 0;
+}
+
+static int32_t native_symbol(tn_device *d, const char *name, void **out, tn_err *err)
+{
+    int32_t (*f)(void *, int32_t, uint32_t, void *, const uint64_t *, const uint64_t *,
+                 const uint32_t *, const uint32_t *, int32_t, int32_t, int32_t, int32_t) = encode;
+
+    (void)d;
+    if (strcmp(name, "cuTensorMapEncodeTiled") != 0)
+        return tn_err_set(err, TN_E_NOTFOUND, "no %s", name);
+    memcpy(out, &f, sizeof *out);
+    return TN_OK;
+}
+
+static int32_t image_load(tn_device *d, const void *image, uint64_t bytes, tn_image **out,
+                          tn_err *err)
+{
+    (void)d;
+    (void)bytes;
+    if (image_status)
+        return tn_err_set(err, image_status, "no code");
+    n_images++;
+    *out = (tn_image *)(uintptr_t)image;
+    return TN_OK;
+}
+
+static int32_t image_entry(tn_device *d, tn_image *image, const char *name, void **out, tn_err *err)
+{
+    (void)d;
+    (void)image;
+    (void)err;
+    *out = (void *)(uintptr_t)name;
+    return TN_OK;
+}
+
+static void image_unload(tn_device *d, tn_image *image)
+{
+    (void)d;
+    (void)image;
+    n_images--;
+}
+
+static int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_launch *k, tn_err *err)
+{
+    struct noted *n = &launches[n_launches++];
+
+    (void)d;
+    (void)s;
+    (void)err;
+    ck_assert_uint_le(n_launches, 8);
+    n->entry = k->entry;
+    n->k = *k;
+    if (strncmp(n->entry, "skinny", 6) == 0 || strncmp(n->entry, "wide", 4) == 0)
+        n->products = *(const struct product_params *)k->params[0];
+    if (strncmp(n->entry, "decode", 6) == 0 || strncmp(n->entry, "prefill", 7) == 0)
+        n->attention = *(const struct attention_params *)k->params[0];
+    ck_assert_uint_le(k->shared_bytes, SHARED_LIMIT);
+    ck_assert_uint_eq(k->grid[0] % k->cluster[0], 0);
+    ck_assert_uint_le(k->cluster[0], 8);
+    ck_assert_uint_eq(k->flags, TN_LAUNCH_OVERLAP);
+    return TN_OK;
+}
+
+static const tn_device_api api = {
+    .h = TN_HDR(tn_device_api),
+    .kind = "cuda",
+    .image_load = image_load,
+    .image_entry = image_entry,
+    .image_unload = image_unload,
+    .launch = note_launch,
+    .native_symbol = native_symbol,
+};
+
+static char places[CUDA_MAX_DEVICES + 1];
+static tn_err err;
+static void *instance;
+
+static tn_device *device(int i)
+{
+    return (tn_device *)(void *)&places[i];
+}
+
+static void *host_alloc(tn_host_ctx *ctx, uint64_t bytes, uint64_t align)
+{
+    (void)ctx;
+    (void)align;
+    return calloc(1, bytes);
+}
+
+static void host_free(tn_host_ctx *ctx, void *p)
+{
+    (void)ctx;
+    free(p);
+}
+
+static const tn_host host = {.h = TN_HDR(tn_host), .alloc = host_alloc, .free = host_free};
+
+static void setup(void)
+{
+    err = (tn_err)TN_ERR_INIT;
+    n_launches = 0;
+    image_status = TN_OK;
+    ck_assert_ok(tn_plugin_query_v1(&host, 0)->init(&host, NULL, 0, &instance, &err), &err);
+    ck_assert_ok(hopper_kernel_set.attach(instance, &api, device(0), &err), &err);
+}
+
+static void teardown(void)
+{
+    hopper_kernel_set.detach(instance, device(0));
+    ck_assert_uint_eq(n_images, 0);
+    tn_plugin_query_v1(&host, 0)->fini(instance);
+}
+
+/* -- Ops ----------------------------------------------------------------------------------------------- */
+
+static tn_value values[16];
+static tn_weight weights[8];
+static tn_op ops[8];
+static const tn_value *value_list[16];
+static const tn_weight *weight_list[8];
+static const tn_op *member_list[8];
+
+static const tn_value *value(int i, uint32_t kind, uint64_t width)
+{
+    values[i] = (tn_value){TN_HDR(tn_value), kind, TN_DT_BF16, width, 0, 0};
+    return value_list[i] = &values[i];
+}
+
+static const tn_weight *weight(int i, uint32_t dtype, uint64_t n, uint64_t k)
+{
+    weights[i] = (tn_weight){.h = TN_HDR(tn_weight),
+                             .dtype = dtype,
+                             .n_dims = k ? 2 : 1,
+                             .dims = {n, k},
+                             .stride0 = k ? 2 * k : 2};
+    return weight_list[i] = &weights[i];
+}
+
+static tn_op *linear(int i, uint64_t n, uint64_t k)
+{
+    value(2 * i, TN_VALUE_ROWS, k);
+    value(2 * i + 1, TN_VALUE_ROWS, n);
+    weight(i, TN_DT_BF16, n, k);
+    ops[i] = (tn_op){.h = TN_HDR(tn_op),
+                     .name = TN_OP_LINEAR,
+                     .n_in = 1,
+                     .n_out = 1,
+                     .n_weights = 1,
+                     .in = &value_list[2 * i],
+                     .out = &value_list[2 * i + 1],
+                     .weights = &weight_list[i]};
+    return &ops[i];
+}
+
+static tn_batch_arrays arrays;
+static char memory[64];
+
+static void launch(const tn_variant *v, const tn_op *op, const tn_batch *b, const tn_kv_layer *kv)
+{
+    const void *in[4] = {memory, memory, memory, memory};
+    void *out[4] = {memory, memory, memory, memory};
+    tn_launch l = {.h = TN_HDR(tn_launch),
+                   .op = op,
+                   .batch = b,
+                   .in = in,
+                   .out = out,
+                   .weights = in,
+                   .kv = kv,
+                   .workspace = memory,
+                   .device = device(0),
+                   .tp_size = 1};
+
+    n_launches = 0;
+    ck_assert_ok(v->launch(instance, &l, &err), &err);
+}
+
+static tn_batch batch_of(uint32_t rows)
+{
+    return (tn_batch){.h = TN_HDR(tn_batch),
+                      .n_rows = rows,
+                      .n_seqs = rows,
+                      .n_logits = rows,
+                      .block_tokens = 16,
+                      .max_blocks = 64,
+                      .max_rows_per_seq = 1,
+                      .max_context = 1024,
+                      .dev = &arrays};
+}
+
+/* -- Products ------------------------------------------------------------------------------------------ */
+
+/* Every row of the matrix is in a tile, every token in its columns, and the tile splits evenly over the cluster. */
+START_TEST(plan_of_a_product_covers_it)
+{
+    static const uint32_t ns[] = {8, 64, 136, 1000, 4096, 12288, 128256},
+                          ks[] = {8, 64, 712, 11008};
+
+    for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
+        for (size_t j = 0; j < sizeof ks / sizeof *ks; j++)
+            for (uint32_t rows = 1; rows <= 128; rows++) {
+                const struct noted *n = &launches[0];
+                tn_batch b = batch_of(rows);
+                unsigned tile, tokens, stages;
+                const tn_op *op = linear(0, ns[i], ks[j]);
+                ck_assert_ok(hopper_linear.can_run(instance, op, &err), &err);
+                launch(&hopper_linear, op, &b, NULL);
+                ck_assert_uint_eq(n_launches, 1);
+                ck_assert_int_eq(sscanf(n->entry, "skinny_bf16_%ux%ux%u", &tile, &tokens, &stages),
+                                 3);
+                ck_assert_uint_ge(tokens, rows);
+                ck_assert_uint_ge(n->k.grid[0] / n->k.cluster[0] * tile, ns[i]);
+                ck_assert_uint_lt((n->k.grid[0] / n->k.cluster[0] - 1) * tile, ns[i]);
+                ck_assert_uint_eq(tile / n->k.cluster[0] % 4, 0);
+                ck_assert_uint_ge(n->products.k_blocks * 64, ks[j]);
+                ck_assert_uint_ge(n->k.shared_bytes, stages * (tile + tokens) * 128);
+            }
+}
+END_TEST
+
+START_TEST(parts_of_a_fused_product_begin_at_their_tiles)
+{
+    const struct product_params *p = &launches[0].products;
+    tn_batch b = batch_of(3);
+    tn_op fused;
+
+    member_list[0] = linear(0, 4096, 512);
+    member_list[1] = linear(1, 1000, 512);
+    member_list[2] = linear(2, 1000, 512);
+    fused = *linear(3, 0, 512);
+    fused.n_out = fused.n_members = fused.n_weights = 3;
+    fused.members = member_list;
+    fused.weights = weight_list;
+    value_list[8] = &values[1];
+    value_list[9] = &values[3];
+    value_list[10] = &values[5];
+    fused.out = &value_list[8];
+    ck_assert_ok(hopper_qkv.can_run(instance, &fused, &err), &err);
+    launch(&hopper_qkv, &fused, &b, NULL);
+    ck_assert_uint_eq(p->n_parts, 3);
+    ck_assert_uint_eq(p->parts[1].first, 64); /* tiles of 64 rows */
+    ck_assert_uint_eq(p->parts[2].first, 80);
+    ck_assert_uint_eq(launches[0].k.grid[0] / launches[0].k.cluster[0], 96);
+    b = batch_of(300);
+    launch(&hopper_qkv, &fused, &b, NULL);
+    ck_assert_str_eq(launches[0].entry, "wide_bf16");
+    ck_assert_uint_eq(p->parts[1].first, 16); /* of 256 */
+    ck_assert_uint_eq(p->parts[2].first, 20);
+    ck_assert_uint_eq(p->tiles, 24);
+    ck_assert_uint_eq(launches[0].k.grid[0], 72);
+}
+END_TEST
+
+START_TEST(product_that_does_not_fit_is_refused)
+{
+    static const struct {
+        uint64_t n, k;
+    } odd[] = {{12, 64}, {64, 12}, {64, 63}};
+    tn_op *op;
+
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        ck_assert_int_eq(hopper_linear.can_run(instance, linear(0, odd[i].n, odd[i].k), &err),
+                         TN_E_UNSUPPORTED);
+        ck_assert_err_has(&err, "8 divides");
+    }
+    op = linear(0, 64, 64);
+    weights[0].dtype = TN_DT_F16;
+    ck_assert_int_eq(hopper_linear.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "activations' dtype");
+    op = linear(0, 64, 64);
+    weights[0].stride0 = 256; /* a slice along the columns */
+    ck_assert_int_eq(hopper_linear.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+}
+END_TEST
+
+START_TEST(rows_that_want_logits_are_gathered_first)
+{
+    tn_batch b = batch_of(5);
+    tn_op op = *linear(0, 1000, 512);
+
+    values[1].kind = TN_VALUE_LOGITS;
+    values[1].dtype = TN_DT_F32;
+    b.n_rows = 300; /* a long prompt among them */
+    b.n_logits = 5;
+    ck_assert_ok(hopper_logits.can_run(instance, &op, &err), &err);
+    launch(&hopper_logits, &op, &b, NULL);
+    ck_assert_uint_eq(n_launches, 2);
+    ck_assert_str_eq(launches[0].entry, "gather");
+    ck_assert_uint_eq(launches[0].k.grid[0], 5);
+    ck_assert_uint_eq(launches[1].products.rows, 5);
+}
+END_TEST
+
+/* -- Attention ----------------------------------------------------------------------------------------- */
+
+static tn_attr attrs[8];
+
+static tn_op *attention(int64_t heads, int64_t kv_heads, int64_t dim)
+{
+    const tn_attr a[] = {TN_ATTR_INT("n_heads", heads), TN_ATTR_INT("n_kv_heads", kv_heads),
+                         TN_ATTR_INT("head_dim", dim), TN_ATTR_REAL("scale", 0.1)};
+
+    memcpy(attrs, a, sizeof a);
+    value(0, TN_VALUE_ROWS, (uint64_t)(heads * dim));
+    value(1, TN_VALUE_KV, 0);
+    value(2, TN_VALUE_ROWS, (uint64_t)(heads * dim));
+    ops[0] = (tn_op){.h = TN_HDR(tn_op),
+                     .name = TN_OP_ATTENTION,
+                     .n_in = 2,
+                     .n_out = 1,
+                     .n_attrs = 4,
+                     .in = value_list,
+                     .out = &value_list[2],
+                     .attrs = attrs};
+    return &ops[0];
+}
+
+static tn_kv_layer cache(uint32_t kv_heads, uint32_t dim, uint32_t block_tokens)
+{
+    return (tn_kv_layer){.h = TN_HDR(tn_kv_layer),
+                         .n_kv_heads = kv_heads,
+                         .head_dim = dim,
+                         .block_tokens = block_tokens,
+                         .dtype = TN_DT_BF16,
+                         .n_blocks = 100,
+                         .block_bytes = 4ull * kv_heads * dim * block_tokens,
+                         .base = memory};
+}
+
+START_TEST(attention_has_a_block_for_every_head_of_every_row)
+{
+    static const int64_t heads[][2] = {{32, 32}, {32, 8}, {8, 1}, {64, 2}};
+
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        for (uint32_t rows = 1; rows <= 256; rows *= 2)
+            for (uint32_t tokens = 1; tokens <= 256; tokens *= 2) {
+                const struct attention_params *p = &launches[0].attention;
+                tn_batch b = batch_of(rows);
+                tn_kv_layer kv = cache((uint32_t)heads[i][1], 128, tokens);
+                b.block_tokens = tokens;
+                launch(&hopper_attention_bf16, attention(heads[i][0], heads[i][1], 128), &b, &kv);
+                ck_assert_uint_eq(n_launches, 1);
+                ck_assert_uint_ge(p->subgroups * 8, p->group);
+                ck_assert_uint_eq(launches[0].k.grid[0] / launches[0].k.cluster[0],
+                                  rows * p->kv_heads * p->subgroups);
+                ck_assert_uint_eq(1u << p->box_shift, tokens < 64 ? tokens : 64);
+            }
+}
+END_TEST
+
+START_TEST(long_runs_of_rows_take_the_kernel_for_them)
+{
+    tn_batch b = batch_of(300);
+    tn_kv_layer kv = cache(8, 64, 16);
+
+    b.n_seqs = 2;
+    b.max_rows_per_seq = 299;
+    launch(&hopper_attention_bf16, attention(32, 8, 64), &b, &kv);
+    ck_assert_str_eq(launches[0].entry, "prefill_bf16_64");
+    ck_assert_uint_ge(launches[0].k.grid[1], 4); /* 299 and 1 rows in tiles of 128 */
+}
+END_TEST
+
+static tn_op *rope_attention(void)
+{
+    static const tn_attr append[] = {TN_ATTR_INT("n_kv_heads", 8), TN_ATTR_INT("head_dim", 128)};
+    static tn_attr rope[2][6];
+    tn_op *a = attention(32, 8, 128);
+
+    for (int i = 0; i < 2; i++) {
+        const tn_attr r[] = {TN_ATTR_INT("n_heads", i ? 8 : 32), TN_ATTR_INT("head_dim", 128),
+                             TN_ATTR_INT("rotary_dim", 128),     TN_ATTR_TEXT("style", "half"),
+                             TN_ATTR_REAL("mscale", 1.0),        TN_ATTR_INT("max_position", 0)};
+        memcpy(rope[i], r, sizeof r);
+        weight(i, TN_DT_F32, 64, 0);
+        ops[1 + i] = (tn_op){.h = TN_HDR(tn_op),
+                             .name = TN_OP_ROPE,
+                             .n_weights = 1,
+                             .n_attrs = 6,
+                             .weights = &weight_list[i],
+                             .attrs = rope[i]};
+        member_list[i] = &ops[1 + i];
+    }
+    ops[3] = (tn_op){.h = TN_HDR(tn_op), .name = TN_OP_KV_APPEND, .n_attrs = 2, .attrs = append};
+    member_list[2] = &ops[3];
+    member_list[3] = a;
+    value(4, TN_VALUE_ROWS, 4096);
+    value(5, TN_VALUE_ROWS, 1024);
+    value(6, TN_VALUE_ROWS, 1024);
+    ops[4] = (tn_op){.h = TN_HDR(tn_op),
+                     .name = TN_FUSED_ROPE_ATTENTION,
+                     .n_in = 3,
+                     .n_out = 1,
+                     .n_weights = 2,
+                     .n_members = 4,
+                     .in = &value_list[4],
+                     .out = &value_list[2],
+                     .weights = weight_list,
+                     .members = member_list};
+    return &ops[4];
+}
+
+/* One row of a sequence appends itself while it attends; several see each other and are appended before. */
+START_TEST(rows_of_one_sequence_are_appended_before_they_are_read)
+{
+    tn_op *op = rope_attention();
+    tn_batch b = batch_of(4);
+    tn_kv_layer kv = cache(8, 128, 16);
+
+    ck_assert_ok(hopper_rope_attention_bf16.can_run(instance, op, &err), &err);
+    launch(&hopper_rope_attention_bf16, op, &b, &kv);
+    ck_assert_uint_eq(n_launches, 1);
+    ck_assert_ptr_nonnull(launches[0].attention.k);
+    b.max_rows_per_seq = 2;
+    launch(&hopper_rope_attention_bf16, op, &b, &kv);
+    ck_assert_uint_eq(n_launches, 2);
+    ck_assert_str_eq(launches[0].entry, "rope_append_bf16");
+    ck_assert_ptr_null(launches[1].attention.k);
+    ck_assert_ptr_null(launches[1].attention.rope_q.freqs);
+}
+END_TEST
+
+START_TEST(attention_that_does_not_fit_is_refused)
+{
+    tn_op *op;
+
+    ck_assert_int_eq(hopper_attention_bf16.can_run(instance, attention(8, 8, 96), &err),
+                     TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "64 or 128");
+    ck_assert_int_eq(hopper_attention_bf16.can_run(instance, attention(8, 3, 64), &err),
+                     TN_E_UNSUPPORTED);
+    op = rope_attention();
+    ((tn_attr *)(uintptr_t)ops[1].attrs)[5].i = 4096;
+    ck_assert_int_eq(hopper_rope_attention_bf16.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "depends on the length");
+    op = rope_attention();
+    ((tn_attr *)(uintptr_t)ops[2].attrs)[0].i = 4; /* keys of other heads than the attention's */
+    ck_assert_int_eq(hopper_rope_attention_bf16.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+}
+END_TEST
+
+/* -- Devices ------------------------------------------------------------------------------------------- */
+
+START_TEST(device_without_code_is_left_alone)
+{
+    tn_batch b = batch_of(1);
+    const void *in[1] = {memory};
+    void *out[1] = {memory};
+    tn_launch l = {.op = linear(0, 64, 64),
+                   .batch = &b,
+                   .in = in,
+                   .out = out,
+                   .weights = in,
+                   .device = device(1)};
+
+    image_status = TN_E_UNSUPPORTED;
+    ck_assert_ok(hopper_kernel_set.attach(instance, &api, device(1), &err), &err);
+    ck_assert_int_eq(hopper_linear.launch(instance, &l, &err), TN_E_INTERNAL);
+    image_status = TN_E_NOMEM;
+    ck_assert_int_eq(hopper_kernel_set.attach(instance, &api, device(1), &err), TN_E_NOMEM);
+}
+END_TEST
+
+START_TEST(too_many_devices_are_refused)
+{
+    for (int i = 1; i < CUDA_MAX_DEVICES; i++)
+        ck_assert_ok(hopper_kernel_set.attach(instance, &api, device(i), &err), &err);
+    ck_assert_int_eq(hopper_kernel_set.attach(instance, &api, device(CUDA_MAX_DEVICES), &err),
+                     TN_E_LIMIT);
+    for (int i = 1; i < CUDA_MAX_DEVICES; i++)
+        hopper_kernel_set.detach(instance, device(i));
+}
+END_TEST
+
+START_TEST(unknown_setting_is_refused)
+{
+    const tn_kv kv = {"turbo", "on"};
+    void *other = NULL;
+
+    ck_assert_int_eq(tn_plugin_query_v1(&host, 0)->init(&host, &kv, 1, &other, &err), TN_E_CONFIG);
+    ck_assert_err_has(&err, "turbo");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("hopper");
+    TCase *t = tcase_create("all");
+
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_test(t, plan_of_a_product_covers_it);
+    tcase_add_test(t, parts_of_a_fused_product_begin_at_their_tiles);
+    tcase_add_test(t, product_that_does_not_fit_is_refused);
+    tcase_add_test(t, rows_that_want_logits_are_gathered_first);
+    tcase_add_test(t, attention_has_a_block_for_every_head_of_every_row);
+    tcase_add_test(t, long_runs_of_rows_take_the_kernel_for_them);
+    tcase_add_test(t, rows_of_one_sequence_are_appended_before_they_are_read);
+    tcase_add_test(t, attention_that_does_not_fit_is_refused);
+    tcase_add_test(t, device_without_code_is_left_alone);
+    tcase_add_test(t, too_many_devices_are_refused);
+    tcase_add_test(t, unknown_setting_is_refused);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
