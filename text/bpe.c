@@ -344,18 +344,25 @@ static int32_t encode_word(const struct bpe *b, struct bpe_work *w, const char *
     return put_tokens(b, s, at, w->tokens, n, err);
 }
 
-/* The end of the part that begins at `from`: the next place where nothing can join (collect_bigrams). */
+static bool known(const struct bpe *b, uint32_t cp, const char *text, size_t n)
+{
+    return (n == 1 ? b->single[cp] : vocab_key(b->vocab, text, n)) != BPE_NONE;
+}
+
+/* The end of the part that begins at `from`: the next place where nothing can join (collect_bigrams). Next to a character
+ * outside the vocabulary there is no such place: where it vanishes its neighbours meet. */
 static size_t part_end(const struct bpe *b, const char *text, size_t len, size_t from)
 {
-    size_t n, pos = from;
-    uint32_t left = uni_next(text + pos, &n);
+    size_t n, before, pos = from;
+    uint32_t left = uni_next(text + pos, &before);
 
-    for (pos += n; pos < len; pos += n) {
+    for (pos += before; pos < len; pos += n) {
         uint32_t right = uni_next(text + pos, &n), bit = bigram(left, right);
-        if ((b->bigrams[bit >> 6] >> (bit & 63) & 1) == 0 &&
-            (n == 1 ? b->single[right] : vocab_key(b->vocab, text + pos, n)) != BPE_NONE)
+        if ((b->bigrams[bit >> 6] >> (bit & 63) & 1) == 0 && known(b, right, text + pos, n) &&
+            known(b, left, text + pos - before, before))
             return pos;
         left = right;
+        before = n;
     }
     return len;
 }

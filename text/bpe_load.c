@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/strbuf.h"
 #include "bpe.h"
+#include "bpe_ranks.h"
 #include "model.h"
 #include "textlimits.h"
 
@@ -94,6 +95,8 @@ static int32_t load_merges(struct bpe *b, const struct tape *t, uint32_t node, t
     struct strbuf joined = STRBUF_INIT;
     int32_t rc = TN_OK;
 
+    if (list == TAPE_NONE && tape_get(t, node, "merge_ranks") != TAPE_NONE)
+        return bpe_rank_merges(b, t, tape_get(t, node, "merge_ranks"), err);
     if (!tape_is(t, list, TAPE_ARRAY))
         return tape_err(t, list == TAPE_NONE ? node : list, "model.merges", err, "must be a list");
     if (t->nodes[list].len > LIMIT_MERGES)

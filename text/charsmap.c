@@ -78,8 +78,11 @@ static const char *text_at(const struct charsmap *m, size_t at, size_t *len)
     return m->texts + at;
 }
 
-const char *charsmap_find(const struct charsmap *m, const char *text, size_t len, size_t *out_len)
+/* The text of the shortest or longest key at the head of `text`. */
+static const char *search(const struct charsmap *m, const char *text, size_t len, bool longest,
+                          size_t *out_len, size_t *key_len)
 {
+    const char *found = NULL;
     size_t at = unit_offset(m->units[0]);
 
     for (size_t i = 0; i < len && text[i] != '\0'; i++) {
@@ -87,14 +90,38 @@ const char *charsmap_find(const struct charsmap *m, const char *text, size_t len
         uint32_t u;
         at ^= c;
         if (at >= m->unit_count)
-            return NULL;
+            break;
         u = m->units[at];
         if (unit_label(u) != c)
-            return NULL;
+            break;
         at ^= unit_offset(u);
-        if (u >> 8 & 1)
-            return at < m->unit_count ? text_at(m, m->units[at] & ~(UINT32_C(1) << 31), out_len)
-                                      : NULL;
+        /* A key that ends inside a character is nobody's. */
+        if ((u >> 8 & 1) && (!longest || i + 1 == len || (text[i + 1] & 0xc0) != 0x80)) {
+            size_t value_len;
+            const char *value = at < m->unit_count
+                                    ? text_at(m, m->units[at] & ~(UINT32_C(1) << 31), &value_len)
+                                    : NULL;
+            if (value) {
+                found = value;
+                *out_len = value_len;
+                *key_len = i + 1;
+            }
+            if (!longest)
+                break;
+        }
     }
-    return NULL;
+    return found;
+}
+
+const char *charsmap_find(const struct charsmap *m, const char *text, size_t len, size_t *out_len)
+{
+    size_t key_len;
+
+    return search(m, text, len, false, out_len, &key_len);
+}
+
+const char *charsmap_longest(const struct charsmap *m, const char *text, size_t len,
+                             size_t *out_len, size_t *key_len)
+{
+    return search(m, text, len, true, out_len, key_len);
 }

@@ -28,4 +28,8 @@ void charsmap_release(struct charsmap *m); /* zeroed is allowed */
 /* What the shortest key that `text` begins with maps to; NULL if there is none. */
 const char *charsmap_find(const struct charsmap *m, const char *text, size_t len, size_t *out_len);
 
+/* What the longest key that `text` begins with maps to, and the bytes of that key; NULL if there is none. */
+const char *charsmap_longest(const struct charsmap *m, const char *text, size_t len,
+                             size_t *out_len, size_t *key_len);
+
 #endif

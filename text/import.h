@@ -6,18 +6,22 @@
 #ifndef TEXT_IMPORT_H
 #define TEXT_IMPORT_H
 
-#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "base/err.h"
 #include "base/strbuf.h"
 
-/* `config` is the tokenizer_config.json beside the file, or NULL; it may name what the file itself does not say
+/* `path` names the file, for messages and because published files are known by their names; `data` is what it holds.
+ * `config` is the path of the tokenizer_config.json beside it, or NULL; it may name what the file itself does not say
  * (special tokens, the split pattern). Both append to `out`; errors name file and place. */
 
 /* Ranks in base64, a token a line (tiktoken). */
-int32_t import_tiktoken(const char *path, const char *config, struct strbuf *out, tn_err *err);
+int32_t import_tiktoken(const char *path, const char *data, size_t len, const char *config,
+                        struct strbuf *out, tn_err *err);
 
 /* A SentencePiece model. */
-int32_t import_sentencepiece(const char *path, const char *config, struct strbuf *out, tn_err *err);
+int32_t import_sentencepiece(const char *path, const char *data, size_t len, const char *config,
+                             struct strbuf *out, tn_err *err);
 
 #endif

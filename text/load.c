@@ -59,16 +59,17 @@ static int32_t read_added(const struct tape *json, uint32_t node, struct added_t
 
 /*
  * The reference does not read the ids of added tokens: one that the model has keeps the model's, and others are
- * numbered from the size of its vocabulary on, in order.
+ * numbered from the size of its vocabulary on, in order. What importers write says "explicit_ids" where that would be wrong.
  */
 static int32_t load_added(struct tn_tokenizer *t, const struct tape *json, tn_err *err)
 {
     uint32_t list = tape_get(json, 0, "added_tokens"), at = list + 1;
     uint32_t next = (uint32_t)t->model->vocab.count;
-    int32_t rc = TN_OK;
+    bool numbered = false;
+    int32_t rc = tape_get_bool(json, 0, "explicit_ids", false, &numbered, err);
 
-    if (list == TAPE_NONE)
-        return TN_OK;
+    if (rc != TN_OK || list == TAPE_NONE)
+        return rc;
     if (!tape_is(json, list, TAPE_ARRAY) || json->nodes[list].len > LIMIT_VOCAB)
         return tape_err(json, list, "added_tokens", err, "must be a list of tokens");
     for (uint32_t i = 0; rc == TN_OK && i < json->nodes[list].len; i++, at = json->nodes[at].next) {
@@ -80,6 +81,8 @@ static int32_t load_added(struct tn_tokenizer *t, const struct tape *json, tn_er
             x.id = vocab_find(&t->model->vocab, x.content, x.len);
             if (x.id == VOCAB_NONE)
                 x.id = next++;
+            if (numbered)
+                tape_uint(json, tape_get(json, at, "id"), &x.id);
         }
         if (x.id >= LIMIT_VOCAB)
             rc = tape_err(json, at, "added_tokens", err, "makes more than %llu tokens",

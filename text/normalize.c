@@ -7,13 +7,11 @@
 #include "steps.h"
 
 static const struct normalize_type *const types[] = {
-    &normalize_NFC,           &normalize_NFD,
-    &normalize_NFKC,          &normalize_NFKD,
-    &normalize_lowercase,     &normalize_strip,
-    &normalize_strip_accents, &normalize_replace,
-    &normalize_prepend,       &normalize_precompiled,
-    &normalize_bert,          &normalize_nmt,
-    &normalize_byte_level,    NULL};
+    &normalize_NFC,           &normalize_NFD,           &normalize_NFKC,
+    &normalize_NFKD,          &normalize_lowercase,     &normalize_strip,
+    &normalize_strip_accents, &normalize_replace,       &normalize_prepend,
+    &normalize_precompiled,   &normalize_bert,          &normalize_nmt,
+    &normalize_byte_level,    &normalize_sentencepiece, NULL};
 
 int32_t normalize_load_nothing(struct normalize_step *s, const struct tape *t, uint32_t node,
                                tn_err *err)

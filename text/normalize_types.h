@@ -18,6 +18,9 @@ extern const struct normalize_type normalize_strip, normalize_prepend, normalize
 /* normalize_precompiled.c: SentencePiece's character maps */
 extern const struct normalize_type normalize_precompiled;
 
+/* normalize_sentencepiece.c: what its own model files ask for */
+extern const struct normalize_type normalize_sentencepiece;
+
 /* For types without members. */
 int32_t normalize_load_nothing(struct normalize_step *s, const struct tape *t, uint32_t node,
                                tn_err *err);

@@ -13,8 +13,12 @@
 #define LIMIT_MERGES (UINT64_C(1) << 25) /* merges of one vocabulary; the largest have 500,000 */
 #define LIMIT_PATTERN_BYTES (16 * KIB)   /* a split regex; published ones are under 1 KiB */
 #define LIMIT_STEPS 64 /* normalizers, pre-tokenizers, ... of one tokenizer, nested or not */
-#define LIMIT_TEMPLATE_PIECES 256         /* of a TemplateProcessing */
-#define LIMIT_TEMPLATES 64                /* named chat templates of one checkpoint */
+#define LIMIT_TEMPLATE_PIECES 256 /* of a TemplateProcessing */
+#define LIMIT_TEMPLATES 64        /* named chat templates of one checkpoint */
+#define LIMIT_IMPORT_TOKENS                                                                        \
+    20000 /* added tokens that a configuration gives an imported vocabulary */
+#define LIMIT_RANK_WORK                                                                            \
+    (UINT64_C(1) << 32) /* squares of token lengths, summed: ways to cut them, hashed each */
 #define LIMIT_REGEX_MATCH 50000000        /* PCRE2 match limit: steps of one search */
 #define LIMIT_REGEX_HEAP_KIB (512 * 1024) /* PCRE2 heap of one search, for texts of one long word */
 

@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "textlimits.h"
+#include "source.h"
 #include "unidata.h"
 
 #define POOL_MAX 64 /* scratches that are kept; each has a cache of words */
@@ -98,36 +98,6 @@ void tn_tokenizer_close(tn_tokenizer *t)
     mem_free(t);
 }
 
-/* The directory of a path and the vocabulary in it. */
-struct source {
-    char *dir, *file;
-};
-
-static void source_release(struct source *s)
-{
-    mem_free(s->dir);
-    mem_free(s->file);
-}
-
-static int32_t find_source(const char *path, struct source *out, tn_err *err)
-{
-    const char *base = path_base(path);
-    bool dir = path_is_dir(path);
-
-    out->dir = dir            ? mem_strdup(path)
-               : base == path ? mem_strdup(".")
-                              : mem_strndup(path, (size_t)(base - path));
-    out->file = dir ? path_join(path, "tokenizer.json") : mem_strdup(path);
-    if (!out->dir || !out->file)
-        return err_nomem(err, "a tokenizer");
-    if (path_exists(out->file))
-        return TN_OK;
-    err_at(err, TN_E_NOTFOUND, path, TN_NO_OFFSET, NULL,
-           dir ? "has no tokenizer.json" : "does not exist");
-    err_remedy(err, "name a directory with a tokenizer.json");
-    return TN_E_NOTFOUND;
-}
-
 static int32_t load(struct tn_tokenizer *t, const struct tape *json, const char *dir, tn_err *err)
 {
     int32_t rc = tokenizer_load(t, json, err);
@@ -170,10 +140,10 @@ int32_t tn_tokenizer_open(const char *path, tn_tokenizer **out, tn_err *err)
     struct source from = {NULL, NULL};
     char *text = NULL;
     size_t len = 0;
-    int32_t rc = find_source(path, &from, err);
+    int32_t rc = source_find(path, &from, err);
 
     if (rc == TN_OK)
-        rc = file_read(from.file, LIMIT_TOKENIZER_BYTES, &text, &len, err);
+        rc = source_read(&from, &text, &len, err);
     if (rc == TN_OK)
         rc = tokenizer_open_text(text, len, from.file, from.dir, out, err);
     source_release(&from);

@@ -5,6 +5,7 @@
  * token; neighbouring ones become one unknown token, or tokens of bytes. Immutable once loaded, for any
  * thread with its own work memory.
  */
+#include <float.h>
 #include <math.h>
 
 #include "base/mem.h"
@@ -22,6 +23,9 @@ struct unigram {
     double unknown_score;
     uint32_t unk; /* VOCAB_NONE: there is none */
     bool byte_fallback;
+    /* Of a SentencePiece file ("piece_types"): sums are rounded to float, control and byte pieces are not looked for in the
+     * text, user-defined ones win always. */
+    bool sentencepiece;
     uint32_t bytes[256]; /* of "<0xNN>", or VOCAB_NONE */
 };
 
@@ -64,15 +68,50 @@ static int32_t add_token(struct unigram *m, const struct tape *t, uint32_t node,
     rc = vocab_add(&m->base.vocab, id, text, len, err);
     if (rc != TN_OK)
         return rc;
-    m->scores[id] = score;
+    m->scores[id] = m->sentencepiece ? (float)score : score; /* as the model file has it */
     if (score < m->unknown_score)
         m->unknown_score = score;
+    if (m->sentencepiece)
+        return TN_OK; /* see load_types */
     return trie_add(&m->trie, text, len, id, NULL) ? TN_OK : err_nomem(err, "a vocabulary");
+}
+
+/* Types of sentencepiece_model.proto. */
+enum { NORMAL = 1, USER_DEFINED = 4 };
+
+/* The scores of user-defined pieces, and the trie, of normal pieces and those. */
+static int32_t load_types(struct unigram *m, const struct tape *t, uint32_t list, tn_err *err)
+{
+    double min = HUGE_VAL, max = FLT_MIN; /* SentencePiece's start, so 0 in effect */
+
+    if (!tape_is(t, list, TAPE_ARRAY) || t->nodes[list].len != m->base.vocab.size)
+        return tape_err(t, list, "model.piece_types", err,
+                        "must be a list as long as the vocabulary");
+    for (uint32_t id = 0, type; id < t->nodes[list].len; id++) {
+        if (!tape_uint(t, list + 1 + id, &type) || type != NORMAL)
+            continue;
+        min = m->scores[id] < min ? m->scores[id] : min;
+        max = m->scores[id] > max ? m->scores[id] : max;
+    }
+    for (uint32_t id = 0, type; id < t->nodes[list].len; id++) {
+        const char *text;
+        size_t len;
+        if (!tape_uint(t, list + 1 + id, &type) || (type != NORMAL && type != USER_DEFINED))
+            continue;
+        vocab_text(&m->base.vocab, id, &text, &len);
+        if (type == USER_DEFINED)
+            m->scores[id] = (float)((double)((float)len * (float)max) - 0.1);
+        if (!trie_add(&m->trie, text, len, id, NULL))
+            return err_nomem(err, "a vocabulary");
+    }
+    m->unknown_score = (float)min - (float)UNKNOWN_PENALTY;
+    return TN_OK;
 }
 
 static int32_t load_vocab(struct unigram *m, const struct tape *t, uint32_t node, tn_err *err)
 {
-    uint32_t list = tape_get(t, node, "vocab"), count, at;
+    uint32_t list = tape_get(t, node, "vocab"), types = tape_get(t, node, "piece_types");
+    uint32_t count, at;
     int32_t rc = TN_OK;
 
     if (!tape_is(t, list, TAPE_ARRAY))
@@ -85,11 +124,14 @@ static int32_t load_vocab(struct unigram *m, const struct tape *t, uint32_t node
     if (!m->scores || !trie_init(&m->trie))
         return err_nomem(err, "a vocabulary");
     m->unknown_score = HUGE_VAL;
+    m->sentencepiece = types != TAPE_NONE;
     at = list + 1;
     for (uint32_t id = 0; rc == TN_OK && id < count; id++, at = t->nodes[at].next)
         rc = add_token(m, t, at, id, err);
     m->unknown_score -= UNKNOWN_PENALTY;
-    return rc == TN_OK ? vocab_index(&m->base.vocab, false, true, err) : rc;
+    if (rc == TN_OK)
+        rc = vocab_index(&m->base.vocab, false, !m->sentencepiece, err);
+    return rc == TN_OK && m->sentencepiece ? load_types(m, t, types, err) : rc;
 }
 
 static int32_t load_options(struct unigram *m, const struct tape *t, uint32_t node, tn_err *err)
@@ -149,8 +191,11 @@ static void unigram_work_free(struct model_work *work)
     mem_free(w);
 }
 
-static bool improve(struct best *at, double score, size_t begin, uint32_t id)
+static bool improve(const struct unigram *m, struct best *at, double score, size_t begin,
+                    uint32_t id)
 {
+    if (m->sentencepiece)
+        score = (float)score;
     if (at->begin != NOWHERE && !(score > at->score))
         return false;
     *at = (struct best){score, (uint32_t)begin, id};
@@ -176,10 +221,12 @@ static bool find_best(const struct unigram *m, struct best *best, const char *te
             id = m->trie.values[node];
             if (id == TRIE_NONE)
                 continue;
-            improve(&best[end], m->scores[id] + here, pos, id);
+            improve(m, &best[end], m->scores[id] + here, pos, id);
             single = single || end - pos == n;
         }
-        if (!single && improve(&best[pos + n], m->unknown_score + here, pos, m->unk) &&
+        if (single)
+            continue;
+        if (improve(m, &best[pos + n], m->unknown_score + here, pos, m->unk) &&
             m->unk == VOCAB_NONE)
             return false;
     }
@@ -203,7 +250,8 @@ static size_t turn_around(struct best *best, size_t len)
 static void put_unknown(const struct unigram *m, const struct sink *s, const char *text,
                         size_t begin, size_t end)
 {
-    uint32_t id = vocab_key(&m->base.vocab, text + begin, end - begin);
+    uint32_t id =
+        m->sentencepiece ? VOCAB_NONE : vocab_key(&m->base.vocab, text + begin, end - begin);
     bool bytes = id == VOCAB_NONE && m->byte_fallback;
 
     for (size_t i = begin; bytes && i < end; i++)

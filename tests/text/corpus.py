@@ -110,8 +110,8 @@ def long_ones(rng, lines):
             "-=" * 2000, "".join(rng.choice("abc") for _ in range(10000)), "\n".join(lines[:400]), "\u2581" * 1000, "<s>" * 500, "\x00" * 300, "'" * 2000, "\t \t" * 1000, "\ufb03" * 500]
 
 
-def strings(seed=7, share=1):
-    """All strings, as bytes; `share` n keeps every nth of each kind."""
+def strings(seed=7, share=1, first=0):
+    """All strings, as bytes; `share` n keeps every nth of each large kind, beginning with `first`."""
     rng = random.Random(seed)
     lines = text_lines()
     single = [chr(c) for c in list(range(0x250)) + list(range(0x2000, 0x2070))]
@@ -119,6 +119,6 @@ def strings(seed=7, share=1):
              [a + b + c for a in SPECIAL for b in SPECIAL[:12] for c in (" x", "")], [s + w for s in SPACES for w in WORDS], long_ones(rng, lines)]
     out = []
     for kind in kinds:
-        step = 1 if len(kind) < 100 else share
-        out += [s if isinstance(s, bytes) else s.encode() for s in kind[::step]]
+        some = kind if len(kind) < 100 else kind[first % share::share]
+        out += [s if isinstance(s, bytes) else s.encode() for s in some]
     return out
