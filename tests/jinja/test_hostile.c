@@ -310,7 +310,7 @@ START_TEST(attribute_tricks_reach_nothing)
         "{{ s.format.__globals__.x }}",
         "{{ '{0.__class__.__mro__}'.format(s) }}",
         "{{ '{0[__class__][x]}'.format(s) }}",
-        "{{ '{x.__class__}'.format_map({'x': s}) }}",
+        "{{ '{x.__class__.y}'.format_map({'x': s}) }}",
         "{{ '%(__class__)s' % d }}",
         "{{ l|map(attribute='__class__.__mro__')|list }}",
         "{{ [l]|sort(attribute='__class__.x')|first }}",
