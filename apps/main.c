@@ -6,13 +6,21 @@
 #include "app.h"
 #include "base/strbuf.h"
 
-const struct command *const commands[] = {&cmd_build,           &cmd_run,
-                                          &cmd_bench_latency,   &cmd_eval_logits,
-                                          &cmd_eval_perplexity, &cmd_text_encode,
-                                          &cmd_text_decode,     &cmd_plugin_list,
-                                          &cmd_plugin_explain,  &cmd_engine_inspect,
-                                          &cmd_engine_verify,   &cmd_engine_diff,
-                                          &cmd_engine_plan,     NULL};
+const struct command *const commands[] = {&cmd_build,
+                                          &cmd_run,
+                                          &cmd_bench_latency,
+                                          &cmd_eval_logits,
+                                          &cmd_eval_perplexity,
+                                          &cmd_text_encode,
+                                          &cmd_text_decode,
+                                          &cmd_text_chat,
+                                          &cmd_plugin_list,
+                                          &cmd_plugin_explain,
+                                          &cmd_engine_inspect,
+                                          &cmd_engine_verify,
+                                          &cmd_engine_diff,
+                                          &cmd_engine_plan,
+                                          NULL};
 
 static void print_overview(FILE *out)
 {
