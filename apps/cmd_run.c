@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/strbuf.h"
+#include "chat.h"
 #include "textio.h"
 
 /* What is being generated, and how far it is. */
@@ -107,6 +108,40 @@ static int32_t need_text(const struct generation *g, const char *flag)
     return TN_E_NOTFOUND;
 }
 
+/* What ends a turn by the tokenizer's files ends the output, too: chat models share their weights' settings with
+ * the base models, whose end is the end of a document. */
+static int32_t add_end_token(struct generation *g)
+{
+    int32_t id = textio_end_token(g->text);
+    size_t cap = g->n_stop_ids;
+
+    if (id < 0 || opts_flag(g->o, "ignore-eos"))
+        return TN_OK;
+    if (!mem_grow(&g->stop_ids, &cap, g->n_stop_ids + 1, sizeof *g->stop_ids))
+        return err_nomem(g->err, "stop ids");
+    g->stop_ids[g->n_stop_ids++] = id;
+    return TN_OK;
+}
+
+static int32_t read_chat(struct generation *g)
+{
+    const char *prompt = opts_text(g->o, "prompt");
+    struct chat_source source = {0};
+    int32_t rc = need_text(g, "--chat");
+
+    if (rc == TN_OK)
+        rc = chat_read(g->o, &source, g->err);
+    if (rc == TN_OK && prompt)
+        rc = chat_prompt(prompt, &source, g->err);
+    if (rc == TN_OK)
+        rc = textio_chat(g->text, opts_text(g->o, "template"), &source, &g->prompt, &g->n_prompt,
+                         g->err);
+    if (rc == TN_OK && g->n_prompt == 0)
+        rc = err_at(g->err, TN_E_INVALID, NULL, TN_NO_OFFSET, "--chat", "has no tokens");
+    chat_source_release(&source);
+    return rc == TN_OK ? add_end_token(g) : rc;
+}
+
 static int32_t read_prompt(struct generation *g)
 {
     const char *text = opts_text(g->o, "prompt"), *ids = opts_text(g->o, "prompt-ids");
@@ -114,6 +149,8 @@ static int32_t read_prompt(struct generation *g)
                      (opts_flag(g->o, "parse-special") ? TEXTIO_READ_SPECIAL : 0);
     int32_t rc;
 
+    if (opts_flag(g->o, "chat"))
+        return read_chat(g);
     if (ids)
         return parse_ids("--prompt-ids", ids, &g->prompt, &g->n_prompt, g->err);
     rc = need_text(g, "--prompt");
@@ -127,8 +164,17 @@ static int32_t read_prompt(struct generation *g)
 static int32_t check_prompt_flags(const struct opts *o, tn_err *err)
 {
     bool text = opts_flag(o, "prompt"), ids = opts_flag(o, "prompt-ids");
+    bool messages = opts_flag(o, "messages"), chat = opts_flag(o, "chat");
+    static const char *const of_chat[] = {"--messages", "--tools", "--documents", "--variables",
+                                          "--template"};
 
-    if (text != ids)
+    for (size_t i = 0; !chat && i < sizeof of_chat / sizeof *of_chat; i++)
+        if (opts_flag(o, of_chat[i] + 2))
+            return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, of_chat[i], "needs --chat");
+    if (chat && (ids || text == messages))
+        return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--chat",
+                      "wants exactly one of --prompt and --messages");
+    if (chat || text != ids)
         return TN_OK;
     return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--prompt",
                   "exactly one of --prompt and --prompt-ids is wanted");
@@ -384,6 +430,18 @@ static const struct opt options[] = {
     {"engine", OPT_TEXT, "DIR", "engine to run", 0, 0, NULL, true},
     {"prompt", OPT_TEXT, "TEXT", "what to continue", 0, 0, NULL, false},
     {"prompt-ids", OPT_TEXT, "IDS", "the prompt as token ids: 1,2,3", 0, 0, NULL, false},
+    {"chat", OPT_FLAG, NULL, "the prompt is a message: render it with the model's chat template", 0,
+     0, NULL, false},
+    {"messages", OPT_TEXT, "FILE", "with --chat: a conversation instead of a prompt, as JSON", 0, 0,
+     NULL, false},
+    {"tools", OPT_TEXT, "FILE", "with --chat: functions that the model may call", 0, 0, NULL,
+     false},
+    {"documents", OPT_TEXT, "FILE", "with --chat: what the answer is to stand on", 0, 0, NULL,
+     false},
+    {"variables", OPT_TEXT, "FILE", "with --chat: more variables of the template", 0, 0, NULL,
+     false},
+    {"template", OPT_TEXT, "NAME", "with --chat: which of the tokenizer's templates (default)", 0,
+     0, NULL, false},
     {"max-tokens", OPT_INT, "N", "most tokens to generate (limits.default_output_len)", 1,
      134217728, NULL, false},
     {"min-tokens", OPT_INT, "N", "no end before so many (0)", 0, 134217728, NULL, false},
@@ -421,6 +479,7 @@ static const struct opt options[] = {
 static const char *const examples[] = {
     "tenon run --engine engines/docs-7m --prompt \"The PostgreSQL server\" --max-tokens 64 "
     "--stream",
+    "tenon run --engine engines/docs-7m --chat --prompt \"What is a table?\" --max-tokens 64",
     "tenon run --engine engines/docs-7m --prompt-ids 8187,433 --temperature 0.8 --seed 1 --json",
     NULL};
 

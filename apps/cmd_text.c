@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tenon text encode|decode: the tokenizer on its own, stdin to JSON. */
+/* tenon text encode|decode|chat: the tokenizer and its chat templates on their own, stdin to JSON. */
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/strbuf.h"
+#include "chat.h"
 #include "tenon_text.h"
 
 #define LIMIT_STDIN (256 * MIB)
@@ -152,6 +153,81 @@ static int32_t decode(const struct opts *o, tn_err *err)
     return rc;
 }
 
+/* -- chat -------------------------------------------------------------------------------------------- */
+
+/* --messages, or standard input. */
+static int32_t read_conversation(const struct opts *o, struct chat_source *s, tn_err *err)
+{
+    struct strbuf text = STRBUF_INIT;
+    int32_t rc = chat_read(o, s, err);
+    size_t len;
+
+    if (rc != TN_OK || s->messages)
+        return rc;
+    rc = read_stdin(&text, err);
+    len = text.len;
+    if (rc == TN_OK && len == 0)
+        rc = err_at(err, TN_E_FORMAT, "standard input", TN_NO_OFFSET, NULL, "is empty");
+    if (rc != TN_OK) {
+        strbuf_release(&text);
+        return rc;
+    }
+    return chat_messages(strbuf_detach(&text), len, "standard input", s, err);
+}
+
+static int32_t print_chat(const struct opts *o, const tn_tokenizer *t, const tn_chat_text *text,
+                          tn_err *err)
+{
+    tn_encode_options options = TN_ENCODE_OPTIONS(0);
+    tn_encoding *e = NULL;
+    json_t *out = NULL;
+    int32_t rc = TN_OK;
+
+    options.trusted = text->trusted;
+    options.trusted_count = text->trusted_count;
+    if (opts_flag(o, "byte-offsets"))
+        options.flags |= TN_ENCODE_BYTE_OFFSETS;
+    if (!opts_flag(o, "no-tokenize")) {
+        rc = tn_encoding_new(&e, err);
+        if (rc == TN_OK)
+            rc = tn_encode(t, text->text, text->len, &options, e, err);
+        out = rc == TN_OK ? encoding_json(t, e) : NULL;
+    } else {
+        out = json_object();
+    }
+    if (rc == TN_OK && out)
+        json_object_set_new(out, "text", json_stringn(text->text, text->len));
+    tn_encoding_free(e);
+    return rc == TN_OK ? app_print_json(out, err) : rc;
+}
+
+static int32_t chat(const struct opts *o, tn_err *err)
+{
+    uint32_t flags = opts_flag(o, "add-generation-prompt") ? TN_CHAT_GENERATION_PROMPT : 0;
+    struct chat_source source = {0};
+    tn_chat_text text = {0};
+    tn_tokenizer *t = NULL;
+    int32_t rc = tn_tokenizer_open(opts_text(o, "tokenizer"), &t, err);
+
+    if (rc == TN_OK)
+        rc = read_conversation(o, &source, err);
+    if (rc == TN_OK)
+        rc = chat_render(t, opts_text(o, "template"), &source, flags, &text, err);
+    if (rc == TN_OK && opts_flag(o, "raw"))
+        fwrite(text.text, 1, text.len, stdout);
+    else if (rc == TN_OK)
+        rc = print_chat(o, t, &text, err);
+    tn_chat_text_release(&text);
+    chat_source_release(&source);
+    tn_tokenizer_close(t);
+    return rc;
+}
+
+static int run_chat(const struct command *c, int argc, char **argv)
+{
+    return app_main(c, argc, argv, chat);
+}
+
 static int run_encode(const struct command *c, int argc, char **argv)
 {
     return app_main(c, argc, argv, encode);
@@ -199,3 +275,38 @@ const struct command cmd_text_decode = {
     .own = decode_options,
     .examples = decode_examples,
     .run = run_decode};
+
+static const struct opt chat_options[] = {
+    {"tokenizer", OPT_TEXT, "DIR", "engine, checkpoint, or tokenizer file", 0, 0, NULL, true},
+    {"messages", OPT_TEXT, "FILE", "the conversation (standard input)", 0, 0, NULL, false},
+    {"tools", OPT_TEXT, "FILE", "functions that the model may call: a JSON list", 0, 0, NULL,
+     false},
+    {"documents", OPT_TEXT, "FILE", "what the answer is to stand on: a JSON list", 0, 0, NULL,
+     false},
+    {"variables", OPT_TEXT, "FILE", "more variables of the template: a JSON object", 0, 0, NULL,
+     false},
+    {"template", OPT_TEXT, "NAME", "which of the tokenizer's templates (default)", 0, 0, NULL,
+     false},
+    {"add-generation-prompt", OPT_FLAG, NULL, "end where the answer of the model begins", 0, 0,
+     NULL, false},
+    {"no-tokenize", OPT_FLAG, NULL, "text only, no ids", 0, 0, NULL, false},
+    {"byte-offsets", OPT_FLAG, NULL, "offsets in bytes instead of characters", 0, 0, NULL, false},
+    {"raw", OPT_FLAG, NULL, "print the rendered text itself", 0, 0, NULL, false},
+    {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
+
+static const char *const chat_examples[] = {
+    "echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | tenon text chat "
+    "--tokenizer engines/docs-7m --add-generation-prompt",
+    NULL};
+
+const struct command cmd_text_chat = {
+    .name = "text chat",
+    .summary = "Render a conversation with the model's chat template, as JSON with text and ids",
+    .details =
+        "The conversation is a JSON list of messages, or an object with \"messages\" and, if need "
+        "be, "
+        "\"tools\" and \"documents\". Renders as transformers does. Special tokens of the template "
+        "become those tokens; what messages spell is text.",
+    .own = chat_options,
+    .examples = chat_examples,
+    .run = run_chat};

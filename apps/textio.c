@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/strbuf.h"
+#include "chat.h"
 #include "tenon_text.h"
 
 struct textio {
@@ -56,24 +57,54 @@ static int32_t copy_ids(const tn_encoding *e, int32_t **ids, uint32_t *n, tn_err
     return TN_OK;
 }
 
+static int32_t encode(const struct textio *t, const char *text, size_t len,
+                      const tn_encode_options *o, int32_t **ids, uint32_t *n, tn_err *err)
+{
+    tn_encoding *e = NULL;
+    int32_t rc = tn_encoding_new(&e, err);
+
+    if (rc == TN_OK)
+        rc = tn_encode(t->tokenizer, text, len, o, e, err);
+    if (rc == TN_OK)
+        rc = copy_ids(e, ids, n, err);
+    tn_encoding_free(e);
+    return rc;
+}
+
 int32_t textio_encode(const struct textio *t, const char *text, size_t len, uint32_t flags,
                       int32_t **ids, uint32_t *n, tn_err *err)
 {
     tn_encode_options o = TN_ENCODE_OPTIONS(TN_ENCODE_NO_OFFSETS);
-    tn_encoding *e = NULL;
-    int32_t rc;
 
     if (flags & TEXTIO_ADD_SPECIAL)
         o.flags |= TN_ENCODE_ADD_SPECIAL;
     if (flags & TEXTIO_READ_SPECIAL)
         o.flags |= TN_ENCODE_SPECIAL;
-    rc = tn_encoding_new(&e, err);
+    return encode(t, text, len, &o, ids, n, err);
+}
+
+int32_t textio_chat(const struct textio *t, const char *name, const struct chat_source *s,
+                    int32_t **ids, uint32_t *n, tn_err *err)
+{
+    tn_encode_options o = TN_ENCODE_OPTIONS(TN_ENCODE_NO_OFFSETS);
+    tn_chat_text text = {0};
+    int32_t rc = chat_render(t->tokenizer, name, s, TN_CHAT_GENERATION_PROMPT, &text, err);
+
+    o.trusted = text.trusted;
+    o.trusted_count = text.trusted_count;
     if (rc == TN_OK)
-        rc = tn_encode(t->tokenizer, text, len, &o, e, err);
-    if (rc == TN_OK)
-        rc = copy_ids(e, ids, n, err);
-    tn_encoding_free(e);
+        rc = encode(t, text.text, text.len, &o, ids, n, err);
+    tn_chat_text_release(&text);
     return rc;
+}
+
+int32_t textio_end_token(const struct textio *t)
+{
+    uint32_t id = 0;
+
+    return tn_tokenizer_role_id(t->tokenizer, "eos_token", &id) == TN_OK && id <= INT32_MAX
+               ? (int32_t)id
+               : -1;
 }
 
 /* -- One output ------------------------------------------------------------------------------------ */

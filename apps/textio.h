@@ -25,6 +25,15 @@ enum textio_flag {
 int32_t textio_encode(const struct textio *t, const char *text, size_t len, uint32_t flags,
                       int32_t **ids, uint32_t *n, tn_err *err);
 
+/* A conversation from the template `name` (NULL: the default) that ends where the answer begins. Special tokens are
+ * the template's; what messages spell is text. Free *ids with mem_free. */
+struct chat_source;
+int32_t textio_chat(const struct textio *t, const char *name, const struct chat_source *s,
+                    int32_t **ids, uint32_t *n, tn_err *err);
+
+/* The token that ends a turn by the tokenizer's files ("eos_token"); -1 if they name none. */
+int32_t textio_end_token(const struct textio *t);
+
 /* -- One output ---------------------------------------------------------------------------------- */
 
 struct textio_stream;

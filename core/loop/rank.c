@@ -176,8 +176,7 @@ int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *
 
 int32_t rank_bind(struct rank *r, tn_err *err)
 {
-    int32_t rc =
-        rank_bind_as(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), &r->binding, err);
+    int32_t rc = rank_bind_as(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), &r->binding, err);
 
     if (rc == TN_OK)
         tell_fallback(r);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The C side of the differential test: reads one JSON object per line, {"template", "context", "trusted", "now"},
- * compiles and renders, and writes one per line: {"text", "ranges", "generations"} or {"failure", "msg", "field"}.
+ * The C side of the differential test: reads one JSON object per line, {"template", "context", "trusted", "now",
+ * "fuel"}, compiles and renders, and writes one per line: {"text", "ranges", "generations"} or {"failure", "msg", "field"}.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +51,7 @@ static json_t *run(const json_t *job)
     struct jinja *t = NULL;
     json_t *out;
 
+    options.limits.fuel = (uint64_t)json_integer_value(json_object_get(job, "fuel"));
     options.trusted = trusted;
     for (size_t i = 0; i < json_array_size(list) && i < JINJA_MAX_TRUSTED; i++)
         trusted[options.trusted_count++] = json_string_value(json_array_get(list, i));

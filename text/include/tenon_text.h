@@ -172,6 +172,62 @@ TN_TEXT_API const uint32_t *tn_encoding_ids(const tn_encoding *e);
 TN_TEXT_API const tn_token_span *tn_encoding_spans(const tn_encoding *e);
 
 /** @} */
+/** \name Conversations
+ * A conversation is rendered by a chat template as transformers' `apply_chat_template` does it, errors included.
+ * The rendered text says which of its bytes are the template's own; encoded with those as
+ * tn_encode_options::trusted, no message can spell a special token.
+ * @{ */
+
+/** A compiled chat template with the special tokens of its tokenizer. Immutable; any number of threads may
+ * render it at once. It refers to the tokenizer, which must stay open. */
+typedef struct tn_chat tn_chat;
+
+/**
+ * Compiles the template of that name. NULL: with `tools` the one named "tool_use" if there is one, else "default".
+ * TN_E_NOTFOUND if the tokenizer has no such template, TN_E_FORMAT (with line and column in
+ * tn_err::field) if it is no template.
+ */
+TN_TEXT_API int32_t tn_chat_open(const tn_tokenizer *t, const char *name, int tools, tn_chat **out,
+                                 tn_err *err);
+TN_TEXT_API void tn_chat_close(tn_chat *c); /**< NULL is allowed */
+
+/** End the text where the answer of the model begins. */
+#define TN_CHAT_GENERATION_PROMPT (UINT32_C(1) << 0)
+
+/** What to render; all texts are JSON, and NULL, 0 if absent. Begins with its size, so that it can grow. */
+typedef struct tn_chat_input {
+    uint32_t size;        /**< sizeof(tn_chat_input) */
+    uint32_t flags;       /**< TN_CHAT_... */
+    const char *messages; /**< a list of objects with "role" and "content" */
+    size_t messages_len;
+    const char *tools; /**< a list of objects: the functions that the model may call */
+    size_t tools_len;
+    const char *documents; /**< a list of objects: what the answer is to stand on */
+    size_t documents_len;
+    const char *variables; /**< an object: more variables of the template ("enable_thinking") */
+    size_t variables_len;
+} tn_chat_input;
+
+/** A rendered conversation. */
+typedef struct tn_chat_text {
+    char *text; /**< UTF-8, `len` bytes and a NUL */
+    size_t len;
+    tn_text_range *trusted; /**< what the template wrote itself, ascending and apart */
+    size_t trusted_count;
+} tn_chat_text;
+
+/**
+ * Renders. `*out` is filled; release it with tn_chat_text_release. A template that refuses the conversation
+ * (raise_exception) is TN_E_INVALID with the template's message; one that does not end is TN_E_LIMIT.
+ *
+ * Roles are trusted, since templates make special tokens of them, only if all of them are names that models
+ * use ("system", "user", "assistant", "tool", ...).
+ */
+TN_TEXT_API int32_t tn_chat_render(const tn_chat *c, const tn_chat_input *in, tn_chat_text *out,
+                                   tn_err *err);
+TN_TEXT_API void tn_chat_text_release(tn_chat_text *t); /**< a zeroed one is allowed */
+
+/** @} */
 /** \name Decoding
  * @{ */
 

@@ -23,7 +23,10 @@ static const char other_names[] =
     " __add__ __call__ __contains__ __dict__ __float__ __getitem__ __int__ __iter__ __len__ "
     "__mod__ __module__ __mul__ __name__ __pow__ __rmul__ __self__ __slots__ __sub__ __weakref__ "
     "_undefined_hint _undefined_obj _undefined_name _undefined_exception _undefined_message "
-    "_fail_with_undefined_error _Namespace__attrs ";
+    "_fail_with_undefined_error _Namespace__attrs _TemplateReference__context ";
+static const char function_names[] =
+    " __annotations__ __builtins__ __closure__ __code__ __defaults__ __get__ __globals__ "
+    "__kwdefaults__ __qualname__ ";
 static const char list_unsafe[] = " append clear pop reverse insert sort extend remove ";
 static const char dict_unsafe[] = " clear pop popitem setdefault update ";
 
@@ -45,7 +48,8 @@ static enum found underscore_name(struct jvalue owner, const struct jstr *name)
 
     if (owner.type == J_LOOP || owner.type == J_MACRO || owner.type == J_CYCLER ||
         owner.type == J_JOINER || is_word(object_names, name) ||
-        is_word(is_dict ? dict_names : other_names, name))
+        is_word(is_dict ? dict_names : other_names, name) ||
+        (owner.type == J_FUNC && is_word(function_names, name)))
         return FOUND_UNSAFE;
     return FOUND_NONE;
 }

@@ -25,7 +25,7 @@ static bool lists_equal(struct jvm *vm, const struct jlist *a, const struct jlis
 {
     *out = a->count == b->count;
     for (size_t i = 0; *out && i < a->count; i++) {
-        if (!jvalue_equal(vm, a->items[i], b->items[i], out))
+        if (!jvm_spend(vm, 1) || !jvalue_equal(vm, a->items[i], b->items[i], out))
             return false;
     }
     return true;
@@ -36,7 +36,7 @@ static bool dicts_equal(struct jvm *vm, struct jdict *a, struct jdict *b, bool *
     *out = a->count == b->count;
     for (size_t i = 0; *out && i < a->count; i++) {
         struct jvalue other;
-        if (!jdict_get(vm, b, a->pairs[i].key, &other, out))
+        if (!jvm_spend(vm, 1) || !jdict_get(vm, b, a->pairs[i].key, &other, out))
             return false;
         if (*out && !jvalue_equal(vm, a->pairs[i].value, other, out))
             return false;
@@ -50,6 +50,29 @@ static bool ranges_equal(const struct jrange *a, const struct jrange *b)
            (a->count == 0 || (a->start == b->start && (a->count == 1 || a->step == b->step)));
 }
 
+/* Whether all items of `a` are in `b`: views of keys and items compare as sets. */
+static bool view_within(struct jvm *vm, const struct jview *a, struct jvalue b, bool *out)
+{
+    *out = a->dict->count <= b.u.view->dict->count;
+    for (size_t i = 0; *out && i < a->dict->count; i++) {
+        struct jvalue item;
+        if (!jvm_spend(vm, 1) || !jview_at(vm, a, i, &item) || !jvalue_in(vm, item, b, out))
+            return false;
+    }
+    return true;
+}
+
+static bool views_equal(struct jvm *vm, struct jvalue a, struct jvalue b, bool *out)
+{
+    const struct jview *x = a.u.view, *y = b.u.view;
+
+    *out = x == y;
+    if (*out || x->kind == JVIEW_VALUES || y->kind == JVIEW_VALUES ||
+        x->dict->count != y->dict->count)
+        return true;
+    return view_within(vm, x, b, out);
+}
+
 static bool equal_inside(struct jvm *vm, struct jvalue a, struct jvalue b, bool *out)
 {
     switch (a.type) {
@@ -60,6 +83,7 @@ static bool equal_inside(struct jvm *vm, struct jvalue a, struct jvalue b, bool 
     case J_TUPLE: return lists_equal(vm, a.u.list, b.u.list, out);
     case J_DICT: return dicts_equal(vm, a.u.dict, b.u.dict, out);
     case J_RANGE: *out = ranges_equal(a.u.range, b.u.range); return true;
+    case J_VIEW: return views_equal(vm, a, b, out);
     default: *out = jvalue_same(a, b); return true;
     }
 }
@@ -100,7 +124,7 @@ static bool order_lists(struct jvm *vm, enum jorder op, const struct jlist *a,
 
     for (size_t i = 0; i < n; i++) {
         bool same;
-        if (!jvalue_equal(vm, a->items[i], b->items[i], &same))
+        if (!jvm_spend(vm, 1) || !jvalue_equal(vm, a->items[i], b->items[i], &same))
             return false;
         if (!same)
             return jvalue_order(vm, op, a->items[i], b->items[i], out);
@@ -190,6 +214,10 @@ bool jvalue_in(struct jvm *vm, struct jvalue item, struct jvalue box, bool *out)
         return true;
     case J_DICT: return jdict_get(vm, box.u.dict, item, &ignored, out);
     case J_RANGE: *out = in_range(item, box.u.range); return true;
+    case J_VIEW:
+        if (box.u.view->kind == JVIEW_KEYS)
+            return jdict_get(vm, (struct jdict *)(uintptr_t)box.u.view->dict, item, &ignored, out);
+        return in_iterable(vm, item, box, out);
     default:
         if (!jiter_can(box))
             return jvm_fail(vm, JINJA_TYPE, "argument of type '%s' is not iterable",

@@ -83,15 +83,9 @@ static bool unpack(struct jvm *vm, const struct jnode *target, struct jvalue v)
 static bool assign_attribute(struct jvm *vm, const struct jnode *target, struct jvalue v)
 {
     struct jvalue *ns = jslot(vm, target->ref);
-    const struct jstr *name = target->value.u.s;
 
     if (ns->type != J_NAMESPACE)
         return jvm_fail(vm, JINJA_RUNTIME, "cannot assign attribute on non-namespace object");
-    if (name->len && jstr_data(name)[0] == '_')
-        return jvm_fail(vm, JINJA_SECURITY,
-                        "Chat templates cannot store underscore-prefixed attributes on a "
-                        "namespace, but got '%.*s'. Please rename the attribute.",
-                        jstr_brief(name), jstr_data(name));
     return jdict_set(vm, ns->u.dict, target->value, v);
 }
 

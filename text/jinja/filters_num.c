@@ -199,7 +199,7 @@ static bool do_filesizeformat(struct jvm *vm, const struct jargs *a, struct jval
     if (bytes == 1) {
         snprintf(text, sizeof text, "1 Byte");
     } else if (bytes < base) {
-        snprintf(text, sizeof text, "%.0f Bytes", trunc(bytes));
+        snprintf(text, sizeof text, "%.0f Bytes", trunc(bytes) + 0.0);
     } else {
         for (; i < 7 && bytes >= unit * base; i++)
             unit *= base;

@@ -2,6 +2,7 @@
 /* Filters on sequences and dicts. */
 #include <string.h>
 
+#include "base/rng.h"
 #include "jinja/eval.h"
 #include "jinja/iter.h"
 #include "jinja/number.h"
@@ -50,6 +51,24 @@ static bool do_last(struct jvm *vm, const struct jargs *a, struct jvalue *out)
     next = jiter_next(vm, reversed.u.iter, out);
     return next == JNEXT_ITEM ||
            (next == JNEXT_END && jundef_hint(vm, "No last item, sequence was empty.", out));
+}
+
+/* Any item; a render at a given time always takes the same. */
+static bool do_random(struct jvm *vm, const struct jargs *a, struct jvalue *out)
+{
+    const struct jinja_time *now = vm->options->now;
+    struct rng rng = {vm->fuel_left ^ (now ? (uint64_t)now->unix_s : rng_entropy())};
+    struct jlist items;
+
+    if (a->self.type != J_STR && a->self.type != J_LIST && a->self.type != J_TUPLE &&
+        a->self.type != J_RANGE)
+        return jvm_fail(vm, JINJA_TYPE, "'%s' object is not a sequence", jvalue_type(a->self));
+    if (!jiter_list(vm, a->self, &items))
+        return false;
+    if (items.count == 0)
+        return jundef_hint(vm, "No random item, sequence was empty.", out);
+    *out = items.items[rng_below(&rng, items.count)];
+    return true;
 }
 
 static bool do_reverse(struct jvm *vm, const struct jargs *a, struct jvalue *out)
@@ -276,6 +295,8 @@ static bool fill_slice(struct jvm *vm, const struct jvalue *args, struct jlist *
 
     if (!jiter_list(vm, args[0], &seq))
         return false;
+    if (args[1].type == J_UNDEFINED)
+        return jundef_fail(vm, args[1]);
     if (!jis_int(args[1]))
         return jvm_fail(vm, JINJA_TYPE, "'%s' object cannot be interpreted as an integer",
                         jvalue_type(args[1]));
@@ -383,6 +404,7 @@ const struct jbuiltin jfilters_seq[] = {
     {"list", "", do_list},
     {"first", "", do_first},
     {"last", "", do_last},
+    {"random", "", do_random},
     {"reverse", "", do_reverse},
     {"sort", "reverse? case_sensitive? attribute?", do_sort},
     {"dictsort", "case_sensitive? by? reverse?", do_dictsort},

@@ -179,8 +179,8 @@ static bool do_indent(struct jvm *vm, const struct jargs *a, struct jvalue *out)
     struct jlist lines;
     struct jbuild b;
 
-    if (a->self.type == J_UNDEFINED)
-        return jundef_fail(vm, a->self);
+    if (a->v[0].type == J_UNDEFINED || a->self.type == J_UNDEFINED)
+        return jundef_fail(vm, a->v[0].type == J_UNDEFINED ? a->v[0] : a->self);
     if (a->self.type != J_STR)
         return jvm_fail(vm, JINJA_TYPE, "unsupported operand type(s) for +=: '%s' and 'str'",
                         jvalue_type(a->self));

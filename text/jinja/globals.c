@@ -114,14 +114,6 @@ static bool make_namespace(struct jvm *vm, const struct jargs *a, struct jvalue 
 {
     if (!fill_dict(vm, a->call, out))
         return false;
-    for (size_t i = 0; i < out->u.dict->count; i++) {
-        const struct jvalue *key = &out->u.dict->pairs[i].key;
-        if (key->type == J_STR && key->u.s->len && jstr_data(key->u.s)[0] == '_')
-            return jvm_fail(vm, JINJA_SECURITY,
-                            "Chat templates cannot store underscore-prefixed attributes on a "
-                            "namespace, but got '%.*s'. Please rename the attribute.",
-                            jstr_brief(key->u.s), jstr_data(key->u.s));
-    }
     out->type = J_NAMESPACE;
     return true;
 }
@@ -262,6 +254,14 @@ static bool strftime_now(struct jvm *vm, const struct jargs *a, struct jvalue *o
     return jbuild_done(&b, out);
 }
 
+/* Random words in jinja2. It is there so that templates that ask for its attributes meet the sandbox. */
+static bool lipsum(struct jvm *vm, const struct jargs *a, struct jvalue *out)
+{
+    (void)a;
+    (void)out;
+    return jvm_fail(vm, JINJA_UNSUPPORTED, "lipsum() is not supported");
+}
+
 const struct jbuiltin jglobals[] = {{"range", ".start .stop? .step?", make_range},
                                     {"dict", "*", make_dict},
                                     {"namespace", "*", make_namespace},
@@ -269,4 +269,5 @@ const struct jbuiltin jglobals[] = {{"range", ".start .stop? .step?", make_range
                                     {"joiner", "sep?", make_joiner},
                                     {"raise_exception", "message", raise_exception},
                                     {"strftime_now", "format", strftime_now},
+                                    {"lipsum", "*", lipsum},
                                     {NULL, NULL, NULL}};

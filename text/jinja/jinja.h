@@ -43,13 +43,13 @@ enum jinja_failure {
 
 /* Caps of one render. Zero means the default, a generous multiple of what published templates need. */
 #define JINJA_DEFAULT_FUEL                                                                         \
-    (UINT64_C(20) * 1000 * 1000)                  /* under a second; 1000 messages need < 1e6 */
+    (UINT64_C(20) * 1000 * 1000) /* a second of loops, some of text; 1000 messages need < 1e6 */
 #define JINJA_DEFAULT_OUTPUT (UINT64_C(64) << 20) /* 16 million tokens of text */
 #define JINJA_DEFAULT_MEMORY                                                                       \
     (UINT64_C(256) << 20) /* values are freed at the end of a render only */
 
 struct jinja_limits {
-    uint64_t fuel;         /* steps: one per node, item or 64 bytes of text that are touched */
+    uint64_t fuel;         /* steps: one per node, item or 32 bytes of text that are touched */
     uint64_t output_bytes; /* of the rendered text */
     uint64_t memory_bytes; /* of all values made on the way */
 };

@@ -146,11 +146,16 @@ static bool raw_end(struct jlexer *l, uint32_t *stop)
         l->pos = behind;
         return true;
     }
-    return jcompile_fail(l->c, l->pos, JINJA_SYNTAX, "Missing end of raw directive");
+    if (l->pos < l->end)
+        return jcompile_fail(l->c, l->pos, JINJA_SYNTAX, "Missing end of raw directive");
+    *stop = l->end; /* jinja2 does not mind if there is nothing at all */
+    return true;
 }
 
 static bool skip_comment(struct jlexer *l, uint32_t pos)
 {
+    bool empty = pos == l->end;
+
     for (; pos < l->end; pos++) {
         uint32_t behind = tag_end(l, pos, "#}");
         if (behind) {
@@ -158,7 +163,10 @@ static bool skip_comment(struct jlexer *l, uint32_t pos)
             return true;
         }
     }
-    return jcompile_fail(l->c, l->pos, JINJA_SYNTAX, "Missing end of comment tag");
+    if (!empty)
+        return jcompile_fail(l->c, l->pos, JINJA_SYNTAX, "Missing end of comment tag");
+    l->pos = l->end; /* jinja2 does not mind one that begins at the very end */
+    return true;
 }
 
 static void give_data(const struct jlexer *l, uint32_t from, uint32_t to, struct jtoken *out)

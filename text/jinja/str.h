@@ -32,7 +32,7 @@ struct jstr {
 
 static inline const char *jstr_data(const struct jstr *s)
 {
-    return s->buf->data + s->at;
+    return s->buf->data ? s->buf->data + s->at : ""; /* a buffer may have no bytes yet */
 }
 
 /* A string over bytes that outlive the render. */

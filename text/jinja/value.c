@@ -130,9 +130,11 @@ static bool find(struct jvm *vm, struct jdict *d, struct jvalue key, size_t *at)
         return true;
     }
     for (size_t i = 0; i < d->count; i++) {
+        if (!jvm_spend(vm, 1))
+            return false;
         if (d->pairs[i].key.type == J_STR)
             continue;
-        if (!jvm_spend(vm, 1) || !jvalue_equal(vm, d->pairs[i].key, key, &same))
+        if (!jvalue_equal(vm, d->pairs[i].key, key, &same))
             return false;
         if (same) {
             *at = i;
@@ -225,14 +227,10 @@ bool jundef_unsafe(struct jvm *vm, struct jvalue owner, struct jvalue name, stru
 static const char *owner_name(struct jvm *vm, struct jvalue v)
 {
     static const char *const modules[] = {
-        [J_UNDEFINED] = "jinja2.runtime.",
-        [J_MACRO] = "jinja2.runtime.",
-        [J_LOOP] = "jinja2.runtime.",
-        [J_SELF] = "jinja2.runtime.",
-        [J_BLOCK] = "jinja2.runtime.",
-        [J_CYCLER] = "jinja2.utils.",
-        [J_JOINER] = "jinja2.utils.",
-        [J_NAMESPACE] = "transformers.utils.chat_template_utils."};
+        [J_UNDEFINED] = "jinja2.runtime.", [J_MACRO] = "jinja2.runtime.",
+        [J_LOOP] = "jinja2.runtime.",      [J_SELF] = "jinja2.runtime.",
+        [J_BLOCK] = "jinja2.runtime.",     [J_CYCLER] = "jinja2.utils.",
+        [J_JOINER] = "jinja2.utils.",      [J_NAMESPACE] = "jinja2.utils."};
     const char *module = v.flags & JF_MARKUP                    ? "markupsafe."
                          : v.type <= J_BLOCK && modules[v.type] ? modules[v.type]
                                                                 : "";
@@ -332,7 +330,7 @@ const char *jvalue_type(struct jvalue v)
                                         [J_FUNC] = "function",
                                         [J_METHOD] = "builtin_function_or_method",
                                         [J_MACRO] = "Macro",
-                                        [J_NAMESPACE] = "TemplateNamespace",
+                                        [J_NAMESPACE] = "Namespace",
                                         [J_LOOP] = "LoopContext",
                                         [J_CYCLER] = "Cycler",
                                         [J_JOINER] = "Joiner",

@@ -41,7 +41,7 @@ bool jvm_spend(struct jvm *vm, uint64_t n)
 
 bool jvm_spend_bytes(struct jvm *vm, uint64_t bytes)
 {
-    return bytes < 64 || jvm_spend(vm, bytes / 64);
+    return bytes < 32 || jvm_spend(vm, bytes / 32);
 }
 
 bool jvm_enter(struct jvm *vm)
