@@ -12,7 +12,6 @@
 #define LAUNCH_NS 3000.0
 #define ROW_NS 4000.0 /* a row over a cache of some thousand tokens */
 
-#define APPEND_THREADS 256
 #define PREFILL_THREADS 384
 #define PREFILL_TILE 128 /* rows, and tokens */
 #define PREFILL_STAGES 2
@@ -177,18 +176,19 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
                               .head_dim = l->kv->head_dim};
 
     p->q = l->workspace;
-    return hopper_launch(d, l, IMAGE_ROWS, 2 + hopper_type(l->op->in[0]),
+    return hopper_launch(d, l, IMAGE_ROWS, ROWS_APPEND + hopper_type(l->op->in[0]),
                          (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
 }
 
-/* Blocks that share an item, so that all multiprocessors have work, but also room for blocks of the next kernel, which
- * begin to load while this one ends. */
+/* Blocks that share an item: enough to use the memory's bandwidth, but each with some tiles, and with room beside them for
+ * blocks of the next kernel, which begin to load while these end. Measured as the shapes of products.c were. */
 static uint32_t choose_splits(const tn_launch *l, uint32_t items)
 {
-    uint32_t splits = 1, tiles = cuda_div_up(l->batch->max_context, DECODE_TILE);
+    uint32_t splits = items <= 16 ? 8 : items <= 32 ? 4 : items <= 128 ? 2 : 1;
+    uint32_t tiles = cuda_div_up(l->batch->max_context, DECODE_TILE);
 
-    while (splits < 8 && items * splits < HOPPER_UNITS * 9 / 10 && splits < tiles)
-        splits *= 2;
+    while (splits > 1 && splits > tiles)
+        splits /= 2;
     return splits;
 }
 
@@ -231,11 +231,11 @@ static int32_t prefill(const struct hopper_device *d, const tn_launch *l,
     uint32_t shared = PREFILL_TILE * dim * 2 * (1 + 2 * PREFILL_STAGES) + 256;
     int32_t rc = tensor_map_matrix(d, l->kv->dtype, l->kv->base,
                                    (uint64_t)l->kv->n_blocks * 2 * p->kv_heads * p->block_tokens,
-                                   dim, box, &p->cache, err);
+                                   dim, 2 * dim, box, &p->cache, err);
 
     if (!rc)
-        rc = tensor_map_matrix(d, l->kv->dtype, p->q, p->rows, (uint64_t)p->heads * dim, 64,
-                               &p->query, err);
+        rc = tensor_map_matrix(d, l->kv->dtype, p->q, p->rows, (uint64_t)p->heads * dim,
+                               2ull * p->heads * dim, 64, &p->query, err);
     while (1u << p->box_shift < box)
         p->box_shift++;
     if (rc)

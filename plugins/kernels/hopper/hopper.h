@@ -55,11 +55,11 @@ static inline uint32_t hopper_type(const tn_value *v)
 
 /* -- tensor_map.c ------------------------------------------------------------------------------------ */
 
-/* A matrix [rows, width] of 16-bit floats, read in boxes of 64 elements by `box_rows` rows with the 128-byte swizzle. What
- * lies beyond its edges reads as zero. `address` at a multiple of 16, `width` of 8. */
+/* A matrix [rows, width] of 16-bit floats, rows `stride` bytes apart, read in boxes of 64 elements by `box_rows` rows with
+ * the 128-byte swizzle. What lies beyond its edges reads as zero. `address` and `stride` at a multiple of 16. */
 int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const void *address,
-                          uint64_t rows, uint64_t width, uint32_t box_rows, struct tensor_map *out,
-                          tn_err *err);
+                          uint64_t rows, uint64_t width, uint64_t stride, uint32_t box_rows,
+                          struct tensor_map *out, tn_err *err);
 
 /* A layer's cache in layout "hnd" as [2 (keys, values)][head_dim / 64][token of a page and head][64]: a box holds
  * `box_tokens` keys and their values, in planes of 64 elements. */

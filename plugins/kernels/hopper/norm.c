@@ -2,12 +2,12 @@
 /* rms_norm over whole rows, alone and behind the residual's sum. */
 #include "hopper.h"
 
-#define THREADS 512
-#define MAX_WIDTH 16384 /* what a block keeps in registers */
+#define MAX_WIDTH (4 * NORM_CHUNK)
 
-const char *const rows_entries[] = {"norm_bf16", "norm_f16", "rope_append_bf16", "rope_append_f16",
-                                    "gather"};
-const uint32_t n_rows_entries = 5;
+const char *const rows_entries[] = {"norm_bf16_1",      "norm_bf16_2",     "norm_bf16_4",
+                                    "norm_f16_1",       "norm_f16_2",      "norm_f16_4",
+                                    "rope_append_bf16", "rope_append_f16", "gather"};
+const uint32_t n_rows_entries = 9;
 
 static const tn_op *norm_of(const tn_op *op)
 {
@@ -18,9 +18,8 @@ static int32_t check(const tn_op *op, uint32_t n_in, uint32_t n_out, tn_err *err
 {
     uint64_t width = op->n_in ? op->in[0]->width : 0;
 
-    if (!cuda_form(op, n_in, n_out, 1, 1) || !cuda_vector(op->weights[0], width) ||
-        op->weights[0]->dtype != op->in[0]->dtype)
-        return cuda_require(op, 0, "needs a weight as wide as a row and of its dtype", err);
+    if (!cuda_form(op, n_in, n_out, 1, 1) || !cuda_vector(op->weights[0], width))
+        return cuda_require(op, 0, "needs a weight as wide as a row", err);
     return cuda_require(op, width % 8 == 0 && width <= MAX_WIDTH,
                         "rows must be a multiple of 8 and at most 16384 wide", err);
 }
@@ -56,14 +55,18 @@ static int32_t norm_launch(void *instance, const tn_launch *l, tn_err *err)
                             .sum = adds ? l->out[0] : NULL,
                             .out = l->out[adds ? 1 : 0],
                             .width = (uint32_t)l->op->in[0]->width,
+                            .weight_dtype = l->op->weights[0]->dtype,
                             .eps = (float)tn_op_real(op, "eps", 0.0),
                             .offset = (float)tn_op_real(op, "offset", 0.0)};
+    uint32_t chunks = cuda_div_up(p.width, NORM_CHUNK);
+    uint32_t entry = hopper_type(l->op->in[0]) * 3 + (chunks > 2 ? 2 : chunks - 1);
     int32_t rc = hopper_find(instance, l, &d, err);
 
     if (rc)
         return rc;
-    return hopper_launch(d, l, IMAGE_ROWS, hopper_type(l->op->in[0]),
-                         (struct cuda_grid){.x = l->batch->n_rows, .threads = THREADS}, &p, err);
+    return hopper_launch(d, l, IMAGE_ROWS, ROWS_NORM + entry,
+                         (struct cuda_grid){.x = l->batch->n_rows, .threads = NORM_THREADS}, &p,
+                         err);
 }
 
 #define NORM(id, op_name, text)                                                                    \

@@ -56,11 +56,20 @@ struct product_params {
 
 /* -- Rows (rows.cu) --------------------------------------------------------------------------------- */
 
+/* Entries: norms by dtype and chunks (1, 2, 4), appends by dtype, gather. */
+#define ROWS_NORM 0
+#define ROWS_APPEND 6
+#define ROWS_GATHER 8
+#define NORM_THREADS 512
+#define NORM_CHUNK                                                                                 \
+    (NORM_THREADS * 8) /* elements of a row that a block takes at a time; at most four */
+#define APPEND_THREADS 256
+
 struct norm_params {
     const void *a, *b; /* [rows, width]; b is added first unless NULL */
     const void *weight;
-    void *sum, *out; /* sum: a + b, if b */
-    uint32_t width;
+    void *sum, *out;              /* sum: a + b, if b */
+    uint32_t width, weight_dtype; /* enum tn_dtype */
     float eps, offset;
 };
 

@@ -43,23 +43,24 @@ template <typename T> __device__ __forceinline__ void store4(void *p, uint64_t i
 __device__ __forceinline__ float product_act(float g, uint32_t finish)
 {
     if (finish == PRODUCT_SILU)
-        return g / (1.0f + __expf(-g));
+        return __fdividef(g, 1.0f + __expf(-g));
     if (finish == PRODUCT_GELU)
         return 0.5f * g * (1.0f + erff(g * 0.70710678f));
     return 0.5f * g * (1.0f + tanhf(0.79788456f * (g + 0.044715f * g * g * g)));
 }
 
-// Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
+// Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated; r is the residual.
 template <typename T>
 __device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
-                                               uint64_t token, uint32_t n, float4 v, float4 u)
+                                               uint64_t token, uint32_t n, float4 v, float4 u,
+                                               float4 r)
 {
     const uint64_t at = token * part.n + n;
 
     if (part.bias)
         v = v + load4<T>(part.bias, n);
     if (p.finish == PRODUCT_ADD) {
-        v = v + load4<T>(p.residual, at);
+        v = v + r;
     } else if (p.finish == PRODUCT_LOGITS) {
         v = make_float4(v.x * p.scale, v.y * p.scale, v.z * p.scale, v.w * p.scale);
         if (p.softcap > 0.0f)

@@ -54,7 +54,7 @@ static int32_t check_matrix(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t
 
     if (!w || m->n_weights > 2 || !cuda_matrix(w, n, k) || w->dtype != dtype)
         return cuda_require(m, 0, "needs a matrix of the activations' dtype, at most a bias", err);
-    if (k % 8 || n % 8 || w->stride0 != 2 * k)
+    if (k % 8 || n % 8 || w->stride0 % 16)
         return cuda_require(m, 0, "its matrix must have sizes that 8 divides", err);
     return cuda_require(
         m, m->n_weights < 2 || (cuda_vector(m->weights[1], n) && m->weights[1]->dtype == dtype),
@@ -189,8 +189,8 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enu
     for (uint32_t i = 0; i < p->n_parts; i++) {
         const tn_op *m = member(l->op, i);
         const tn_weight *w = m->weights[0];
-        int32_t rc = tensor_map_matrix(d, w->dtype, l->weights[weight], w->dims[0], w->dims[1], box,
-                                       &p->weights[i], err);
+        int32_t rc = tensor_map_matrix(d, w->dtype, l->weights[weight], w->dims[0], w->dims[1],
+                                       w->stride0, box, &p->weights[i], err);
         if (rc)
             return rc;
         p->parts[i].out = l->out[is_gated(f) ? 0 : i];
@@ -213,7 +213,7 @@ static int32_t gather(const struct hopper_device *d, const tn_launch *l, const v
                               .bytes = (uint32_t)l->op->in[0]->width * 2};
 
     *x = l->workspace;
-    return hopper_launch(d, l, IMAGE_ROWS, 4,
+    return hopper_launch(d, l, IMAGE_ROWS, ROWS_GATHER,
                          (struct cuda_grid){.x = l->batch->n_logits, .threads = GATHER_THREADS}, &g,
                          err);
 }
@@ -240,7 +240,7 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     if (!rc && f == PRODUCT_LOGITS)
         rc = gather(d, l, &x, err);
     if (!rc)
-        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, plan.tokens, &p.x, err);
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &p.x, err);
     if (!rc)
         rc = plan_parts(d, l, f, &plan, &p, err);
     if (rc)

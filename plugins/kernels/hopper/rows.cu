@@ -2,9 +2,7 @@
 // Ops that go row by row: norms, rotation with append, gathering. One block per row.
 #include "params.h"
 #include "ptx.cuh"
-
-#define NORM_THREADS 512
-#define NORM_CHUNKS 4 // of eight elements per thread: rows of up to 16,384
+#include "tenon/dtype.h"
 
 template <typename T>
 __device__ __forceinline__ void load8(const void *p, uint64_t i, float (&x)[8])
@@ -28,6 +26,22 @@ __device__ __forceinline__ void store8(void *p, uint64_t i, const float (&x)[8])
     *reinterpret_cast<uint4 *>(static_cast<T *>(p) + i) = v;
 }
 
+// Weights of norms may be of another float dtype than the rows.
+__device__ __forceinline__ void load_weight8(const norm_params &p, uint64_t i, float (&w)[8])
+{
+    if (p.weight_dtype == TN_DT_BF16) {
+        load8<__nv_bfloat16>(p.weight, i, w);
+    } else if (p.weight_dtype == TN_DT_F16) {
+        load8<__half>(p.weight, i, w);
+    } else {
+        const float4 *from =
+            reinterpret_cast<const float4 *>(static_cast<const float *>(p.weight) + i);
+        const float4 a = from[0], b = from[1];
+        w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
+        w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+    }
+}
+
 // The sum of `x` over the block.
 __device__ __forceinline__ float block_sum(float x)
 {
@@ -44,18 +58,19 @@ __device__ __forceinline__ float block_sum(float x)
     return x;
 }
 
-// out = (a + b) / sqrt(mean((a + b)^2) + eps) * (offset + weight); sum = a + b, rounded, if there is a b. The chunks that a
-// row has are the loop's bound at compile time.
+// out = (a + b) / sqrt(mean((a + b)^2) + eps) * (offset + weight); sum = a + b, rounded, if there is a b. A thread has
+// CHUNKS times eight elements of the row.
 template <typename T, int CHUNKS> __device__ __forceinline__ void norm_row(const norm_params &p)
 {
     const uint64_t row = static_cast<uint64_t>(blockIdx.x) * p.width;
     float x[CHUNKS][8], w[CHUNKS][8], squares = 0.0f;
 
+    allow_successor();
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * NORM_THREADS + threadIdx.x) * 8;
         if (i < p.width)
-            load8<T>(p.weight, i, w[c]);
+            load_weight8(p, i, w[c]);
     }
     wait_for_predecessor();
 #pragma unroll
@@ -87,17 +102,6 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void norm_row(const
             x[c][j] *= norm * (p.offset + w[c][j]);
         store8<T>(p.out, row + i, x[c]);
     }
-}
-
-template <typename T> __device__ __forceinline__ void norm(const norm_params &p)
-{
-    allow_successor();
-    if (p.width <= NORM_THREADS * 8)
-        norm_row<T, 1>(p);
-    else if (p.width <= NORM_THREADS * 16)
-        norm_row<T, 2>(p);
-    else
-        norm_row<T, NORM_CHUNKS>(p);
 }
 
 #define MAX_PAIRS 64 // of a head
@@ -188,20 +192,28 @@ template <typename T> __device__ __forceinline__ void rope_append(const append_p
     }
 }
 
-#define ROWS(name, T)                                                                              \
+#define NORM(name, T, CHUNKS)                                                                      \
     extern "C" __global__ void __launch_bounds__(NORM_THREADS)                                     \
-        norm_##name(const __grid_constant__ norm_params p)                                         \
+        norm_##name##_##CHUNKS(const __grid_constant__ norm_params p)                              \
     {                                                                                              \
-        norm<T>(p);                                                                                \
-    }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(NORM_THREADS)                                     \
+        norm_row<T, CHUNKS>(p);                                                                    \
+    }
+
+#define APPEND(name, T)                                                                            \
+    extern "C" __global__ void __launch_bounds__(APPEND_THREADS)                                   \
         rope_append_##name(const __grid_constant__ append_params p)                                \
     {                                                                                              \
         rope_append<T>(p);                                                                         \
     }
 
-ROWS(bf16, __nv_bfloat16)
-ROWS(f16, __half)
+NORM(bf16, __nv_bfloat16, 1)
+NORM(bf16, __nv_bfloat16, 2)
+NORM(bf16, __nv_bfloat16, 4)
+NORM(f16, __half, 1)
+NORM(f16, __half, 2)
+NORM(f16, __half, 4)
+APPEND(bf16, __nv_bfloat16)
+APPEND(f16, __half)
 
 extern "C" __global__ void gather(const __grid_constant__ gather_params p)
 {

@@ -144,10 +144,12 @@ __device__ __forceinline__ void skinny_finish_share(const product_params &p, con
         const uint32_t at = staged + (token * pitch + r) * 4;
         if (n >= part.n)
             continue;
-        float4 v = skinny_sum<SPLITS>(at), u = v;
+        float4 v = skinny_sum<SPLITS>(at), u = v, residual = v;
+        if (p.finish == PRODUCT_ADD)
+            residual = load4<T>(p.residual, static_cast<uint64_t>(token) * part.n + n);
         if (gated)
             u = skinny_sum<SPLITS>(at + BM / 2 * 4);
-        product_finish<T>(p, part, token, n, v, u);
+        product_finish<T>(p, part, token, n, v, u, residual);
     }
 }
 

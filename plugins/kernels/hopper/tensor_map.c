@@ -26,10 +26,10 @@ static int32_t encode(const struct hopper_device *d, uint32_t dtype, uint32_t ra
 }
 
 int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const void *address,
-                          uint64_t rows, uint64_t width, uint32_t box_rows, struct tensor_map *out,
-                          tn_err *err)
+                          uint64_t rows, uint64_t width, uint64_t stride, uint32_t box_rows,
+                          struct tensor_map *out, tn_err *err)
 {
-    uint64_t dims[2] = {width, rows}, strides[1] = {width * 2};
+    uint64_t dims[2] = {width, rows}, strides[1] = {stride};
     uint32_t box[2] = {64, box_rows};
 
     return encode(d, dtype, 2, address, dims, strides, box, out, err);

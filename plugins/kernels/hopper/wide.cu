@@ -57,28 +57,62 @@ __device__ __forceinline__ float4 wide_four(const float (&d)[128], int group, in
     return odd ? make_float4(x0, x1, b0, b1) : make_float4(a0, a1, x0, x1);
 }
 
+// Where a thread's first outputs are.
+struct wide_place {
+    uint32_t token, n;
+};
+
+template <typename T>
+__device__ __forceinline__ void wide_finish_gated(const product_params &p, const wide_place &at,
+                                                  const float (&d)[128])
+{
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        const int group = i / 2 * 2, h = i % 2;
+        const float4 v = wide_four(d, group, h), u = wide_four(d, group + 16, h);
+        if (at.token + 8 * h < p.rows && at.n + 8 * group < p.parts[0].n)
+            product_finish<T>(p, p.parts[0], at.token + 8 * h, at.n + 8 * group, v, u, v);
+    }
+}
+
+// Residuals are loaded eight at a time, since no load passes the stores before it.
+template <typename T>
+__device__ __forceinline__ void wide_finish_plain(const product_params &p, const product_part &part,
+                                                  const wide_place &at, const float (&d)[128])
+{
+#pragma unroll
+    for (int run = 0; run < 32; run += 8) {
+        float4 r[8];
+        if (p.finish == PRODUCT_ADD)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t token = at.token + i % 2 * 8, n = at.n + 8 * (run + i / 2 * 2);
+                if (token < p.rows && n < part.n)
+                    r[i] = load4<T>(p.residual, static_cast<uint64_t>(token) * part.n + n);
+            }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int group = run + i / 2 * 2, h = i % 2;
+            const float4 v = wide_four(d, group, h);
+            if (at.token + 8 * h < p.rows && at.n + 8 * group < part.n)
+                product_finish<T>(p, part, at.token + 8 * h, at.n + 8 * group, v, v, r[i]);
+        }
+    }
+}
+
 template <typename T>
 __device__ __forceinline__ void wide_finish(const product_params &p, const wide_tile &t,
                                             const float (&d)[128])
 {
-    const bool gated = is_gated(p);
     const uint32_t lane = threadIdx.x % 32, column = lane % 2 * 8 + lane % 4 / 2 * 4;
-    const uint32_t token = t.token + threadIdx.x / 32 * 16 - 64 + lane / 4;
-    const uint32_t first = t.index * (gated ? WIDE_ROWS / 2 : WIDE_ROWS) + column;
-    const product_part &part = p.parts[t.part];
+    const uint32_t width = is_gated(p) ? WIDE_ROWS / 2 : WIDE_ROWS;
+    const wide_place at = {t.token + threadIdx.x / 32 * 16 - 64 + lane / 4,
+                           t.index * width + column};
 
-#pragma unroll
-    for (int group = 0; group < 32; group += 2) {
-        if (gated && group >= 16)
-            break;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float4 v = wide_four(d, group, h), u = wide_four(d, (group + 16) % 32, h);
-            const uint32_t n = first + 8 * group;
-            if (token + 8 * h < p.rows && n < part.n)
-                product_finish<T>(p, part, token + 8 * h, n, v, u);
-        }
-    }
+    if (is_gated(p))
+        wide_finish_gated<T>(p, at, d);
+    else
+        wide_finish_plain<T>(p, p.parts[t.part], at, d);
 }
 
 template <typename T>
