@@ -18,6 +18,8 @@
 /* How long ranks may take to come back after their groups were aborted. */
 #define ABORT_GRACE_NS (2 * NS_PER_S)
 #define BEAT_NS (250 * NS_PER_MS)
+/* Calls have the same deadline as steps, and know best who is missing: they get the time to say so. */
+#define STEP_GRACE_NS (2 * NS_PER_S)
 
 typedef int32_t (*crew_job)(struct rank *r, void *arg, tn_err *err);
 
@@ -478,6 +480,11 @@ void crew_moved(const struct crew *c, uint64_t *calls, uint64_t *bytes)
 
 /* -- Steps ------------------------------------------------------------------------------------------------------- */
 
+static uint64_t step_deadline(const struct crew *c)
+{
+    return (uint64_t)conf_int(c->in->o.conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS + STEP_GRACE_NS;
+}
+
 static int32_t run_parts(struct rank *r, void *arg, tn_err *err)
 {
     return rank_run_parts(r, arg, err);
@@ -510,7 +517,7 @@ int32_t crew_wait(struct crew *c, struct rank_result *out, tn_err *err)
 
     if (c->groups.world == 1)
         return rank_wait(c->in->ranks[0], out, err);
-    rc = end_job(c, (uint64_t)conf_int(c->in->o.conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS, err);
+    rc = end_job(c, step_deadline(c), err);
     rank_parts_result(c->in->ranks[0], out);
     if (rc != TN_OK && err)
         err->code = TN_E_COMM;
@@ -538,13 +545,12 @@ static int32_t tell_beats(struct crew *c, tn_err *err)
 static int32_t follow_once(struct crew *c, const struct wire_limits *limits, uint32_t *slot,
                            tn_err *err)
 {
-    uint64_t timeout = (uint64_t)conf_int(c->in->o.conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS;
     bool got = false;
     int32_t rc = control_next(c->control, limits, &c->received[*slot], &got, err);
 
     if (rc != TN_OK || !got)
         return rc;
-    rc = end_job(c, timeout, err);
+    rc = end_job(c, step_deadline(c), err);
     if (rc == TN_OK)
         begin_job(c, run_parts, &c->received[*slot]);
     *slot = 1 - *slot;
