@@ -170,6 +170,12 @@ struct sample_args {
     uint32_t rows;
 };
 
+struct read_args {
+    const void *x;
+    uint64_t n; /* pieces of 16 bytes */
+    uint32_t *y;
+};
+
 struct feed_args {
     int32_t *tokens;
     const int32_t *token_row, *sampled;

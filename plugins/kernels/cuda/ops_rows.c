@@ -391,3 +391,28 @@ int32_t feed_launch(void *instance, const tn_launch *l, tn_err *err)
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows, ENTRY_feed,
                       (struct cuda_grid){.x = cuda_div_up(a.rows, 256), .threads = 256}, &a, err);
 }
+
+/* -- Bandwidth ------------------------------------------------------------------------------------------------ */
+
+int32_t read_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return cuda_require(op, op->n_in == 1 && op->n_out == 1 && op->in[0]->width % 16 == 0,
+                        "reads one row of a multiple of 16 bytes", err);
+}
+
+double read_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    (void)rows;
+    return set_time_ns((double)op->in[0]->width, 0, 1);
+}
+
+int32_t read_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct read_args a = {l->in[0], l->op->in[0]->width / 16, l->out[0]};
+
+    /* More blocks than any chip runs at once, each with enough to do: their starts and ends average out. */
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows, ENTRY_stream_read,
+                      (struct cuda_grid){.x = 1024, .threads = 512}, &a, err);
+}

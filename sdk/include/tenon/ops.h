@@ -101,8 +101,8 @@
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
  *             sampled[token_row[t]]). Without it steps wait for the host.
- * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can, and stores any one number that
- *             depends on all of it: the bandwidth that `tenon bench` holds against the time of a step.
+ * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can; what it stores in y, if anything,
+ *             hangs on every byte. It is the bandwidth that `tenon bench` holds against the time of a step.
  */
 #ifndef TENON_OPS_H
 #define TENON_OPS_H
