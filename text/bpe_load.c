@@ -66,8 +66,23 @@ static int32_t absent(const struct tape *t, uint32_t node, const char *text, siz
                     shown(len), text);
 }
 
+/* The token that a merge makes. Trained vocabularies have them in the order of the merges, so the one after the last is
+ * asked before the map. */
+static uint32_t find_merged(const struct vocab *v, uint32_t last, const struct strbuf *joined)
+{
+    const char *text;
+    size_t len;
+
+    if (vocab_text(v, last + 1, &text, &len) && len == joined->len &&
+        memcmp(text, joined->data, len) == 0)
+        return last + 1;
+    return vocab_find(v, strbuf_str(joined), joined->len);
+}
+
+/* *last is the token that the merge before made, and becomes this one's. */
 static int32_t add_merge(struct bpe *b, const struct tape *t, uint32_t node, uint32_t rank,
-                         const struct merge_text *m, struct strbuf *joined, tn_err *err)
+                         const struct merge_text *m, struct strbuf *joined, uint32_t *last,
+                         tn_err *err)
 {
     /* The merged token does not repeat the prefix of its right part. */
     size_t skip = b->prefix_len < m->right_len ? b->prefix_len : m->right_len;
@@ -83,15 +98,16 @@ static int32_t add_merge(struct bpe *b, const struct tape *t, uint32_t node, uin
     strbuf_append(joined, m->right + skip, m->right_len - skip);
     if (joined->failed)
         return err_nomem(err, "merges");
-    id = vocab_find(b->vocab, strbuf_str(joined), joined->len);
+    id = find_merged(b->vocab, *last, joined);
     if (id == VOCAB_NONE)
         return absent(t, node, strbuf_str(joined), joined->len, err);
+    *last = id;
     return bpe_add_merge(b, left, right, rank, id) ? TN_OK : err_nomem(err, "merges");
 }
 
 static int32_t load_merges(struct bpe *b, const struct tape *t, uint32_t node, tn_err *err)
 {
-    uint32_t list = tape_get(t, node, "merges"), at = list + 1, rank = 0;
+    uint32_t list = tape_get(t, node, "merges"), at = list + 1, rank = 0, made = 0;
     struct strbuf joined = STRBUF_INIT;
     int32_t rc = TN_OK;
 
@@ -110,7 +126,7 @@ static int32_t load_merges(struct bpe *b, const struct tape *t, uint32_t node, t
             continue;
         rc = read_merge(t, at, &m, err);
         if (rc == TN_OK)
-            rc = add_merge(b, t, at, rank++, &m, &joined, err);
+            rc = add_merge(b, t, at, rank++, &m, &joined, &made, err);
     }
     strbuf_release(&joined);
     return rc;

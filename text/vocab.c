@@ -70,6 +70,17 @@ static bool decode_raw(struct vocab *v)
     return true;
 }
 
+#define AHEAD 12 /* entries between fetching a place and using it */
+
+/* The entry's key in `keys` is fetched; a few entries later it is added. */
+static void fetch_one(const struct vocab *v, size_t id)
+{
+    const struct vocab_entry *e = v->bytes ? &v->raws[id] : &v->entries[id];
+
+    if (e->len != VOCAB_NONE)
+        map_prefetch(&v->keys, (v->bytes ? v->raw : v->text) + e->off, e->len);
+}
+
 static int32_t index_one(struct vocab *v, uint32_t id, bool last_wins, tn_err *err)
 {
     const struct vocab_entry *e = &v->entries[id];
@@ -102,9 +113,12 @@ int32_t vocab_index(struct vocab *v, bool bytes, bool last_wins, tn_err *err)
     v->bytes = bytes;
     if ((bytes && !decode_raw(v)) || !map_reserve(&v->keys, v->count))
         return err_nomem(err, "a vocabulary");
-    for (uint32_t id = 0; rc == TN_OK && id < v->size; id++)
+    for (uint32_t id = 0; rc == TN_OK && id < v->size; id++) {
+        if (id + AHEAD < v->size)
+            fetch_one(v, id + AHEAD);
         if (v->entries[id].len != VOCAB_NONE)
             rc = index_one(v, id, last_wins, err);
+    }
     return rc;
 }
 

@@ -99,6 +99,12 @@ bool map_get(const struct map *m, const char *key, size_t len, uint64_t *value)
     return true;
 }
 
+void map_prefetch(const struct map *m, const char *key, size_t len)
+{
+    if (m->cap > 0)
+        __builtin_prefetch(&m->slots[hash_of(m, key, len) & (m->cap - 1)], 1);
+}
+
 void map_release(struct map *m)
 {
     mem_free(m->slots);

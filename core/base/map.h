@@ -39,6 +39,9 @@ bool map_set(struct map *m, const char *key, size_t len, uint64_t value);
 
 bool map_get(const struct map *m, const char *key, size_t len, uint64_t *value);
 
+/* Fetches the place of a key that will be asked for or added soon into the cache: large maps miss on every access. */
+void map_prefetch(const struct map *m, const char *key, size_t len);
+
 void map_release(struct map *m); /* a zeroed map is allowed */
 
 #endif
