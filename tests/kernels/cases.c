@@ -288,6 +288,32 @@ static void append_cases(const struct subject *s)
     }
 }
 
+/* With attention behind the append: groups of heads, pages and prompts, the cache in the dtype of the rows. A step of single
+ * rows may take another way than one in which rows of a sequence see each other. */
+static void append_attention_cases(const struct subject *s)
+{
+    static const uint32_t prompts[] = {1, 70, 3, 150}, single[] = {1, 1, 1, 1};
+    static const uint32_t contexts[] = {300, 70, 64, 213}, blocks[] = {16, 64, 1, 8};
+
+    for (uint32_t i = 0; i < 16; i++) {
+        uint32_t dim = i % 2 ? 64 : 128, kv_heads = 1 + i % 3, group = i % 4 * 3 + 1;
+        struct kit k;
+        struct shape x = {
+            .act = s->act, .heads = group * kv_heads, .kv_heads = kv_heads, .head_dim = dim};
+
+        if (!(s->v->kv_dtypes & TN_DT_BIT(s->act)))
+            return;
+        x.in_width[0] = x.heads * dim;
+        x.in_width[1] = x.in_width[2] = kv_heads * dim;
+        kit_init(&k, 100 + i);
+        tn_batch *b =
+            kit_batch(&k, 4, i < 8 ? single : prompts, contexts, blocks[i % 4], 50, false);
+        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, s->act), false, 2e-5,
+                1e-5);
+        kit_free(&k);
+    }
+}
+
 /* -- Attention ---------------------------------------------------------------------------------------- */
 
 static void attention_case(const struct subject *s, uint32_t dim, uint32_t kv_heads, uint32_t group,
@@ -517,6 +543,8 @@ void cases_of(const struct subject *s)
         rope_cases(s);
     else if (is(v->op, TN_OP_ATTENTION))
         attention_cases(s);
+    else if (v->equals && strstr(v->equals, "attention"))
+        append_attention_cases(s);
     else if (v->kv_dtypes)
         append_cases(s);
     else if (is(v->op, TN_OP_MOE_ROUTE))

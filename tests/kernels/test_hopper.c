@@ -28,6 +28,7 @@ static struct noted {
 } launches[8];
 static uint32_t n_launches, n_images;
 static int32_t image_status;
+static uint64_t page_stride; /* of the cache in the last tensor that was encoded for it */
 
 static int32_t encode(void *map, int32_t type, uint32_t rank, void *address, const uint64_t *dims,
                       const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
@@ -40,6 +41,8 @@ static int32_t encode(void *map, int32_t type, uint32_t rank, void *address, con
     (void)promotion;
     (void)fill;
     memset(map, type, sizeof(struct tensor_map));
+    if (rank > 2)
+        page_stride = strides[rank - 2];
     for (uint32_t i = 0; i < rank; i++) /* what the driver demands */
         if (dims[i] == 0 || box[i] == 0 || box[i] > 256 || (i && strides[i - 1] % 16))
             return 1;
@@ -368,7 +371,8 @@ static tn_kv_layer cache(uint32_t kv_heads, uint32_t dim, uint32_t block_tokens)
                          .block_tokens = block_tokens,
                          .dtype = TN_DT_BF16,
                          .n_blocks = 100,
-                         .block_bytes = 4ull * kv_heads * dim * block_tokens,
+                         .block_bytes =
+                             4ull * kv_heads * dim * block_tokens + 64, /* pages may lie apart */
                          .base = memory};
 }
 
@@ -389,6 +393,7 @@ START_TEST(attention_has_a_block_for_every_head_of_every_row)
                 ck_assert_uint_eq(launches[0].k.grid[0] / launches[0].k.cluster[0],
                                   rows * p->kv_heads * p->subgroups);
                 ck_assert_uint_eq(1u << p->box_shift, tokens < 64 ? tokens : 64);
+                ck_assert_uint_eq(page_stride, kv.block_bytes);
             }
 }
 END_TEST
@@ -402,6 +407,7 @@ START_TEST(long_runs_of_rows_take_the_kernel_for_them)
     b.max_rows_per_seq = 299;
     launch(&hopper_attention_bf16, attention(32, 8, 64), &b, &kv);
     ck_assert_str_eq(launches[0].entry, "prefill_bf16_64");
+    ck_assert_uint_eq(page_stride, kv.block_bytes);
     ck_assert_uint_ge(launches[0].k.grid[1], 4); /* 299 and 1 rows in tiles of 128 */
 }
 END_TEST

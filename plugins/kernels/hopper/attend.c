@@ -229,9 +229,7 @@ static int32_t prefill(const struct hopper_device *d, const tn_launch *l,
     uint32_t dim = l->kv->head_dim;
     uint32_t box = p->block_tokens < PREFILL_TILE ? p->block_tokens : PREFILL_TILE;
     uint32_t shared = PREFILL_TILE * dim * 2 * (1 + 2 * PREFILL_STAGES) + 256;
-    int32_t rc = tensor_map_matrix(d, l->kv->dtype, l->kv->base,
-                                   (uint64_t)l->kv->n_blocks * 2 * p->kv_heads * p->block_tokens,
-                                   dim, 2 * dim, box, &p->cache, err);
+    int32_t rc = tensor_map_pages(d, l->kv, box, &p->cache, err);
 
     if (!rc)
         rc = tensor_map_matrix(d, l->kv->dtype, p->q, p->rows, (uint64_t)p->heads * dim,

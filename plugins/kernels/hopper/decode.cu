@@ -78,12 +78,9 @@ __device__ __forceinline__ void decode_produce(const attention_params &p, const 
             const uint32_t token = tile + b * box;
             const int32_t block =
                 max(t.blocks[token / per_block], 0); // behind the window: masked, but read
-            const int32_t row =
-                (block * 2 * static_cast<int32_t>(p.kv_heads) + static_cast<int32_t>(t.kv_head)) *
-                    static_cast<int32_t>(per_block) +
-                static_cast<int32_t>(token % per_block);
-            copy_4d(ring + s * shape::stage + b * box_bytes, &p.cache, 0, row, 0, 0, full + 8 * s,
-                    EVICT_FIRST);
+            const int32_t row = static_cast<int32_t>(t.kv_head * per_block + token % per_block);
+            copy_5d(ring + s * shape::stage + b * box_bytes, &p.cache, 0, row, 0, 0, block,
+                    full + 8 * s, EVICT_FIRST);
         }
     }
 }

@@ -61,9 +61,13 @@ int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const v
                           uint64_t rows, uint64_t width, uint64_t stride, uint32_t box_rows,
                           struct tensor_map *out, tn_err *err);
 
-/* A layer's cache in layout "hnd" as [2 (keys, values)][head_dim / 64][token of a page and head][64]: a box holds
- * `box_tokens` keys and their values, in planes of 64 elements. */
+/* A layer's cache in layout "hnd" as [page][2 (keys, values)][head_dim / 64][head and token][64]: a box holds `box_tokens`
+ * keys and their values, in planes of 64 elements. */
 int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                         struct tensor_map *out, tn_err *err);
+
+/* The same as [page][keys of each head and token, then values][head_dim]: a box holds 64 elements of `box_tokens`. */
+int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
                          struct tensor_map *out, tn_err *err);
 
 /* -- Variants ---------------------------------------------------------------------------------------- */

@@ -107,7 +107,7 @@ struct append_params {
 };
 
 struct attention_params {
-    struct tensor_map cache; /* see tensor_map_cache */
+    struct tensor_map cache; /* see tensor_map_cache; prefill: tensor_map_pages */
     struct tensor_map query; /* prefill: [rows, heads * head_dim], box 64 x 64 rows */
     const void *q, *k, *v;   /* k, v: rows to append, or NULL */
     void *out;               /* [rows, heads * head_dim] */

@@ -93,12 +93,9 @@ __device__ __forceinline__ void prefill_copy(const attention_params &p, const pr
         const uint32_t half = b / there, in = b % there * box, at = token + in;
         const int32_t block = max(blocks[at / p.block_tokens], 0);
         const int32_t row =
-            ((block * 2 + static_cast<int32_t>(kv)) * static_cast<int32_t>(p.kv_heads) +
-             static_cast<int32_t>(head)) *
-                static_cast<int32_t>(p.block_tokens) +
-            static_cast<int32_t>(at % p.block_tokens);
-        copy_2d(to + half * shape::plane + in * 128, &p.cache, static_cast<int32_t>(half * 64), row,
-                barrier, EVICT_LAST);
+            static_cast<int32_t>((kv * p.kv_heads + head) * p.block_tokens + at % p.block_tokens);
+        copy_3d(to + half * shape::plane + in * 128, &p.cache, static_cast<int32_t>(half * 64), row,
+                block, barrier, EVICT_LAST);
     }
 }
 

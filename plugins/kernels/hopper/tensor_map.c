@@ -11,7 +11,7 @@ static int32_t encode(const struct hopper_device *d, uint32_t dtype, uint32_t ra
                       const void *address, const uint64_t *dims, const uint64_t *strides,
                       const uint32_t *box, struct tensor_map *out, tn_err *err)
 {
-    static const uint32_t ones[4] = {1, 1, 1, 1};
+    static const uint32_t ones[5] = {1, 1, 1, 1, 1};
     int32_t rc = d->encode(out->words, dtype == TN_DT_F16 ? TYPE_F16 : TYPE_BF16, rank,
                            (void *)(uintptr_t)address, dims, strides, box, ones, 0, SWIZZLE_128,
                            PROMOTE_256, 0);
@@ -39,9 +39,20 @@ int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, u
                          struct tensor_map *out, tn_err *err)
 {
     uint64_t row = (uint64_t)kv->head_dim * 2, tokens = (uint64_t)kv->n_kv_heads * kv->block_tokens;
-    uint64_t dims[4] = {64, 2 * tokens * kv->n_blocks, kv->head_dim / 64, 2};
-    uint64_t strides[3] = {row, 128, tokens * row};
-    uint32_t box[4] = {64, box_tokens, kv->head_dim / 64, 2};
+    uint64_t dims[5] = {64, tokens, kv->head_dim / 64, 2, kv->n_blocks};
+    uint64_t strides[4] = {row, 128, tokens * row, kv->block_bytes};
+    uint32_t box[5] = {64, box_tokens, kv->head_dim / 64, 2, 1};
 
-    return encode(d, kv->dtype, 4, kv->base, dims, strides, box, out, err);
+    return encode(d, kv->dtype, 5, kv->base, dims, strides, box, out, err);
+}
+
+int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                         struct tensor_map *out, tn_err *err)
+{
+    uint64_t tokens = (uint64_t)kv->n_kv_heads * kv->block_tokens;
+    uint64_t dims[3] = {kv->head_dim, 2 * tokens, kv->n_blocks};
+    uint64_t strides[2] = {(uint64_t)kv->head_dim * 2, kv->block_bytes};
+    uint32_t box[3] = {64, box_tokens, 1};
+
+    return encode(d, kv->dtype, 3, kv->base, dims, strides, box, out, err);
 }
