@@ -451,6 +451,20 @@ static tn_op *rope_attention(void)
     return &ops[4];
 }
 
+/* The estimate follows what is read: else sets that know better how few bytes grouped heads need are preferred. */
+START_TEST(fewer_kv_heads_cost_less)
+{
+    tn_op *op = attention(32, 32, 128);
+    double all = hopper_attention_bf16.cost_ns(instance, op, 64), grouped;
+
+    op = attention(32, 8, 128);
+    grouped = hopper_attention_bf16.cost_ns(instance, op, 64);
+    ck_assert(grouped < all / 3);
+    op = rope_attention();
+    ck_assert(hopper_rope_attention_bf16.cost_ns(instance, op, 64) == grouped);
+}
+END_TEST
+
 /* One row of a sequence appends itself while it attends; several see each other and are appended before. */
 START_TEST(rows_of_one_sequence_are_appended_before_they_are_read)
 {
@@ -545,6 +559,7 @@ int main(void)
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, attention_has_a_block_for_every_head_of_every_row);
     tcase_add_test(t, long_runs_of_rows_take_the_kernel_for_them);
+    tcase_add_test(t, fewer_kv_heads_cost_less);
     tcase_add_test(t, rows_of_one_sequence_are_appended_before_they_are_read);
     tcase_add_test(t, attention_that_does_not_fit_is_refused);
     tcase_add_test(t, device_without_code_is_left_alone);

@@ -9,8 +9,9 @@
 #include "hopper.h"
 
 /* Prior of the time. */
+#define BYTES_PER_NS 2800.0
 #define LAUNCH_NS 3000.0
-#define ROW_NS 4000.0 /* a row over a cache of some thousand tokens */
+#define GUESSED_CONTEXT 1024 /* tokens: costs are not told */
 
 #define PREFILL_THREADS 384
 #define PREFILL_TILE 128 /* rows, and tokens */
@@ -269,9 +270,11 @@ static int32_t attend_launch(void *instance, const tn_launch *l, tn_err *err)
 
 static double attend_cost_ns(void *instance, const tn_op *op, uint32_t rows)
 {
+    const tn_op *a = asked_of(op).attention;
+    double width = (double)(tn_op_int(a, "n_kv_heads", 1) * tn_op_int(a, "head_dim", 64));
+
     (void)instance;
-    (void)op;
-    return LAUNCH_NS + ROW_NS * rows;
+    return LAUNCH_NS + 4.0 * width * GUESSED_CONTEXT * rows / BYTES_PER_NS;
 }
 
 /* Rotated queries of steps in which a sequence has several rows. */
