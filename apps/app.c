@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -34,6 +35,35 @@ int app_interrupted(void *unused)
     return interrupted;
 }
 
+/* What a file that is mapped belongs to: the engine or checkpoint that the command line names. */
+static char mapped[512];
+
+/* Reading a mapped file that has shrunk since, or whose disk fails, is a SIGBUS. Nothing can be undone here; the
+ * process ends as it does for other files that cannot be read. */
+static void on_bus_error(int sig)
+{
+    static const char why[] = ": a mapped file was cut short or cannot be read [io]\n";
+
+    (void)sig;
+    if (write(STDERR_FILENO, "tenon: ", 7) < 0 ||
+        write(STDERR_FILENO, mapped, strlen(mapped)) < 0 ||
+        write(STDERR_FILENO, why, sizeof why - 1) < 0)
+        _exit(1);
+    _exit(1);
+}
+
+static void guard_mappings(const struct opts *o)
+{
+    struct sigaction sa = {.sa_handler = on_bus_error};
+    const char *file = opts_text(o, "engine");
+
+    if (!file)
+        file = o->positional[0] ? o->positional[0] : opts_text(o, "model");
+    snprintf(mapped, sizeof mapped, "%s", file ? file : "a file");
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGBUS, &sa, NULL);
+}
+
 int app_fail(const tn_err *err)
 {
     struct strbuf line = STRBUF_INIT;
@@ -61,6 +91,7 @@ int app_main(const struct command *c, int argc, char **argv,
         strbuf_release(&text);
     } else {
         app_interrupted(NULL);
+        guard_mappings(&o);
         rc = body(&o, &err);
         if (rc != TN_OK)
             code = app_fail(&err);

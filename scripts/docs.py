@@ -225,6 +225,20 @@ def check_paths():
                 fail("%s: there is no %s" % (page, name))
 
 
+def check_test_names():
+    """Every test that docs/robustness.md names exists."""
+    names = set()
+    for folder, _, files in os.walk(os.path.join(ROOT, "tests")):
+        for name in files:
+            if name.endswith((".c", ".py")):
+                text = read(os.path.join(folder, name))
+                names.update(re.findall(r"START_TEST\((\w+)\)|def (test_\w+)", text))
+    known = {name for pair in names for name in pair}
+    for name in re.findall(r"`(\w+)`", read("docs/robustness.md")):
+        if "_" in name and name not in known:
+            fail("docs/robustness.md: there is no test named %s" % name)
+
+
 def check_plugins(tenon, folder, count):
     """The programs of the pages are plugins, and the host takes them."""
     r = subprocess.run([tenon, "plugin", "list", "--json", "--plugin-dir", folder], stdout=subprocess.PIPE, check=True)
@@ -271,6 +285,7 @@ def main():
     check_opset()
     check_links()
     check_paths()
+    check_test_names()
     check_programs(args.tenon)
     print("docs: %d pages, %d faults" % (len(pages()), len(failures)))
     return 1 if failures else 0

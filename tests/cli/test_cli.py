@@ -540,18 +540,27 @@ class Run(Case):
             f.write(b"no engine at all, but long enough to have a header" * 100)
         self.refused(3, "model.engine", *run, self.dir)
 
+    def test_an_engine_that_is_cut_short_while_it_runs_is_named(self):
+        r = self.signal_while_streaming(signal.SIGBUS)
+        self.assertEqual(r.code, 1, "\nit should end like other files that cannot be read:\n%s" % r)
+        self.assertIn("tenon: %s: a mapped file was cut short" % engine(), r.err.decode(), str(r))
+
     def test_an_interrupt_ends_a_run(self):
+        r = self.signal_while_streaming(signal.SIGINT)
+        self.assertEqual(r.code, 1, "\nan interrupted run should fail with status 1:\n%s" % r)
+
+    def signal_while_streaming(self, number):
         command = [TENON, "run", "--engine", engine(), "--prompt", "The", "--max-tokens", "1500"]
         command += ["--ignore-eos", "--stream"]
         p = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=WORK, bufsize=0
         )
         first = p.stdout.read(1)  # it streams: the first text is there long before the last
-        p.send_signal(signal.SIGINT)
+        p.send_signal(number)
         rest, err = p.communicate(timeout=TIMEOUT)
         r = Result(command, p.returncode, first + rest, err, None)
         self.assertNotEqual(first, b"", "nothing was streamed:\n%s" % r)
-        self.assertEqual(r.code, 1, "\nan interrupted run should fail with status 1:\n%s" % r)
+        return r
 
 
 # -- Text -------------------------------------------------------------------------------------------------------
