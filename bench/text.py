@@ -38,9 +38,10 @@ class Tenon:
             raise SystemExit(f"cannot open {path}")
         lib.tn_encoding_new(ctypes.byref(self.e), self.err)
         self.options = Options(ctypes.sizeof(Options), self.ADD_SPECIAL | self.SPECIAL, None, 0)
+        self.options_at = ctypes.addressof(self.options)
 
     def encode(self, data):
-        if self.lib.tn_encode(self.t, data, ctypes.c_size_t(len(data)), ctypes.byref(self.options), self.e, self.err):
+        if self.lib.tn_encode(self.t, data, len(data), self.options_at, self.e, self.err):
             raise SystemExit("encoding failed")
 
     def ids(self):
@@ -57,6 +58,7 @@ def load_library(path):
     lib.tn_encoding_count.restype = ctypes.c_size_t
     lib.tn_encoding_ids.restype = ctypes.c_void_p
     lib.tn_encoding_count.argtypes = lib.tn_encoding_ids.argtypes = [ctypes.c_void_p]
+    lib.tn_encode.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p]
     lib.tn_encoding_free.argtypes = lib.tn_tokenizer_close.argtypes = [ctypes.c_void_p]
     return lib
 

@@ -215,6 +215,29 @@ START_TEST(one_long_word_takes_linear_time)
 }
 END_TEST
 
+/* A character that no token has vanishes if there is no unknown token, and then its neighbours merge, also in texts long
+ * enough to be worked on in parts. */
+START_TEST(neighbours_of_a_vanished_character_merge)
+{
+    static const char json[] = "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2},"
+                               "\"merges\": [[\"a\", \"b\"]]}";
+    static const char text[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbba\xe2\x98\x83\xe2\x98\x83"
+                               "bb";
+    tn_encoding *e = NULL;
+    struct model *m;
+    tn_err err;
+
+    ck_assert_ok(load(json, &m, &err), &err);
+    ck_assert_ok(tn_encoding_new(&e, &err), &err);
+    ck_assert_ok(encode(m, text, sizeof text - 1, e, &err), &err);
+    ck_assert_uint_eq(e->count, 32);
+    ck_assert_uint_eq(e->ids[30], 2);
+    ck_assert_uint_eq(e->ids[31], 1);
+    tn_encoding_free(e);
+    model_free(m);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("models");
@@ -225,6 +248,7 @@ int main(void)
     tcase_add_test(c, ties_go_to_the_earlier_beginning);
     tcase_add_loop_test(c, bad_vocabularies_are_refused, 0, (int)(sizeof bad / sizeof *bad));
     tcase_add_loop_test(c, missing_unknown_tokens_are_errors, 0, 3);
+    tcase_add_test(c, neighbours_of_a_vanished_character_merge);
     tcase_add_loop_test(c, one_long_word_takes_linear_time, 0, 3);
     suite_add_tcase(s, c);
     return run_suite(s);
