@@ -6,6 +6,7 @@
 #include "app.h"
 #include "base/err.h"
 #include "base/strbuf.h"
+#include "tokens.h"
 
 static const struct opt options[] = {
     {"model", OPT_TEXT, "DIR",
@@ -32,6 +33,25 @@ static const struct opt options[] = {
      NULL, false},
     {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
      false},
+    {"calib-data", OPT_TEXT, "FILE",
+     "texts to calibrate with: *.jsonl with \"text\", plain text, or ids (*.u16, *.i32)", 0, 0,
+     NULL, false},
+    {"calib-samples", OPT_INT, "N", "sequences taken of it at random (512)", 1, 1 << 20, NULL,
+     false},
+    {"calib-seq-len", OPT_INT, "N", "most tokens of each (512)", 2, 1 << 20, NULL, false},
+    {"calib-seed", OPT_INT, "N", "which are taken (0)", 0, 1e15, NULL, false},
+    {"calib-stats", OPT_TEXT, "FILE",
+     "statistics of calibration: written with --calib-data, else read", 0, 0, NULL, false},
+    {"eval-data", OPT_TEXT, "FILE",
+     "texts or ids that the quantized model is compared on with the model as it is", 0, 0, NULL,
+     false},
+    {"eval-samples", OPT_INT, "N", "sequences taken from the start of it (64)", 1, 1 << 20, NULL,
+     false},
+    {"max-ppl-increase", OPT_REAL, "X",
+     "perplexity may grow by this share, 0.01 for 1 %; worst linears stay as they are until it "
+     "does",
+     0, 1e6, NULL, false},
+    {"max-kl", OPT_REAL, "X", "likewise for the mean KL divergence, in nats", 0, 1e6, NULL, false},
     {"quiet", OPT_FLAG, NULL, "no progress", 0, 0, NULL, false},
     {"json", OPT_FLAG, NULL, "print the result as JSON", 0, 0, NULL, false},
     {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
@@ -89,6 +109,31 @@ static int32_t parse_quant_options(const struct opts *o, struct quant_options *q
     return TN_OK;
 }
 
+/* Sequences for calibration and for the gate. */
+static int32_t read_data(const struct opts *o, struct tool_build *b, struct tokens *calib,
+                         struct tokens *eval, tn_err *err)
+{
+    uint32_t len = (uint32_t)opts_int(o, "calib-seq-len", 512);
+    struct tokens_options c = {opts_text(o, "calib-data"), b->model, len,
+                               (uint32_t)opts_int(o, "calib-samples", 512), b->calib_seed};
+    struct tokens_options e = {opts_text(o, "eval-data"), b->model, len, 0, 0};
+    int32_t rc = c.path ? tokens_read(&c, calib, err) : TN_OK;
+
+    if (rc == TN_OK && e.path)
+        rc = tokens_read(&e, eval, err);
+    if (rc == TN_OK && !e.path && (b->max_ppl_increase >= 0.0 || b->max_kl >= 0.0))
+        rc = err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--eval-data",
+                    "is needed for --max-ppl-increase and --max-kl");
+    if (c.path && rc == TN_OK)
+        b->calib = &calib->set;
+    if (e.path && rc == TN_OK) {
+        uint64_t most = (uint64_t)opts_int(o, "eval-samples", 64);
+        eval->set.n_seqs = eval->set.n_seqs < most ? eval->set.n_seqs : most;
+        b->eval = &eval->set;
+    }
+    return rc;
+}
+
 static int32_t body(const struct opts *o, tn_err *err)
 {
     struct tool_build b = {.conf = {opts_config(o), o->settings, o->n_settings},
@@ -102,9 +147,14 @@ static int32_t body(const struct opts *o, tn_err *err)
                            .tp_size = opts_int(o, "tp-size", 0),
                            .pp_size = opts_int(o, "pp-size", 0),
                            .quant = opts_text(o, "quant"),
+                           .calib_stats = opts_text(o, "calib-stats"),
+                           .calib_seed = (uint64_t)opts_int(o, "calib-seed", 0),
+                           .max_ppl_increase = opts_real(o, "max-ppl-increase", -1.0),
+                           .max_kl = opts_real(o, "max-kl", -1.0),
                            .quiet = opts_flag(o, "quiet"),
                            .stop = app_interrupted};
     struct quant_options quant = {.n = 0};
+    struct tokens calib = {.ids = NULL}, eval = {.ids = NULL};
     json_t *report = NULL;
     int32_t rc = check_format(opts_text(o, "load-format"), &b.dummy, err);
 
@@ -113,7 +163,11 @@ static int32_t body(const struct opts *o, tn_err *err)
     b.quant_options = quant.items;
     b.n_quant_options = quant.n;
     if (rc == TN_OK)
+        rc = read_data(o, &b, &calib, &eval, err);
+    if (rc == TN_OK)
         rc = tool_build_engine(&b, &report, err);
+    tokens_release(&calib);
+    tokens_release(&eval);
     if (rc != TN_OK)
         return rc;
     if (opts_flag(o, "json"))

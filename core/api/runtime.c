@@ -68,7 +68,8 @@ static void apply_log_level(const struct conf *conf)
 
 /* -- Opening ---------------------------------------------------------------------------------------------- */
 
-static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, tn_err *err)
+static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, const struct runtime_tap *tap,
+                          tn_err *err)
 {
     struct instance_options io = {.engine = o->engine, .progress = o->progress, .arg = o->arg};
     int32_t rc;
@@ -83,6 +84,8 @@ static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, tn_err *err)
     io.conf = rt->conf;
     io.registry = rt->registry;
     io.ledger = rt->ledger;
+    io.tap = tap ? tap->fn : NULL;
+    io.tap_arg = tap ? tap->arg : NULL;
     rc = instance_open(&io, &rt->instance, err);
     if (rc != TN_OK || !crew_leads(rt->instance->crew))
         return rc;
@@ -91,16 +94,21 @@ static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, tn_err *err)
 
 int32_t tn_open(const tn_open_options *options, tn_runtime **out, tn_err *err)
 {
-    tn_runtime *rt;
-    int32_t rc;
-
     err_reset(err);
     if (!options || options->h.size < sizeof *options || !options->engine || !out)
         return tn_err_set(err, TN_E_INVALID, "tn_open needs options with an engine");
-    rt = mem_zalloc(sizeof *rt);
+    return runtime_open(options, NULL, out, err);
+}
+
+int32_t runtime_open(const tn_open_options *options, const struct runtime_tap *tap,
+                     tn_runtime **out, tn_err *err)
+{
+    tn_runtime *rt = mem_zalloc(sizeof *rt);
+    int32_t rc;
+
     if (!rt)
         return err_nomem(err, "a runtime");
-    rc = open_parts(rt, options, err);
+    rc = open_parts(rt, options, tap, err);
     if (rc != TN_OK) {
         tn_close(rt);
         return rc;

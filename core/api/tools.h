@@ -19,13 +19,25 @@ struct tool_conf {
     uint32_t n_settings;
 };
 
+/* Sequences of token ids: sequence i is ids[begin[i]..begin[i + 1]). */
+struct tool_tokens {
+    const int32_t *ids;
+    const uint64_t *begin; /* n_seqs + 1 */
+    uint64_t n_seqs;
+};
+
 struct tool_build {
     struct tool_conf conf;
     const char *model, *output;
     const char *dtype; /* NULL or "auto": as config.json says */
     bool dummy;
     int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens, tp_size, pp_size;
-    const char *quant; /* scheme; NULL: none */
+    const char *quant;               /* scheme; NULL: none */
+    const struct tool_tokens *calib; /* NULL: none */
+    const char *calib_stats;         /* read without `calib`, else written; NULL: neither */
+    uint64_t calib_seed;
+    const struct tool_tokens *eval;  /* NULL: none */
+    double max_ppl_increase, max_kl; /* negative: no limit */
     const tn_kv *quant_options;
     uint32_t n_quant_options;
     bool quiet;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "api/runner.h"
 #include "api/runtime.h"
 #include "api/tools.h"
 #include "base/clock.h"
@@ -71,6 +72,11 @@ static uint32_t kv_default(const struct conf *conf)
                                        : dtype_number(name);
 }
 
+static struct token_set tokens_of(const struct tool_tokens *t)
+{
+    return t ? (struct token_set){t->ids, t->begin, t->n_seqs} : (struct token_set){NULL, NULL, 0};
+}
+
 int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
 {
     struct build_options o = {
@@ -87,6 +93,8 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
         .quiet = b->quiet,
         .stop = b->stop,
         .arg = b->arg};
+    struct token_set calib = tokens_of(b->calib), eval = tokens_of(b->eval);
+    struct runner runner = api_runner(&b->conf);
     struct build_report r;
     struct session s;
     int32_t rc = parse_dtype(b->dtype, &o.dtype, err);
@@ -97,6 +105,13 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
         return rc;
     o.registry = s.registry;
     o.quant.kv_dtype = kv_default(s.conf);
+    o.quant.calib = b->calib ? &calib : NULL;
+    o.quant.eval = b->eval ? &eval : NULL;
+    o.quant.calib_seed = b->calib_seed;
+    o.quant.stats = b->calib_stats;
+    o.quant.max_ppl_increase = b->max_ppl_increase;
+    o.quant.max_kl = b->max_kl;
+    o.quant.runner = &runner;
     rc = build_engine(&o, &r, err);
     session_close(&s);
     if (rc != TN_OK)

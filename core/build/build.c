@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "build/build.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -9,9 +10,13 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "base/strbuf.h"
+#include "build/calibrate.h"
 #include "build/emit.h"
+#include "build/gate.h"
 #include "build/output.h"
 #include "build/quant.h"
 #include "build/report.h"
@@ -39,6 +44,9 @@ struct building {
     struct emission emission;  /* of the model plugin */
     struct quant *quant;       /* NULL: nothing is quantized */
     struct emission quantized; /* with `quant`: the plan that is written */
+    struct calibration *calib; /* NULL: none */
+    struct gate_result gate;   /* n_targets 0: not asked for */
+    char *base_file;           /* the model as it is, while it is needed */
     struct output output;
     struct progress bar;
     struct engine_meta meta;
@@ -137,32 +145,7 @@ static int32_t emit(struct building *b)
 /* The plan that is written. */
 static const struct emission * final(const struct building *b)
 {
-    return b->quant ? &b->quantized : &b->emission;
-}
-
-/* -- Quantization -------------------------------------------------------------------------------------- */
-
-static bool eight_bits(uint32_t dtype)
-{
-    return tn_dtype_bits(dtype) == 8;
-}
-
-static int32_t quantize(struct building *b)
-{
-    const struct build_quant *bq = &b->o->quant;
-    struct quant_options o = {.plugins = b->plugins,
-                              .scheme = bq->scheme,
-                              .options = bq->options,
-                              .n_options = bq->n_options,
-                              .tp_size = b->o->tp_size};
-    int32_t rc;
-
-    if (!bq->scheme && !eight_bits(bq->kv_dtype))
-        return TN_OK;
-    rc = quant_open(&o, &b->emission, &b->quant, b->err);
-    if (rc == TN_OK)
-        rc = quant_decide(b->quant, b->checkpoint, NULL, b->err);
-    return rc == TN_OK ? quant_rewrite(b->quant, NULL, &b->quantized, b->err) : rc;
+    return b->quantized.plan ? &b->quantized : &b->emission;
 }
 
 /* -- Limits and tokens ---------------------------------------------------------------------------------- */
@@ -271,6 +254,22 @@ static json_t *passport(const struct building *b)
                      info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
 }
 
+static json_t *quant_json(const struct building *b)
+{
+    json_t *o = quant_report(b->quant);
+
+    if (b->calib)
+        json_object_set_new(o, "calibration",
+                            json_pack("{s:s, s:I}", "data_sha256", b->calib->data_sha256, "tokens",
+                                      (json_int_t)b->calib->n_tokens));
+    if (b->gate.n_targets)
+        json_object_set_new(o, "gate",
+                            json_pack("{s:f, s:f, s:f, s:I}", "base_perplexity",
+                                      b->gate.base_perplexity, "perplexity", b->gate.perplexity,
+                                      "kl", b->gate.kl, "targets", (json_int_t)b->gate.n_targets));
+    return o;
+}
+
 static json_t *meta_json(const struct building *b)
 {
     const struct engine_meta *m = &b->meta;
@@ -282,9 +281,9 @@ static json_t *meta_json(const struct building *b)
 
     return json_pack("{s:s, s:s, s:s, s:s?, s:o, s:{s:o, s:o}, s:o, s:o*}", "tenon", TENON_VERSION,
                      "model_type", b->model_type, "dtype", tn_dtype_name(b->dtype), "kv_dtype",
-                     m->kv_dtype ? tn_dtype_name(m->kv_dtype) : NULL, "limits", limits, "tokens",
-                     "bos", bos_id(b), "eos", eos_list(b), "passport", passport(b), "quant",
-                     b->quant ? quant_report(b->quant) : NULL);
+                     m->kv_dtype && b->quantized.plan ? tn_dtype_name(m->kv_dtype) : NULL, "limits",
+                     limits, "tokens", "bos", bos_id(b), "eos", eos_list(b), "passport",
+                     passport(b), "quant", b->quantized.plan ? quant_json(b) : NULL);
 }
 
 /* -- Writing -------------------------------------------------------------------------------------------- */
@@ -352,17 +351,13 @@ static int32_t check_meta(struct building *b, const json_t *meta)
                             &m, b->err);
 }
 
-static int32_t write_engine(struct building *b)
+/* Writes the plan that is final now as the file `path`. */
+static int32_t write_file(struct building *b, const char *path)
 {
-    char *path = path_join(b->output.temp, ENGINE_FILE);
     struct engine_writer *w = NULL;
     json_t *meta = meta_json(b);
-    int32_t rc;
+    int32_t rc = meta ? check_meta(b, meta) : err_nomem(b->err, "an engine");
 
-    if (!path || !meta)
-        rc = err_nomem(b->err, "an engine");
-    else
-        rc = check_meta(b, meta);
     if (rc == TN_OK)
         rc = engine_writer_open(path, final(b)->plan, &w, b->err);
     if (rc == TN_OK)
@@ -370,11 +365,187 @@ static int32_t write_engine(struct building *b)
     if (rc == TN_OK)
         rc = engine_writer_finish(w, meta, b->err);
     engine_writer_free(w);
+    json_decref(meta);
+    return rc;
+}
+
+/* The engine's directory around the file, with the metadata that is final now. */
+static int32_t finish_engine(struct building *b, const char *path)
+{
+    json_t *meta = meta_json(b);
+    int32_t rc = meta ? TN_OK : err_nomem(b->err, "an engine");
+
+    if (rc == TN_OK && b->quant)
+        rc = engine_replace_meta(path, meta, b->err);
     if (rc == TN_OK)
         rc = write_request(b, meta);
     if (rc == TN_OK)
         rc = output_copy_companions(&b->output, b->o->model, b->err);
     json_decref(meta);
+    return rc;
+}
+
+/* -- Quantization -------------------------------------------------------------------------------------- */
+
+static bool eight_bits(uint32_t dtype)
+{
+    return tn_dtype_bits(dtype) == 8;
+}
+
+static int32_t write_base(struct building *b)
+{
+    b->base_file = path_join(b->output.temp, "base.engine");
+    return b->base_file ? write_file(b, b->base_file) : err_nomem(b->err, "a file name");
+}
+
+static int32_t find_calibration(struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    struct calibrate_options o = {.runner = bq->runner,
+                                  .data = bq->calib,
+                                  .seed = bq->calib_seed,
+                                  .quiet = b->o->quiet,
+                                  .stop = b->o->stop,
+                                  .arg = b->o->arg};
+    int32_t rc;
+
+    if (!bq->calib || !b->checkpoint)
+        return bq->stats && b->checkpoint ? calibration_load(bq->stats, &b->calib, b->err) : TN_OK;
+    rc = write_base(b);
+    o.engine = b->base_file;
+    if (rc == TN_OK)
+        rc = calibrate(b->quant, &o, &b->calib, b->err);
+    if (rc == TN_OK && bq->stats)
+        rc = calibration_save(b->calib, bq->stats, b->err);
+    return rc;
+}
+
+static int32_t quantize(struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    struct quant_options o = {.plugins = b->plugins,
+                              .scheme = bq->scheme,
+                              .options = bq->options,
+                              .n_options = bq->n_options,
+                              .tp_size = b->o->tp_size};
+    int32_t rc;
+
+    if (!bq->scheme && !eight_bits(bq->kv_dtype))
+        return TN_OK;
+    rc = quant_open(&o, &b->emission, &b->quant, b->err);
+    if (rc == TN_OK)
+        rc = find_calibration(b);
+    if (rc == TN_OK && eight_bits(bq->kv_dtype) && b->checkpoint && !b->calib) {
+        rc = err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--kv-cache-dtype",
+                    "a cache of 8 bits needs ranges of keys and values");
+        err_remedy(b->err, "give texts with --calib-data, or --calib-stats of an earlier build");
+    }
+    if (rc == TN_OK)
+        rc = quant_decide(b->quant, b->checkpoint, b->calib, b->err);
+    if (rc == TN_OK)
+        rc = quant_rewrite(b->quant, b->calib, &b->quantized, b->err);
+    return rc == TN_OK ? check_topology(b) : rc;
+}
+
+/* Whether what was measured is within what was asked for. */
+static bool holds(const struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    const struct gate_result *g = &b->gate;
+
+    return (bq->max_ppl_increase < 0.0 ||
+            g->perplexity <= g->base_perplexity * (1.0 + bq->max_ppl_increase)) &&
+           (bq->max_kl < 0.0 || g->kl <= bq->max_kl);
+}
+
+static int32_t rewrite_engine(struct building *b, const char *path)
+{
+    int32_t rc;
+
+    emission_release(&b->quantized);
+    rc = quant_rewrite(b->quant, b->calib, &b->quantized, b->err);
+    if (rc == TN_OK && remove(path) != 0)
+        rc = err_errno(b->err, "remove", path, errno);
+    return rc == TN_OK ? write_file(b, path) : rc;
+}
+
+static int32_t gate_failed(struct building *b)
+{
+    struct strbuf table = STRBUF_INIT;
+
+    for (uint32_t i = 0; i < b->quant->n_linears; i++) {
+        const struct quant_linear *l = &b->quant->linears[i];
+        strbuf_printf(&table, "  %-44s %8.4f %s\n", l->made.source.name, l->error,
+                      l->chosen ? l->made.plan.op : l->why);
+    }
+    log_error("relative error of each linear's output:\n%s", strbuf_str(&table));
+    strbuf_release(&table);
+    err_at(b->err, TN_E_RANGE, NULL, TN_NO_OFFSET, "--max-ppl-increase",
+           "perplexity is %.4f after %.4f, KL %.5f, with half of the linears at full precision",
+           b->gate.perplexity, b->gate.base_perplexity, b->gate.kl);
+    err_remedy(b->err, "allow more, give more calibration data, or choose another scheme");
+    return TN_E_RANGE;
+}
+
+/* A tenth of the linears at a time is raised to full precision, worst first, until the limits hold; half at most. */
+static int32_t pass_gate(struct building *b, const struct gate_pair *pair, const char *path)
+{
+    uint32_t all = b->quant->n_linears, step = (all + 9) / 10, raised = 0;
+    int32_t rc = gate_compare(pair, b->o->quant.eval, &b->gate, b->err);
+
+    while (rc == TN_OK && !holds(b)) {
+        if (raised + step > all / 2)
+            return gate_failed(b);
+        raised += gate_raise(b->quant, step);
+        log_warn("perplexity %.4f after %.4f, KL %.5f: %" PRIu32 " of %" PRIu32
+                 " linears stay at full precision",
+                 b->gate.perplexity, b->gate.base_perplexity, b->gate.kl, raised, all);
+        rc = rewrite_engine(b, path);
+        if (rc == TN_OK)
+            rc = gate_compare(pair, b->o->quant.eval, &b->gate, b->err);
+    }
+    return rc;
+}
+
+#define MEASURED_TOKENS 64
+
+static int32_t check_quality(struct building *b, const char *path)
+{
+    const struct build_quant *bq = &b->o->quant;
+    const struct token_set *t = bq->eval ? bq->eval : bq->calib;
+    struct gate_pair pair = {bq->runner, b->base_file, path, b->o->quiet, b->o->stop, b->o->arg};
+    uint32_t n;
+    int32_t rc = TN_OK;
+
+    if (!b->quant || !bq->scheme || !t || !b->checkpoint || t->n_seqs == 0)
+        return TN_OK;
+    if (!b->base_file) {
+        struct emission quantized = b->quantized;
+        b->quantized = (struct emission){0};
+        rc = write_base(b);
+        b->quantized = quantized;
+        pair.base = b->base_file;
+    }
+    n = (uint32_t)(t->begin[1] - t->begin[0]);
+    if (rc == TN_OK)
+        rc = gate_measure_linears(&pair, b->quant, t->ids,
+                                  n < MEASURED_TOKENS ? n : MEASURED_TOKENS, b->err);
+    if (rc == TN_OK && bq->eval)
+        rc = pass_gate(b, &pair, path);
+    return rc;
+}
+
+static int32_t write_engine(struct building *b)
+{
+    char *path = path_join(b->output.temp, ENGINE_FILE);
+    int32_t rc = path ? write_file(b, path) : err_nomem(b->err, "an engine");
+
+    if (rc == TN_OK)
+        rc = check_quality(b, path);
+    if (rc == TN_OK)
+        rc = finish_engine(b, path);
+    if (b->base_file)
+        remove(b->base_file);
     mem_free(path);
     return rc;
 }
@@ -389,10 +560,10 @@ static int32_t run(struct building *b)
         return rc;
     if (!b->o->dummy && (rc = checkpoint_open(b->o->model, &b->checkpoint, b->err)) != TN_OK)
         return rc;
-    if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK || (rc = quantize(b)) != TN_OK ||
+    if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK ||
         (rc = set_limits(b)) != TN_OK ||
         (rc = output_open(b->o->output, &b->output, b->err)) != TN_OK ||
-        (rc = write_engine(b)) != TN_OK)
+        (rc = quantize(b)) != TN_OK || (rc = write_engine(b)) != TN_OK)
         return rc;
     return output_commit(&b->output, b->err);
 }
@@ -428,6 +599,8 @@ int32_t build_engine(const struct build_options *o, struct build_report *report,
     if (b.quantized.plan)
         emission_release(&b.quantized);
     quant_close(b.quant);
+    calibration_free(b.calib);
+    mem_free(b.base_file);
     if (b.emission.plan)
         emission_release(&b.emission);
     checkpoint_close(b.checkpoint);

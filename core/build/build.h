@@ -18,12 +18,22 @@ struct token_set {
     uint64_t n_seqs;
 };
 
+struct runner;
+
 /* What becomes of the weights' and the cache's precision. */
 struct build_quant {
     const char *scheme; /* "int8_sq"; NULL: none */
     const tn_kv *options;
     uint32_t n_options;
     uint32_t kv_dtype; /* default of the engine's cache, ::tn_dtype; 0: that of the weights */
+    const struct token_set *calib; /* NULL: no calibration */
+    uint64_t calib_seed;           /* of the rows that are kept */
+    const char *stats; /* file of statistics: read without `calib`, else written; or NULL */
+    const struct token_set *eval; /* for the gate; NULL: none */
+    double max_ppl_increase;      /* 0.01: one percent; negative: no limit */
+    double max_kl;                /* nats; negative: no limit */
+    bool fallback_float16;        /* no quantization where the device lacks the arithmetic */
+    const struct runner *runner;  /* NULL: nothing that runs the model is asked for */
 };
 
 struct build_options {

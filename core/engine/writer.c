@@ -240,3 +240,55 @@ int32_t engine_writer_finish(struct engine_writer *w, const json_t *meta, tn_err
     json_decref(plan);
     return rc;
 }
+
+/* -- Replacing the metadata ------------------------------------------------------------------------ */
+
+static int32_t reopen(struct engine_writer *w, const char *path, tn_err *err)
+{
+    uint8_t page[ENGINE_HEADER_BYTES] = {0};
+    struct file_reader f;
+    int32_t rc = file_reader_open(path, &f, err);
+
+    if (rc != TN_OK)
+        return rc;
+    rc = file_reader_at(&f, 0, page, sizeof page, err);
+    if (rc == TN_OK)
+        rc = engine_header_decode(page, f.size, path, &w->header, err);
+    file_reader_release(&f);
+    if (rc == TN_OK && w->header.sections[w->header.n_sections - 1].kind != ENGINE_META)
+        rc = err_at(err, TN_E_FORMAT, path, TN_NO_OFFSET, "sections",
+                    "do not end with the metadata");
+    w->path = mem_strdup(path);
+    if (rc == TN_OK && !w->path)
+        rc = err_nomem(err, "an engine writer");
+    if (rc == TN_OK && (w->fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+        rc = err_errno(err, "open", path, errno);
+    return rc;
+}
+
+int32_t engine_replace_meta(const char *path, const json_t *meta, tn_err *err)
+{
+    struct engine_writer *w = mem_zalloc(sizeof *w);
+    int32_t rc;
+
+    if (!w)
+        return err_nomem(err, "an engine writer");
+    w->fd = -1;
+    rc = reopen(w, path, err);
+    if (rc == TN_OK) {
+        const struct engine_section *s = &w->header.sections[--w->header.n_sections];
+        w->header.file_size = s->offset;
+        if (w->header.n_sections > 0) {
+            s = &w->header.sections[w->header.n_sections - 1];
+            w->header.file_size = s->offset + s->size;
+        }
+        if (ftruncate(w->fd, (off_t)w->header.file_size) != 0)
+            rc = err_errno(err, "shorten", path, errno);
+    }
+    if (rc == TN_OK)
+        rc = write_json(w, ENGINE_META, meta, err);
+    if (rc == TN_OK)
+        rc = write_header(w, err);
+    engine_writer_free(w);
+    return rc;
+}

@@ -27,6 +27,9 @@ int32_t engine_writer_dummy(struct engine_writer *w, uint64_t seed, tn_err *err)
 /* Writes plan, index and meta, then the header; syncs and closes. All weights must be complete. */
 int32_t engine_writer_finish(struct engine_writer *w, const json_t *meta, tn_err *err);
 
+/* Replaces the metadata of a finished engine: it is the last section. An interrupted call leaves no engine. */
+int32_t engine_replace_meta(const char *path, const json_t *meta, tn_err *err);
+
 /* Closes without finishing (the file stays, unusable) or after it. NULL is allowed. */
 void engine_writer_free(struct engine_writer *w);
 

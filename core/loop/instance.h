@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/meta.h"
 #include "plugin/registry.h"
+#include "tenon/kernels.h"
 
 struct rank;
 struct crew;
@@ -19,6 +20,8 @@ struct instance_options {
     struct ledger *ledger;
     const char *engine;
     bool dry; /* choose kernels only */
+    int32_t (*tap)(void *arg, const tn_launch *l, bool after, tn_err *err); /* bind.h; or NULL */
+    void *tap_arg;
     int (*progress)(void *arg, uint64_t done, uint64_t total);
     void *arg;
 };

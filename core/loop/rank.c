@@ -166,6 +166,8 @@ int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *
                              .block_tokens = in->block_tokens,
                              .progress = in->o.progress,
                              .arg = in->o.arg,
+                             .tap = in->o.tap,
+                             .tap_arg = in->o.tap_arg,
                              .dry = in->o.dry};
 
     if (r->o.topo.tp_size > 1)

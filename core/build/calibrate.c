@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "build/calibrate.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/mem.h"
+#include "base/progress.h"
+#include "tenon/ops.h"
+
+/* Names of inputs by the first matrix that reads them, see calibration.h. */
+struct calibrating {
+    const struct quant *q;
+    struct calibration *c;
+    float *rows;
+    size_t cap_rows;
+};
+
+uint32_t token_set_longest(const struct token_set *t)
+{
+    uint64_t most = 0;
+
+    for (uint64_t i = 0; i < t->n_seqs; i++)
+        most = t->begin[i + 1] - t->begin[i] > most ? t->begin[i + 1] - t->begin[i] : most;
+    return (uint32_t)most;
+}
+
+static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
+                         const struct run_moment *m, uint32_t i, tn_err *err)
+{
+    size_t n = (size_t)m->n_rows * (size_t)in->n_channels;
+    int32_t rc;
+
+    if (m->op->in[i]->width != in->n_channels)
+        return tn_err_set(err, TN_E_INTERNAL, "%s has another width than its plan says", in->name);
+    if (!mem_grow(&x->rows, &x->cap_rows, n, sizeof *x->rows))
+        return err_nomem(err, "calibration");
+    rc = m->get(m->io, false, i, x->rows, err);
+    for (uint32_t t = 0; t < m->n_rows && rc == TN_OK; t++)
+        if (!calibration_take(in, x->rows + (size_t)t * in->n_channels))
+            rc = err_at(err, TN_E_NAN, NULL, TN_NO_OFFSET, in->name,
+                        "the model computes NaN or infinity for the calibration data");
+    return rc;
+}
+
+static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
+{
+    struct calibrating *x = arg;
+    struct calibration_input *in = NULL;
+    int32_t rc = TN_OK;
+
+    if (m->after)
+        return TN_OK;
+    if (strcmp(m->op->name, TN_OP_LINEAR) == 0) {
+        in = calibration_find(x->c, m->op->weights[0]->name);
+        return in ? take_rows(x, in, m, 0, err) : TN_OK;
+    }
+    for (uint32_t i = 0; i < 2 && strcmp(m->op->name, TN_OP_KV_APPEND) == 0 && rc == TN_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "kv.%" PRId32 ".%c", m->op->layer, i ? 'v' : 'k');
+        in = calibration_find(x->c, name);
+        rc = in ? take_rows(x, in, m, i, err) : TN_OK;
+    }
+    return rc;
+}
+
+static int32_t add_inputs(struct calibrating *x, uint64_t seed, tn_err *err)
+{
+    const struct plan *p = x->q->from->plan;
+    struct calibration_input *in;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++) {
+        const struct quant_group *g = &x->q->groups[i];
+        const struct quant_linear *first = &x->q->linears[g->linears[0]];
+        rc = calibration_add(x->c, p->weights[first->weight].name, g->n_channels, true, seed, &in,
+                             err);
+    }
+    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
+        for (uint32_t k = 0; k < 2 && rc == TN_OK; k++) {
+            const struct plan_op *op = &p->ops[i];
+            char name[32];
+            if (strcmp(op->name, TN_OP_KV_APPEND) != 0)
+                break;
+            snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, k ? 'v' : 'k');
+            rc = calibration_add(x->c, name, p->values[op->in[k]].width, false, seed, &in, err);
+        }
+    return rc;
+}
+
+static int32_t digest_data(const struct token_set *t, struct calibration *c)
+{
+    uint8_t digest[SHA256_BYTES];
+
+    sha256_of(t->ids, (size_t)t->begin[t->n_seqs] * sizeof *t->ids, digest);
+    hex_encode(digest, sizeof digest, c->data_sha256);
+    c->n_tokens = t->begin[t->n_seqs];
+    return TN_OK;
+}
+
+static int32_t run_all(struct calibrating *x, const struct calibrate_options *o, tn_err *err)
+{
+    const struct token_set *t = o->data;
+    struct progress bar;
+    void *run = NULL;
+    int32_t rc =
+        o->runner->open(o->runner->arg, o->engine, token_set_longest(t), on_moment, x, &run, err);
+
+    if (rc != TN_OK)
+        return rc;
+    progress_begin(&bar, "calibrating", t->begin[t->n_seqs] * sizeof *t->ids, o->quiet);
+    for (uint64_t i = 0; i < t->n_seqs && rc == TN_OK; i++) {
+        rc = o->runner->run(run, t->ids + t->begin[i], (uint32_t)(t->begin[i + 1] - t->begin[i]),
+                            NULL, NULL, err);
+        progress_update(&bar, t->begin[i + 1] * sizeof *t->ids);
+        if (rc == TN_OK && o->stop && o->stop(o->arg))
+            rc = tn_err_set(err, TN_E_CANCELED, "the build was interrupted");
+    }
+    progress_end(&bar, rc == TN_OK);
+    o->runner->close(run);
+    return rc;
+}
+
+int32_t calibrate(const struct quant *q, const struct calibrate_options *o,
+                  struct calibration **out, tn_err *err)
+{
+    struct calibrating x = {.q = q};
+    int32_t rc = calibration_new(&x.c, err);
+
+    if (rc == TN_OK)
+        rc = add_inputs(&x, o->seed, err);
+    if (rc == TN_OK)
+        rc = digest_data(o->data, x.c);
+    if (rc == TN_OK)
+        rc = run_all(&x, o, err);
+    mem_free(x.rows);
+    if (rc != TN_OK) {
+        calibration_free(x.c);
+        return rc;
+    }
+    *out = x.c;
+    return TN_OK;
+}

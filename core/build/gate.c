@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "build/gate.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/mem.h"
+#include "base/progress.h"
+#include "build/calibrate.h"
+#include "tenon/ops.h"
+
+/* -- Perplexity and divergence -------------------------------------------------------------------------- */
+
+struct comparing {
+    const int32_t *ids; /* of the sequence */
+    uint32_t n;
+    float *base; /* logits of the model as it is, [n, vocab] */
+    size_t cap_base;
+    double base_nll, nll, kl;
+    uint64_t n_targets;
+    bool failed;
+};
+
+static void keep_logits(void *arg, const float *logits, uint32_t first, uint32_t n, uint32_t vocab)
+{
+    struct comparing *c = arg;
+
+    if (!mem_grow(&c->base, &c->cap_base, (size_t)c->n * vocab, sizeof *c->base)) {
+        c->failed = true;
+        return;
+    }
+    memcpy(c->base + (size_t)first * vocab, logits, (size_t)n * vocab * sizeof *logits);
+}
+
+/* log(sum(exp(row))). */
+static double log_sum(const float *row, uint32_t vocab)
+{
+    float most = row[0];
+    double sum = 0.0;
+
+    for (uint32_t i = 1; i < vocab; i++)
+        most = row[i] > most ? row[i] : most;
+    for (uint32_t i = 0; i < vocab; i++)
+        sum += (double)expf(row[i] - most);
+    return (double)most + log(sum);
+}
+
+static void compare_row(struct comparing *c, const float *p, const float *q, int32_t target,
+                        uint32_t vocab)
+{
+    double zp = log_sum(p, vocab), zq = log_sum(q, vocab), kl = 0.0;
+
+    for (uint32_t i = 0; i < vocab; i++) {
+        double lp = (double)p[i] - zp;
+        kl += exp(lp) * (lp - ((double)q[i] - zq));
+    }
+    c->base_nll += zp - (double)p[target];
+    c->nll += zq - (double)q[target];
+    c->kl += kl;
+    c->n_targets++;
+}
+
+static void compare_logits(void *arg, const float *logits, uint32_t first, uint32_t n,
+                           uint32_t vocab)
+{
+    struct comparing *c = arg;
+
+    for (uint32_t i = 0; i < n && !c->failed; i++)
+        if (first + i + 1 < c->n)
+            compare_row(c, c->base + (size_t)(first + i) * vocab, logits + (size_t)i * vocab,
+                        c->ids[first + i + 1], vocab);
+}
+
+static int32_t compare_sequence(const struct gate_pair *p, void *base, void *quantized,
+                                struct comparing *c, tn_err *err)
+{
+    int32_t rc = p->runner->run(base, c->ids, c->n, keep_logits, c, err);
+
+    if (rc == TN_OK && c->failed)
+        rc = err_nomem(err, "logits of a sequence");
+    if (rc == TN_OK)
+        rc = p->runner->run(quantized, c->ids, c->n, compare_logits, c, err);
+    if (rc == TN_OK && p->stop && p->stop(p->arg))
+        rc = tn_err_set(err, TN_E_CANCELED, "the build was interrupted");
+    return rc;
+}
+
+int32_t gate_compare(const struct gate_pair *p, const struct token_set *data,
+                     struct gate_result *out, tn_err *err)
+{
+    const struct runner *r = p->runner;
+    struct comparing c = {.n = 0};
+    struct progress bar;
+    void *base = NULL, *quantized = NULL;
+    uint32_t longest = token_set_longest(data);
+    int32_t rc = r->open(r->arg, p->base, longest, NULL, NULL, &base, err);
+
+    if (rc == TN_OK)
+        rc = r->open(r->arg, p->quantized, longest, NULL, NULL, &quantized, err);
+    progress_begin(&bar, "evaluating", data->begin[data->n_seqs] * sizeof *data->ids, p->quiet);
+    for (uint64_t i = 0; i < data->n_seqs && rc == TN_OK; i++) {
+        c.ids = data->ids + data->begin[i];
+        c.n = (uint32_t)(data->begin[i + 1] - data->begin[i]);
+        rc = compare_sequence(p, base, quantized, &c, err);
+        progress_update(&bar, data->begin[i + 1] * sizeof *data->ids);
+    }
+    progress_end(&bar, rc == TN_OK);
+    r->close(quantized);
+    r->close(base);
+    mem_free(c.base);
+    if (rc == TN_OK && c.n_targets == 0)
+        rc = err_at(err, TN_E_INVALID, NULL, TN_NO_OFFSET, "--eval-data",
+                    "has no sequence of at least two tokens");
+    if (rc != TN_OK)
+        return rc;
+    *out = (struct gate_result){exp(c.base_nll / (double)c.n_targets),
+                                exp(c.nll / (double)c.n_targets), c.kl / (double)c.n_targets,
+                                c.n_targets};
+    return TN_OK;
+}
+
+/* -- The error of each linear ----------------------------------------------------------------------------- */
+
+/* What a linear of the model as it is read and wrote. */
+struct record {
+    float *in, *out;
+    uint32_t n_rows;
+};
+
+struct measuring {
+    struct quant *q;
+    struct record *records; /* per linear */
+    bool replay;            /* the quantized engine runs; else the model as it is */
+    float *got;
+    size_t cap_got;
+};
+
+static struct quant_linear *find_linear(struct quant *q, const tn_op *op)
+{
+    for (uint32_t i = 0; i < q->n_linears; i++) {
+        const char *name = q->linears[i].made.source.name;
+        size_t n = strlen(name);
+        if (op->n_weights && strncmp(op->weights[0]->name, name, n) == 0 &&
+            (op->weights[0]->name[n] == '\0' || q->linears[i].chosen) &&
+            op->layer == q->linears[i].made.op.layer)
+            return &q->linears[i];
+    }
+    return NULL;
+}
+
+static int32_t record(struct record *r, const struct run_moment *m, tn_err *err)
+{
+    float **to = m->after ? &r->out : &r->in;
+    uint64_t width = m->after ? m->op->out[0]->width : m->op->in[0]->width;
+
+    if (*to)
+        return TN_OK; /* a later piece of the sequence: one is enough */
+    *to = mem_array((size_t)m->n_rows * (size_t)width, sizeof **to);
+    r->n_rows = m->n_rows;
+    return *to ? m->get(m->io, m->after, 0, *to, err) : err_nomem(err, "measuring errors");
+}
+
+/* Hands the linear the input that it has in the model, divided as it is in the quantized engine. */
+static int32_t inject(struct measuring *x, const struct quant_linear *l, const struct record *r,
+                      const struct run_moment *m, tn_err *err)
+{
+    const float *divide = x->q->groups[l->group].divide;
+    size_t width = (size_t)m->op->in[0]->width;
+
+    if (m->n_rows != r->n_rows)
+        return TN_OK;
+    if (!mem_grow(&x->got, &x->cap_got, m->n_rows * width, sizeof *x->got))
+        return err_nomem(err, "measuring errors");
+    for (size_t i = 0; i < m->n_rows * width; i++)
+        x->got[i] = r->in[i] / (divide ? divide[i % width] : 1.0f);
+    return m->set(m->io, false, 0, x->got, err);
+}
+
+static int32_t compare_output(struct measuring *x, struct quant_linear *l, const struct record *r,
+                              const struct run_moment *m, tn_err *err)
+{
+    const float *scaled = x->q->scales[l->weight].divide; /* rows of this matrix, for the next */
+    size_t width = (size_t)m->op->out[0]->width;
+    double sum = 0.0, difference = 0.0;
+    int32_t rc;
+
+    if (m->n_rows != r->n_rows || l->error >= 0.0)
+        return TN_OK;
+    if (!mem_grow(&x->got, &x->cap_got, m->n_rows * width, sizeof *x->got))
+        return err_nomem(err, "measuring errors");
+    rc = m->get(m->io, true, 0, x->got, err);
+    for (size_t i = 0; i < m->n_rows * width && rc == TN_OK; i++) {
+        double y = (double)r->out[i], d = (double)x->got[i] * (scaled ? scaled[i % width] : 1.0f);
+        sum += y * y;
+        difference += (d - y) * (d - y);
+    }
+    if (rc == TN_OK)
+        l->error = sum > 0.0 ? sqrt(difference / sum) : 0.0;
+    return rc;
+}
+
+static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
+{
+    struct measuring *x = arg;
+    struct quant_linear *l = find_linear(x->q, m->op);
+    struct record *r = l ? &x->records[l - x->q->linears] : NULL;
+
+    if (!l)
+        return TN_OK;
+    if (!x->replay)
+        return record(r, m, err);
+    return m->after ? compare_output(x, l, r, m, err) : inject(x, l, r, m, err);
+}
+
+static int32_t pass(const struct gate_pair *p, struct measuring *x, const int32_t *ids, uint32_t n,
+                    tn_err *err)
+{
+    void *run = NULL;
+    int32_t rc = p->runner->open(p->runner->arg, x->replay ? p->quantized : p->base, n, on_moment,
+                                 x, &run, err);
+
+    if (rc == TN_OK)
+        rc = p->runner->run(run, ids, n, NULL, NULL, err);
+    p->runner->close(run);
+    return rc;
+}
+
+int32_t gate_measure_linears(const struct gate_pair *p, struct quant *q, const int32_t *ids,
+                             uint32_t n, tn_err *err)
+{
+    struct measuring x = {.q = q, .records = mem_zarray(q->n_linears, sizeof *x.records)};
+    int32_t rc = x.records ? TN_OK : err_nomem(err, "measuring errors");
+
+    for (uint32_t i = 0; i < q->n_linears; i++)
+        q->linears[i].error = -1.0;
+    if (rc == TN_OK)
+        rc = pass(p, &x, ids, n, err);
+    x.replay = true;
+    if (rc == TN_OK)
+        rc = pass(p, &x, ids, n, err);
+    for (uint32_t i = 0; i < q->n_linears && x.records; i++) {
+        mem_free(x.records[i].in);
+        mem_free(x.records[i].out);
+    }
+    mem_free(x.records);
+    mem_free(x.got);
+    return rc;
+}
+
+uint32_t gate_raise(struct quant *q, uint32_t n)
+{
+    uint32_t done = 0;
+
+    for (; done < n; done++) {
+        struct quant_linear *worst = NULL;
+        for (uint32_t i = 0; i < q->n_linears; i++)
+            if (q->linears[i].chosen && (!worst || q->linears[i].error > worst->error))
+                worst = &q->linears[i];
+        if (!worst)
+            break;
+        worst->chosen = false;
+        worst->raised = true;
+        snprintf(worst->why, sizeof worst->why, "raised by the gate, error %.4f", worst->error);
+    }
+    return done;
+}
