@@ -48,9 +48,10 @@ int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_chan
     in->rng.state = seed + c->n_inputs;
     in->absmax = arena_array(&c->arena, n, sizeof *in->absmax);
     in->squares = arena_array(&c->arena, n, sizeof *in->squares);
+    in->sums = arena_array(&c->arena, n, sizeof *in->sums);
     if (sampled)
         in->sample = arena_array(&c->arena, n, CALIBRATION_SAMPLE * sizeof *in->sample);
-    if (!in->name || !in->absmax || !in->squares || (sampled && !in->sample))
+    if (!in->name || !in->absmax || !in->squares || !in->sums || (sampled && !in->sample))
         return err_nomem(err, "calibration");
     if (map_put(&c->names, in->name, strlen(in->name), c->n_inputs) != MAP_ADDED)
         return err_at(err, TN_E_EXISTS, NULL, TN_NO_OFFSET, name, "is calibrated twice");
@@ -70,6 +71,7 @@ bool calibration_take(struct calibration_input *in, const float *row)
         float a = fabsf(row[k]);
         in->absmax[k] = a > in->absmax[k] ? a : in->absmax[k];
         in->squares[k] += (double)row[k] * (double)row[k];
+        in->sums[k] += (double)row[k];
     }
     /* Every row is kept with equal probability, however many there will be (Vitter 1985, algorithm R). */
     if (slot >= CALIBRATION_SAMPLE)
@@ -85,9 +87,10 @@ bool calibration_take(struct calibration_input *in, const float *row)
 
 /* -- The file --------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_INPUT = 4 };
+enum { TENSORS_PER_INPUT = 5 };
 
-static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares", "rows", "sample"};
+static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares", "rows", "sample",
+                                                        "sums"};
 
 struct saving {
     struct arena arena;
@@ -121,6 +124,7 @@ static bool save_input(struct saving *s, const struct calibration_input *in)
     return save_tensor(s, in->name, suffixes[0], TN_DT_F32, 0, in->n_channels, in->absmax) &&
            save_tensor(s, in->name, suffixes[1], TN_DT_F64, 0, in->n_channels, in->squares) &&
            save_tensor(s, in->name, suffixes[2], TN_DT_I64, 0, 1, &in->n_rows) &&
+           save_tensor(s, in->name, suffixes[4], TN_DT_F64, 0, in->n_channels, in->sums) &&
            (in->n_sample == 0 || save_tensor(s, in->name, suffixes[3], TN_DT_F32, in->n_sample,
                                              in->n_channels, in->sample));
 }
@@ -179,7 +183,7 @@ static int32_t check_values(const struct reading *r, const struct calibration_in
 {
     for (uint64_t k = 0; k < in->n_channels; k++)
         if (!(in->absmax[k] >= 0.0f) || !isfinite(in->absmax[k]) || !(in->squares[k] >= 0.0) ||
-            !isfinite(in->squares[k]))
+            !isfinite(in->squares[k]) || !isfinite(in->sums[k]))
             return err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, in->name,
                           "channel %" PRIu64 " is not a finite, positive number", k);
     for (uint64_t k = 0; k < in->n_sample * in->n_channels; k++)
@@ -211,6 +215,7 @@ static int32_t read_input(const struct reading *r, const char *name, const struc
     in->n_sample = sample ? sample->dims[0] : 0;
     if ((rc = read_tensor(r, name, suffixes[0], TN_DT_F32, n, in->absmax)) != TN_OK ||
         (rc = read_tensor(r, name, suffixes[1], TN_DT_F64, n, in->squares)) != TN_OK ||
+        (rc = read_tensor(r, name, suffixes[4], TN_DT_F64, n, in->sums)) != TN_OK ||
         (rc = read_tensor(r, name, suffixes[2], TN_DT_I64, 1, &in->n_rows)) != TN_OK)
         return needed(r, name, rc);
     if (sample &&

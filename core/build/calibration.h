@@ -21,6 +21,7 @@ struct calibration_input {
     uint64_t n_channels, n_rows;
     float *absmax;   /* [n_channels] */
     double *squares; /* [n_channels] sums of x^2 */
+    double *sums;    /* [n_channels] sums of x */
     float *sample;   /* [n_sample, n_channels]; NULL: none kept */
     uint64_t n_sample;
     struct rng rng; /* which rows are kept */
@@ -47,7 +48,7 @@ int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_chan
 /* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
 bool calibration_take(struct calibration_input *in, const float *row);
 
-/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/rows and NAME/sample. */
+/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows and NAME/sample. */
 int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
 int32_t calibration_load(const char *path, struct calibration **out, tn_err *err);
 

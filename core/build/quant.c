@@ -398,30 +398,65 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
     return TN_OK;
 }
 
+/* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */
+static bool may_center(const struct plan *p, const struct plan_op *append)
+{
+    for (size_t i = 0; i < p->n_ops; i++) {
+        const struct plan_op *op = &p->ops[i];
+        const tn_attr *cap = plan_attr(op, "softcap");
+        for (uint32_t k = 0; k < op->n_in; k++)
+            if (op->in[k] == append->out[0] &&
+                (strcmp(op->name, TN_OP_ATTENTION) != 0 || (cap && cap->f > 0.0)))
+                return false;
+    }
+    return true;
+}
+
+static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **out)
+{
+    uint64_t n = r->q->from->plan->values[op->in[0]].width;
+    float *means = arena_array(&r->q->arena, (size_t)n, sizeof *means);
+    const struct calibration_input *in;
+    char name[32];
+
+    if (!means)
+        return err_nomem(r->err, "means of keys");
+    snprintf(name, sizeof name, "kv.%" PRId32 ".k", op->layer);
+    in = calibration_find(r->calib, name);
+    for (uint64_t k = 0; in && k < n; k++)
+        means[k] = (float)(in->sums[k] / (double)(in->n_rows ? in->n_rows : 1));
+    *out = means;
+    return TN_OK;
+}
+
+/* Ranges of keys and values, and means of keys. */
 static int32_t put_ranges(struct rewriting *r, struct plan_op *op)
 {
+    static const char *const what[] = {"k_range", "v_range", "k_mean"};
+    const tn_attr *count = plan_attr(op, "n_kv_heads");
+    uint64_t heads = (uint64_t)count->i, width = r->q->from->plan->values[op->in[0]].width;
+    bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
+    uint32_t n = may_center(r->q->from->plan, op) ? 3 : 2;
     int32_t rc = TN_OK;
 
-    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++) {
-        uint64_t heads = (uint64_t)plan_attr(op, "n_kv_heads")->i;
-        bool shared = (plan_attr(op, "n_kv_heads")->flags & TN_ATTR_SHARDED) != 0;
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
         struct weight_origin origin = {0};
         char name[48];
         struct plan_weight w = {.name = name,
                                 .role = TN_ROLE_SCALE,
                                 .dtype = TN_DT_F32,
                                 .n_dims = 1,
-                                .dims = {heads},
+                                .dims = {i < 2 ? heads : width},
                                 .shard = shared ? TN_SHARD_AXIS0 : TN_SHARD_NONE,
                                 .shard_units = shared ? (uint32_t)heads : 0};
-        float *ranges = NULL;
-        snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%c_range", op->layer, i ? 'v' : 'k');
-        rc = head_ranges(r, op, i == 1, &ranges);
-        origin.table = ranges;
+        float *values = NULL;
+        snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%s", op->layer, what[i]);
+        rc = i < 2 ? head_ranges(r, op, i == 1, &values) : key_means(r, op, &values);
+        origin.table = values;
         if (rc == TN_OK)
             rc = put_weight(r, &w, &origin, &op->weights[i]);
     }
-    op->n_weights = 2;
+    op->n_weights = n;
     return rc;
 }
 

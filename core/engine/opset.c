@@ -283,7 +283,7 @@ static int32_t shape_kv_append(const struct shapes *s)
     if (rc == TN_OK && s->op->n_weights == 1)
         rc = expect(s, "the number of ranges", 1, 2);
     for (uint32_t i = 0; i < s->op->n_weights && rc == TN_OK; i++)
-        rc = expect_vector(s, i, (uint64_t)int_attr(s, "n_kv_heads", 0));
+        rc = expect_vector(s, i, i < 2 ? (uint64_t)int_attr(s, "n_kv_heads", 0) : width);
     return rc;
 }
 
@@ -428,7 +428,7 @@ static const struct op_rule rules[] = {
      {HEADS, HEAD_DIM, INT("rotary_dim", true, 2, 8192), TEXT("style", false),
       REAL("mscale", false, 0.0, 1e6), REAL("base", false, 0.0, 1e12),
       REAL("factor", false, 0.0, 1e6), INT("max_position", false, 0, LIMIT_POSITIONS)}},
-    {TN_OP_KV_APPEND, 2, 0, 2, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
+    {TN_OP_KV_APPEND, 2, 0, 3, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
     {TN_OP_ATTENTION,
      2,
      0,

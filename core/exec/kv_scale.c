@@ -76,27 +76,50 @@ static int32_t scales_from(const struct binding *b, uint32_t weight, uint32_t n,
     return rc;
 }
 
+/* Means of keys: numbers that are finite. */
+static int32_t center_from(const struct binding *b, uint32_t weight, uint64_t n, float *out,
+                           tn_err *err)
+{
+    struct host_view v = {NULL, NULL};
+    int32_t rc = bound_view_open(b, weight, &v, err);
+
+    if (rc == TN_OK)
+        memcpy(out, v.data, (size_t)n * sizeof *out);
+    for (uint64_t i = 0; i < n && rc == TN_OK; i++)
+        if (!isfinite(out[i]))
+            rc = err_at(err, TN_E_FORMAT, b->o.engine->path, TN_NO_OFFSET,
+                        b->graph->plan->weights[weight].name, "entry %" PRIu64 " is not finite", i);
+    bound_view_close(b, weight, &v);
+    return rc;
+}
+
+/* Scales of keys, of values, then means of keys, in one block. Integers have no use for means: their steps are even. */
 static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
 {
     const struct plan_op *op = append_of(b, l->layer);
     uint32_t n = l->n_kv_heads;
-    float *host = mem_zarray(2 * (size_t)n, sizeof *host);
+    bool centered = op->n_weights > 2 && b->o.select.kv_dtype == TN_DT_F8E4M3;
+    uint64_t width = centered ? (uint64_t)n * l->head_dim : 0, all = 2 * (uint64_t)n + width;
+    float *host = mem_zarray((size_t)all, sizeof *host);
     void *device = NULL;
     int32_t rc = host ? TN_OK : err_nomem(err, "scales of the cache");
 
     for (uint32_t i = 0; host && i < 2 * n; i++)
         host[i] = 1.0f;
-    for (uint32_t i = 0; i < op->n_weights && rc == TN_OK; i++)
+    for (uint32_t i = 0; i < op->n_weights && i < 2 && rc == TN_OK; i++)
         rc = scales_from(b, op->weights[i], n, host + i * n, err);
+    if (rc == TN_OK && centered)
+        rc = center_from(b, op->weights[2], width, host + 2 * (size_t)n, err);
     if (rc == TN_OK)
-        rc = bound_alloc(b, b->own_kv, 2 * (uint64_t)n * sizeof *host, &device, err);
+        rc = bound_alloc(b, b->own_kv, all * sizeof *host, &device, err);
     if (rc == TN_OK)
-        rc = b->o.api->copy(b->o.device, b->stream, device, host, 2 * (uint64_t)n * sizeof *host,
+        rc = b->o.api->copy(b->o.device, b->stream, device, host, all * sizeof *host,
                             TN_COPY_HOST_TO_DEVICE, err);
     if (rc == TN_OK && b->stream)
         rc = b->o.api->stream_sync(b->o.device, b->stream, err);
     l->k_scale = device;
     l->v_scale = device ? l->k_scale + n : NULL;
+    l->k_center = device && centered ? l->k_scale + 2 * (size_t)n : NULL;
     mem_free(host);
     return rc;
 }

@@ -560,12 +560,17 @@ uint64_t kv_bytes(const tn_kv_layer *kv)
 /* Gives a cache of 8 bits its scales: another for each head, about `scale`. */
 static void scale_kv(struct kit *k, tn_kv_layer *kv, float scale)
 {
+    uint64_t width = (uint64_t)kv->n_kv_heads * kv->head_dim;
     float *scales = kit_alloc(k, 2 * kv->n_kv_heads * sizeof *scales);
+    float *center = kit_alloc(k, width * sizeof *center);
 
     for (uint32_t i = 0; i < 2 * kv->n_kv_heads; i++)
         scales[i] = random_float(&k->random, 0.5f * scale, 1.5f * scale);
     kv->k_scale = scales;
     kv->v_scale = scales + kv->n_kv_heads;
+    for (uint64_t i = 0; i < width; i++)
+        center[i] = random_float(&k->random, -1.0f, 1.0f);
+    kv->k_center = kv->dtype == TN_DT_F8E4M3 ? center : NULL;
 }
 
 tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t dim, uint32_t dtype)

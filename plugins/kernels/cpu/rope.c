@@ -52,7 +52,7 @@ static int32_t check_append(const tn_op *op, tn_err *err)
     int64_t width = tn_op_int(op, "n_kv_heads", 0) * tn_op_int(op, "head_dim", 0);
 
     return check_require(op,
-                         check_form(op, 2, 1, 0, 2) && width > 0 &&
+                         check_form(op, 2, 1, 0, 3) && width > 0 &&
                              op->in[0]->width == (uint64_t)width &&
                              op->in[1]->width == (uint64_t)width,
                          "needs float32 keys and values of n_kv_heads * head_dim", err);
@@ -163,22 +163,28 @@ static unsigned char *cache_at(const tn_launch *l, uint32_t t, uint64_t head,
 }
 
 /* Stores keys or values of one head; a cache of 8 bits, in units of `scale`. */
-static void store_head(const struct job *job, unsigned char *to, const float *x, float scale)
+static void store_head(const struct job *job, unsigned char *to, const float *x,
+                       const float *center, float scale)
 {
     uint32_t dtype = job->l->kv->dtype;
     uint64_t dim = job->l->kv->head_dim;
 
     if (dtype == TN_DT_F8E4M3) {
         for (uint64_t i = 0; i < dim; i++)
-            to[i] = tn_f32_to_f8e4m3(x[i] / scale);
+            to[i] = tn_f32_to_f8e4m3((center ? x[i] - center[i] : x[i]) / scale);
     } else if (dtype == TN_DT_I8) {
         for (uint64_t i = 0; i < dim; i++) { /* NaN becomes 0 */
-            float q = rintf(x[i] / scale);
+            float q = rintf((center ? x[i] - center[i] : x[i]) / scale);
             ((int8_t *)to)[i] = (int8_t)(q != q ? 0.0f : fmaxf(-127.0f, fminf(127.0f, q)));
         }
     } else {
         job->isa->narrow(to, dtype, x, dim);
     }
+}
+
+static const float *center_of(const tn_kv_layer *kv, uint64_t head)
+{
+    return kv->k_center ? kv->k_center + head * kv->head_dim : NULL;
 }
 
 static float unit(const float *scales, uint64_t head)
@@ -198,8 +204,8 @@ static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worke
         const float *v = (const float *)job->l->in[1] + t * width;
         for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
             unsigned char *to = cache_at(job->l, t, h, &values);
-            store_head(job, to, k + h * dim, unit(kv->k_scale, h));
-            store_head(job, to + values, v + h * dim, unit(kv->v_scale, h));
+            store_head(job, to, k + h * dim, center_of(kv, h), unit(kv->k_scale, h));
+            store_head(job, to + values, v + h * dim, NULL, unit(kv->v_scale, h));
         }
     }
 }
@@ -225,8 +231,8 @@ static void rope_append_rows(void *arg, uint32_t first, uint32_t last, uint32_t 
         for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
             unsigned char *to = cache_at(job->l, t, h, &values);
             rotate_row(job, &job->k, &a, head, k + h * dim, dim);
-            store_head(job, to, head, unit(kv->k_scale, h));
-            store_head(job, to + values, v + h * dim, unit(kv->v_scale, h));
+            store_head(job, to, head, center_of(kv, h), unit(kv->k_scale, h));
+            store_head(job, to + values, v + h * dim, NULL, unit(kv->v_scale, h));
         }
     }
 }

@@ -20,7 +20,7 @@ static unsigned char *cached(const tn_kv_layer *kv, uint64_t slot, uint64_t head
 
 int32_t ref_kv_append_check(void *instance, const tn_op *op, tn_err *err)
 {
-    int32_t rc = ref_check(op, 2, 1, 0, 2, err);
+    int32_t rc = ref_check(op, 2, 1, 0, 3, err);
 
     (void)instance;
     if (rc)
@@ -39,6 +39,14 @@ static float unit(const tn_kv_layer *kv, uint64_t head, int value)
     return TN_HAS(tn_kv_layer, kv, v_scale) && scale ? scale[head] : 1.0f;
 }
 
+/* What is subtracted from keys before they are stored. */
+static float center(const tn_kv_layer *kv, uint64_t head, uint64_t i, int value)
+{
+    const float *k = TN_HAS(tn_kv_layer, kv, k_center) ? kv->k_center : NULL;
+
+    return k && !value ? k[head * kv->head_dim + i] : 0.0f;
+}
+
 /* Stores k[T, heads*dim] and v at the slots of their rows. */
 int32_t ref_kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
 {
@@ -53,7 +61,8 @@ int32_t ref_kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
                 unsigned char *to = cached(kv, (uint64_t)l->batch->dev->row_slot[t], h, value);
                 for (uint64_t i = 0; i < kv->head_dim; i++)
                     ref_store(to, kv->dtype, i,
-                              ref_get(x, t, h * kv->head_dim + i) / unit(kv, h, value));
+                              (ref_get(x, t, h * kv->head_dim + i) - center(kv, h, i, value)) /
+                                  unit(kv, h, value));
             }
     }
     return TN_OK;

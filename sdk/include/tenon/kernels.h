@@ -62,6 +62,9 @@ typedef struct tn_kv_layer {
     /** Of a cache of 8 bits: device addresses of n_kv_heads floats each, by which what is stored is
      *  multiplied (kv_append in ops.h). NULL with other dtypes. */
     const float *k_scale, *v_scale;
+    /** Device address of [n_kv_heads, head_dim] floats that kv_append subtracts from keys before it divides them; NULL:
+     *  nothing. Attention needs not know: a constant added to all scores of a query does not change their softmax. */
+    const float *k_center;
 } tn_kv_layer;
 
 /** How keys and values of one layer lie inside a page. */

@@ -23,7 +23,7 @@
  * | rope          | x[T,n*d]       | f[R/2]         | y[T,n*d]| n_heads*, head_dim, rotary_dim, style
  * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
  * |               |                |                |         | scaling: base, factor, max_position
- * | kv_append     | k[T,n*d], v    | rk[n]?, rv[n]? | kv      | n_kv_heads*, head_dim
+ * | kv_append     | k[T,n*d], v    | rk[n], rv[n], mk[n*d]: all, 2 or 0 | kv      | n_kv_heads*, head_dim
  * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
  * |               |                |                |         | window (0), softcap (0.0)
  * | add, mul      | a[T,N], b[T,N] | -              | y[T,N]  | -
@@ -71,6 +71,8 @@
  *             or [-448, 448] (float8_e4m3); attention reads c times what is stored. c is a number per kv
  *             head, for keys and for values: tn_kv_layer::k_scale and v_scale, which the host makes from
  *             the ranges rk and rv (max |k|, max |v| over calibration data) and the cache's dtype.
+ *             Of keys in float8_e4m3, mk (their means over calibration data) is subtracted first, if it is there:
+ *             tn_kv_layer::k_center. Attention without softcap does not notice.
  *             With a cache of 16 bits or more the ranges mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
