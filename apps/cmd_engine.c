@@ -131,10 +131,45 @@ static int32_t diff(const struct opts *o, tn_err *err)
 
 /* -- plan ---------------------------------------------------------------------------------------------- */
 
+static void print_memory(const json_t *r)
+{
+    size_t i;
+    json_t *v;
+
+    json_array_foreach(json_object_get(r, "bytes"), i, v)
+        printf("%-14s %-10s %16lld\n", json_string_value(json_object_get(v, "owner")),
+               json_string_value(json_object_get(v, "place")),
+               (long long)json_integer_value(json_object_get(v, "bytes")));
+    printf("%s: %lld bytes free now; the cache has %lld pages of %lld bytes\n",
+           json_string_value(json_object_get(r, "device")),
+           (long long)json_integer_value(json_object_get(r, "free_bytes")),
+           (long long)json_integer_value(json_object_get(r, "kv_pages")),
+           (long long)json_integer_value(json_object_get(r, "kv_page_bytes")));
+}
+
+static int32_t memory(const struct opts *o, tn_err *err)
+{
+    struct tool_conf conf = {opts_config(o), o->settings, o->n_settings};
+    json_t *r = NULL;
+    int32_t rc = tool_memory(&conf, o->positional[0], &r, err);
+
+    if (rc != TN_OK)
+        return rc;
+    if (opts_flag(o, "json"))
+        return app_print_json(r, err);
+    print_memory(r);
+    json_decref(r);
+    return TN_OK;
+}
+
 static int32_t plan(const struct opts *o, tn_err *err)
 {
     char *text = NULL;
-    int32_t rc = tool_engine_plan(o->positional[0], &text, err);
+    int32_t rc;
+
+    if (opts_flag(o, "memory"))
+        return memory(o, err);
+    rc = tool_engine_plan(o->positional[0], &text, err);
 
     if (rc == TN_OK)
         fputs(text, stdout);
@@ -190,11 +225,16 @@ const struct command cmd_engine_diff = {.name = "engine diff",
                                         .own = diff_options,
                                         .run = run_diff};
 
-static const struct opt no_options[] = {{NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
+static const struct opt plan_options[] = {
+    {"memory", OPT_FLAG, NULL, "print what running it would take, by owner, instead", 0, 0, NULL,
+     false},
+    {"json", OPT_FLAG, NULL, "with --memory: print JSON", 0, 0, NULL, false},
+    {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
 
 const struct command cmd_engine_plan = {.name = "engine plan",
                                         .summary = "Print the plan of an engine, one op per line",
                                         .positional = "ENGINE",
                                         .n_positional = 1,
-                                        .own = no_options,
+                                        .own = plan_options,
+                                        .takes_conf = true,
                                         .run = run_plan};

@@ -57,6 +57,11 @@ int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err);
 int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
                             tn_err *err);
 
+/* What running an engine would take, by owner and place, without allocating or loading anything: exact, but for graphs, which
+ * the device measures as it captures them. {"device", "free_bytes", "kv_pages", "kv_page_bytes", "bytes":
+ * [{"owner", "place", "bytes"}]} */
+int32_t tool_memory(const struct tool_conf *c, const char *engine, json_t **out, tn_err *err);
+
 /* Measures kernels for an engine on the device that the configuration names, and writes the times beside it, where opening
  * the engine finds them. {"device", "file", "times", "seconds"} */
 int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int (*stop)(void *),

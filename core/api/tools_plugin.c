@@ -14,6 +14,7 @@
 #include "build/build.h"
 #include "engine/names.h"
 #include "exec/judge.h"
+#include "loop/loop.h"
 #include "loop/rank.h"
 #include "loop/tune.h"
 
@@ -382,6 +383,59 @@ int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int
     p.bar.counted = true;
     rc = tune_instance(in, &p, out, err);
     progress_end(&p.bar, rc == TN_OK);
+    instance_close(in);
+    session_close(&s);
+    return rc;
+}
+
+/* -- memory ---------------------------------------------------------------------------------------------- */
+
+static json_t *line_json(const char *owner, const char *place, uint64_t bytes)
+{
+    return json_pack("{s:s, s:s, s:I}", "owner", owner, "place", place, "bytes", (json_int_t)bytes);
+}
+
+#define MAX_LINES 64
+
+static int32_t account(struct instance *in, uint32_t n_pages, const struct binding *b, json_t **out,
+                       tn_err *err)
+{
+    struct rank *r = in->ranks[0];
+    struct ledger_line lines[MAX_LINES];
+    uint32_t n = ledger_list(in->o.ledger, lines, MAX_LINES);
+    uint64_t host = 0, device = 0, left = 0, total = 0;
+    json_t *list = json_array();
+    int32_t rc = loop_array_bytes(in, &r->info, &host, &device, err);
+
+    if (rc == TN_OK)
+        rc = in->api->mem_info(r->device, &left, &total, err);
+    for (uint32_t i = 0; i < n && i < MAX_LINES; i++)
+        if (lines[i].bytes > 0)
+            json_array_append_new(list, line_json(lines[i].owner, lines[i].place, lines[i].bytes));
+    json_array_append_new(list, line_json("step arrays", r->place, device));
+    if (host > 0)
+        json_array_append_new(list, line_json("step arrays", "host", host));
+    *out = json_pack("{s:s, s:I, s:i, s:I, s:o}", "device", r->place, "free_bytes",
+                     (json_int_t)left, "kv_pages", (int)n_pages, "kv_page_bytes",
+                     (json_int_t)binding_page_bytes(b), "bytes", list);
+    return rc != TN_OK ? rc : *out ? TN_OK : err_nomem(err, "an account of memory");
+}
+
+int32_t tool_memory(const struct tool_conf *c, const char *engine, json_t **out, tn_err *err)
+{
+    struct instance *in = NULL;
+    struct binding *b = NULL;
+    struct session s;
+    uint32_t n_pages = 0;
+    int32_t rc = open_dry(c, engine, &s, &in, err);
+
+    if (rc != TN_OK)
+        return rc;
+    rc = rank_count(in->ranks[0], &b, &n_pages, err);
+    in->n_pages = n_pages;
+    if (rc == TN_OK)
+        rc = account(in, n_pages, b, out, err);
+    binding_free(b);
     instance_close(in);
     session_close(&s);
     return rc;

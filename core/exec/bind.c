@@ -197,14 +197,14 @@ static int32_t bind(struct binding *b, tn_err *err)
         rc = bound_check_kv_dtype(b, err);
     if (rc != TN_OK || o->dry)
         return rc;
-    if ((o->select.device->flags & TN_DEVICE_STREAMS) &&
+    if ((o->select.device->flags & TN_DEVICE_STREAMS) && !o->count &&
         (rc = o->api->stream_new(o->device, &b->stream, err)) != TN_OK)
         return rc;
     if ((rc = bound_open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
         (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
         return rc;
     bound_find_feed(b);
-    rc = bound_load_weights(b, err);
+    rc = o->count ? bound_count_weights(b, err) : bound_load_weights(b, err);
     return rc == TN_OK ? bound_place_kv_scales(b, err) : rc;
 }
 

@@ -35,7 +35,8 @@ struct bind_options {
      * ends the step. For calibration; without fusion, every basic op is seen. May be NULL. */
     int32_t (*tap)(void *arg, const tn_launch *l, bool after, tn_err *err);
     void *tap_arg;
-    bool dry; /* choose only: allocate nothing, load nothing (`tenon plugin explain`) */
+    bool count; /* allocate nothing, load nothing, but book in the ledger what would be allocated */
+    bool dry;   /* choose only: allocate nothing, load nothing (`tenon plugin explain`) */
 };
 
 int32_t binding_new(const struct bind_options *o, struct binding **out, tn_err *err);

@@ -61,6 +61,9 @@ int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t byte
 /* weights.c: packs and places the weights of every step. */
 int32_t bound_load_weights(struct binding *b, tn_err *err);
 
+/* The same without loading: books what it would take. */
+int32_t bound_count_weights(struct binding *b, tn_err *err);
+
 /* run.c: looks for the set that offers `feed`. */
 void bound_find_feed(struct binding *b);
 /* kv_scale.c: checks that the cache's dtype can be served, and places the scales of a cache of 8 bits. */

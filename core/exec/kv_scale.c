@@ -112,7 +112,7 @@ static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
         rc = center_from(b, op->weights[2], width, host + 2 * (size_t)n, err);
     if (rc == TN_OK)
         rc = bound_alloc(b, b->own_kv, all * sizeof *host, &device, err);
-    if (rc == TN_OK)
+    if (rc == TN_OK && !b->o.count)
         rc = b->o.api->copy(b->o.device, b->stream, device, host, all * sizeof *host,
                             TN_COPY_HOST_TO_DEVICE, err);
     if (rc == TN_OK && b->stream)

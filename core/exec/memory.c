@@ -10,8 +10,9 @@ int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t byte
 
     if (!block)
         return err_nomem(err, "device memory");
-    rc = b->o.api->mem_alloc(b->o.device, bytes ? bytes : 1, &block->ptr, err);
-    if (rc != TN_OK)
+    if (b->o.count)
+        block->ptr = block; /* any address that is not NULL */
+    else if ((rc = b->o.api->mem_alloc(b->o.device, bytes ? bytes : 1, &block->ptr, err)) != TN_OK)
         return rc;
     block->owner = owner;
     block->bytes = bytes;
@@ -25,7 +26,8 @@ int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t byte
 void bound_free_all(struct binding *b)
 {
     for (struct device_block *block = b->blocks; block; block = block->next) {
-        b->o.api->mem_free(b->o.device, block->ptr);
+        if (!b->o.count)
+            b->o.api->mem_free(b->o.device, block->ptr);
         ledger_give(block->owner, block->bytes);
     }
     b->blocks = NULL;

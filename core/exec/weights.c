@@ -452,3 +452,39 @@ int32_t bound_load_weights(struct binding *b, tn_err *err)
                  (double)(clock_ns() - begin) / 1e9);
     return rc;
 }
+
+/* -- Counting ------------------------------------------------------------------------------------------ */
+
+static int32_t count_step(struct binding *b, struct bound_step *s, tn_err *err)
+{
+    const struct graph_op *op = s->sel->op;
+    const struct candidate *c = packer(s);
+    uint64_t bytes = 0;
+    void *dst = NULL;
+    int32_t rc = TN_OK;
+
+    if (c->v->pack_layout) {
+        rc = c->v->pack_size(c->source->instance, &op->op, &bytes, err);
+        return rc == TN_OK ? bound_alloc(b, b->own_weights, bytes, &dst, err) : rc;
+    }
+    for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
+        uint32_t id = op->weight_ids[i];
+        if (b->canonical[id] || usable_in_place(b, id))
+            continue;
+        rc = bound_alloc(b, b->own_weights, slice_bytes(&b->graph->weights[id]), &dst, err);
+        b->canonical[id] = dst;
+    }
+    return rc;
+}
+
+int32_t bound_count_weights(struct binding *b, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    b->canonical = arena_array(&b->arena, b->graph->plan->n_weights, sizeof *b->canonical);
+    if (!b->canonical)
+        return err_nomem(err, "counting weights");
+    for (size_t i = 0; i < b->n_steps && rc == TN_OK; i++)
+        rc = count_step(b, &b->steps[i], err);
+    return rc;
+}

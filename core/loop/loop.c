@@ -281,6 +281,19 @@ static int32_t make_scheduler(struct loop *l, tn_err *err)
     return sched_new(&sc, l->kv, on_event, l, &l->sched, err);
 }
 
+int32_t loop_array_bytes(struct instance *in, const tn_device_info *info, uint64_t *host,
+                         uint64_t *device, tn_err *err)
+{
+    struct loop l = {.in = in, .max_flights = 1}; /* how many are in flight changes no array */
+    int32_t rc = make_scheduler(&l, err);
+
+    if (rc == TN_OK)
+        step_arrays_bytes(l.sched, info, host, device);
+    sched_free(l.sched);
+    kv_free(l.kv);
+    return rc;
+}
+
 static int32_t start_thread(struct loop *l, tn_err *err)
 {
     int e;

@@ -21,6 +21,10 @@ typedef void (*loop_logits)(void *arg, const float *logits, uint32_t first_posit
 /* Starts the loop. The instance outlives it. */
 int32_t loop_start(struct instance *in, struct loop **out, tn_err *err);
 
+/* Bytes that the arrays of steps will take, on the host beside the device and on the device; in->n_pages is set. */
+int32_t loop_array_bytes(struct instance *in, const tn_device_info *info, uint64_t *host,
+                         uint64_t *device, tn_err *err);
+
 /* Cancels everything, stops the thread and frees the loop. Tickets stay valid until released. */
 void loop_stop(struct loop *l);
 

@@ -138,7 +138,7 @@ static int32_t open_tuning(struct rank *r, tn_err *err)
     return rc;
 }
 
-int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err)
+static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding **out, tn_err *err)
 {
     bool alone = r->o.world_size == 1;
     const struct instance *in = r->in;
@@ -168,12 +168,18 @@ int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *
                              .arg = in->o.arg,
                              .tap = in->o.tap,
                              .tap_arg = in->o.tap_arg,
-                             .dry = in->o.dry};
+                             .count = count,
+                             .dry = in->o.dry && !count};
 
     if (r->o.topo.tp_size > 1)
         r->sources[o.select.n_sources++] = comm_source(&r->comm, in->api->kind);
     cpu_features(o.select.cpu);
     return binding_new(&o, out, err);
+}
+
+int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err)
+{
+    return bind_how(r, fusion, false, out, err);
 }
 
 int32_t rank_bind(struct rank *r, tn_err *err)
@@ -250,10 +256,12 @@ void rank_close(struct rank *r)
     mem_free(r);
 }
 
-int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err)
+/* Pages of `b` that fit what is free when `taken` bytes more are taken. */
+static int32_t fit_pages(const struct rank *r, const struct binding *b, uint64_t taken, uint32_t *n,
+                         tn_err *err)
 {
     const struct instance *in = r->in;
-    uint64_t page = binding_page_bytes(r->binding);
+    uint64_t page = binding_page_bytes(b);
     uint64_t want = (uint64_t)in->max_batch_size * ceil_div(in->max_seq_len, in->block_tokens);
     uint64_t cap = (uint64_t)conf_int(in->o.conf, CONF_KV_MAX_BYTES);
     uint64_t free_bytes = 0, total = 0, budget, fit;
@@ -261,6 +269,7 @@ int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err)
 
     if (rc != TN_OK)
         return rc;
+    free_bytes = taken < free_bytes ? free_bytes - taken : 0;
     budget =
         (uint64_t)((double)free_bytes * conf_real(in->o.conf, CONF_KV_FRACTION)) / r->o.n_shares;
     if (cap && cap < budget)
@@ -276,6 +285,29 @@ int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err)
                    r->place);
         return TN_E_NOSPACE;
     }
+    return TN_OK;
+}
+
+int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err)
+{
+    return fit_pages(r, r->binding, 0, n, err);
+}
+
+int32_t rank_count(struct rank *r, struct binding **out, uint32_t *n_pages, tn_err *err)
+{
+    uint64_t before = ledger_total(r->in->o.ledger);
+    struct binding *b = NULL;
+    int32_t rc = bind_how(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), true, &b, err);
+
+    if (rc == TN_OK)
+        rc = fit_pages(r, b, ledger_total(r->in->o.ledger) - before, n_pages, err);
+    if (rc == TN_OK)
+        rc = binding_alloc_kv(b, *n_pages, err);
+    if (rc != TN_OK) {
+        binding_free(b);
+        return rc;
+    }
+    *out = b;
     return TN_OK;
 }
 

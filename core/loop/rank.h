@@ -56,6 +56,10 @@ int32_t rank_bind(struct rank *r, tn_err *err);
 /* Another binding, by the measured times that there are now, with or without fusions; the caller's. */
 int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err);
 
+/* Books in the ledger what rank_bind and rank_alloc_kv would allocate, of a rank opened dry, without allocating it; *n_pages
+ * is what rank_fit_pages will say. The booking ends when *out is freed. */
+int32_t rank_count(struct rank *r, struct binding **out, uint32_t *n_pages, tn_err *err);
+
 /* How many cache pages the rank has room for, at most what all sequences could fill. TN_E_NOSPACE if not even one. */
 int32_t rank_fit_pages(const struct rank *r, uint32_t *n, tn_err *err);
 int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err);

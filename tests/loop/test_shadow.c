@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "api/engines.h"
+#include "api/runtime.h"
 #include "api/tools.h"
 #include "base/file.h"
 #include "base/rng.h"
@@ -204,6 +205,58 @@ START_TEST(measuring_changes_no_token)
 }
 END_TEST
 
+/* -- Memory -------------------------------------------------------------------------------------------- */
+
+static int64_t foretold(const json_t *account, const char *owner, const char *place)
+{
+    int64_t sum = 0;
+    size_t i;
+    json_t *v;
+
+    json_array_foreach(json_object_get(account, "bytes"), i,
+                       v) if (strcmp(json_string_value(json_object_get(v, "owner")), owner) == 0 &&
+                              strcmp(json_string_value(json_object_get(v, "place")), place) == 0)
+        sum += json_integer_value(json_object_get(v, "bytes"));
+    return sum;
+}
+
+/* What is foretold without allocating is what the ledger then says, to the byte. */
+START_TEST(memory_is_foretold_to_the_byte)
+{
+    static const char *const owners[] = {"weights", "activations", "workspace", "kv cache",
+                                         "step arrays"};
+    bool shadow = _i == 0;
+    const tn_kv s[] = {{"plugins.path", shadow ? SHADOW_PATHS : PLUGIN_DIR},
+                       {"device.kind", shadow ? "shadow" : "cpu"},
+                       {"kernels.sets", shadow ? "shadow" : "reference"},
+                       {"kv.max_bytes", "1000000"}};
+    const struct tool_conf conf = {NULL, s, 4};
+    struct ledger_line lines[64];
+    json_t *account = NULL;
+    tn_err err = TN_ERR_INIT;
+    tn_runtime *rt;
+    uint32_t n, seen = 0;
+
+    ck_assert_ok(tool_memory(&conf, engine, &account, &err), &err);
+    rt = open_on(shadow, (const tn_kv[]){{"kv.max_bytes", "1000000"}, {NULL, NULL}});
+    n = ledger_list(rt->ledger, lines, 64);
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t k = 0; k < sizeof owners / sizeof *owners; k++) {
+            if (strcmp(lines[i].owner, owners[k]) != 0)
+                continue;
+            ck_assert_msg(foretold(account, lines[i].owner, lines[i].place) ==
+                              (int64_t)lines[i].bytes,
+                          "%s on %s takes %llu bytes, %lld were foretold", lines[i].owner,
+                          lines[i].place, (unsigned long long)lines[i].bytes,
+                          (long long)foretold(account, lines[i].owner, lines[i].place));
+            seen += lines[i].bytes > 0;
+        }
+    ck_assert_uint_ge(seen, 4);
+    tn_close(rt);
+    json_decref(account);
+}
+END_TEST
+
 /* -- Logits ------------------------------------------------------------------------------------------- */
 
 struct seen {
@@ -335,6 +388,7 @@ int main(void)
     tcase_set_timeout(t, 240);
     tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
     tcase_add_test(t, measuring_changes_no_token);
+    tcase_add_loop_test(t, memory_is_foretold_to_the_byte, 0, 2);
     tcase_add_test(t, logits_are_those_of_the_host);
     tcase_add_test(t, requests_may_go_at_any_time);
     tcase_add_test(t, closing_waits_for_what_runs);
