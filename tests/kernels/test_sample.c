@@ -360,6 +360,39 @@ START_TEST(all_variants_choose_what_the_reference_chooses)
 }
 END_TEST
 
+/* Vocabularies of real size, where edges lie among a few tokens, among many, and among ties. */
+START_TEST(large_vocabularies_are_cut_where_the_reference_cuts)
+{
+    static const float spread[] = {12.0f, 3.0f, 0.5f};
+    const uint32_t rows = 12, vocab = HARNESS_SLOW ? 3000 : 32003;
+    struct question q;
+    int32_t *want = kit_alloc(&k, rows * sizeof *want);
+
+    ask(&q, rows, vocab, 0.0f);
+    for (uint32_t t = 0; t < rows; t++) {
+        for (uint32_t i = 0; i < vocab; i++) {
+            float x = spread[t % 3] * random_float(&k.random, -1.0f, 1.0f);
+            q.x[t * vocab + i] = t < 6 ? x : roundf(x * 8.0f) / 8.0f;
+        }
+        q.row[t] = (tn_sample_row){.temperature = 0.9f,
+                                   .top_p = t % 4 ? 0.97f : 1.0f,
+                                   .repetition_penalty = 1.0f,
+                                   .top_k = t % 2   ? 0
+                                            : t % 4 ? 5000
+                                                    : 50,
+                                   .seed = random_u64(&k.random),
+                                   .position = t};
+    }
+    memcpy(want, answer(&q, &subjects[0]), rows * sizeof *want);
+    for (uint32_t i = 1; i < n_subjects; i++) {
+        const int32_t *got = answer(&q, &subjects[i]);
+        for (uint32_t t = 0; t < rows; t++)
+            ck_assert_msg(got[t] == want[t], "%s: row %u gives %d, not %d", subjects[i].v->name, t,
+                          got[t], want[t]);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kernels_sample");
@@ -374,6 +407,7 @@ int main(void)
     tcase_add_test(c, draws_invert_the_distribution);
     tcase_add_test(c, frequencies_follow_the_probabilities);
     tcase_add_test(c, all_variants_choose_what_the_reference_chooses);
+    tcase_add_test(c, large_vocabularies_are_cut_where_the_reference_cuts);
     suite_add_tcase(s, c);
     return run_suite(s);
 }

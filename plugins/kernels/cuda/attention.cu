@@ -98,7 +98,7 @@ __device__ __forceinline__ void attention_of(const attention_args &a)
         if (tid < n) {
             score = dot<K>(q, key_at(s, first + tid), dim) * a.scale;
             if (a.softcap > 0.0f)
-                score = a.softcap * tanhf(score / a.softcap);
+                score = a.softcap * tanhf(__fdividef(score, a.softcap));
         }
         float higher = fmaxf(most, block_reduce(score, max_op(), scratch));
         float shrink = most == higher ? 1.0f : expf(most - higher);
@@ -117,7 +117,7 @@ __device__ __forceinline__ void attention_of(const attention_args &a)
         float y = 0.0f;
         for (uint32_t i = 0; i < parts; i++)
             y += partial[i * lanes + d % lanes][d / lanes];
-        ((T *)a.y)[at + d] = narrow<T>(sum > 0.0f || sum != sum ? y / sum : 0.0f);
+        ((T *)a.y)[at + d] = narrow<T>(sum > 0.0f || sum != sum ? __fdividef(y, sum) : 0.0f);
     }
 }
 

@@ -12,7 +12,7 @@
 
 __device__ __forceinline__ float silu(float x)
 {
-    return x / (1.0f + expf(-x));
+    return __fdividef(x, 1.0f + expf(-x)); /* 2 ulp, and no call of a slow path */
 }
 
 __device__ __forceinline__ float gelu(float x)
@@ -41,7 +41,7 @@ template <int kind> __device__ __forceinline__ float apply(float a, float b, flo
     case MAP_RELU: return relu(a);
     case MAP_RELU2: return relu(a) * relu(a);
     case MAP_SCALE: return factor * a;
-    case MAP_SOFTCAP: return factor * tanhf(a / factor);
+    case MAP_SOFTCAP: return factor * tanhf(__fdividef(a, factor));
     case MAP_SILU_MUL: return silu(a) * b;
     case MAP_GELU_MUL: return gelu(a) * b;
     default: return gelu_tanh(a) * b;

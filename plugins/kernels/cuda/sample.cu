@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sample: one token per logits row by the procedure of tn_sample_row (tenon/batch.h), one block per row, no sort.
+ * sample: one token per logits row by the procedure of tn_sample_row (tenon/batch.h), one block per row; the vocabulary
+ * is never sorted.
  *
  * top_k and top_p both keep the tokens of highest rank until an amount is reached: k tokens, or top_p of the mass. A
  * token's rank is a 64-bit key, its value's bits above its id's complement, so the edge is the largest key such that the
- * amount of the keys from it on suffices. It is found three bits at a time, with seven pivots per pass over the
- * row (after the dual pivots of FlashInfer's sampling kernels). All sums are in double and in an order that depends
- * on the vocabulary only, so equal rows give equal tokens.
+ * amount of the keys from it on suffices. Mostly it lies among few: a histogram tells how far down the best
+ * CANDIDATES reach, and only they are ordered, in shared memory. Where that is not far enough the edge is found three
+ * bits at a time, with seven pivots per pass over the row (after the dual pivots of FlashInfer's sampling kernels).
+ * All sums are in double and in an order that depends on the row only, so equal rows give equal tokens.
  */
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
@@ -16,6 +18,9 @@
 #define WARPS (THREADS / 32)
 #define PIVOTS 7
 #define BATCH_BITS 3
+#define CANDIDATES 2048
+#define BINS 1024    /* of the histogram, two per thread */
+#define BIN_SCALE 32 /* bins per unit of the scaled logit, downwards from the largest */
 
 struct shared_space {
     double sums[32];
@@ -23,6 +28,10 @@ struct shared_space {
     unsigned long long keys[32];
     float maxima[32];
     int32_t chosen;
+    uint32_t bins[BINS];
+    unsigned long long candidates[CANDIDATES];
+    uint32_t n_candidates;
+    int32_t reach; /* bin, or index of a candidate */
 };
 
 /* What a row is drawn from: its logits after steps 1 to 3, and what steps 5 to 7 keep. */
@@ -211,13 +220,166 @@ __device__ double total_weight(const draw_from &d, shared_space *s)
     return block_reduce(sum, plus_op(), s->sums);
 }
 
+/* The sum of the threads' x up to and with this one's. */
+template <typename T> __device__ __forceinline__ T block_scan(T x, T *scratch)
+{
+    int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    T before = 0;
+
+    for (int step = 1; step < 32; step *= 2) {
+        T below = __shfl_up_sync(FULL_WARP, x, step);
+        x += lane >= step ? below : 0;
+    }
+    if (lane == 31)
+        scratch[warp] = x;
+    __syncthreads();
+    for (int i = 0; i < warp; i++)
+        before += scratch[i];
+    __syncthreads();
+    return before + x;
+}
+
+__device__ __forceinline__ int bin_of(float scaled)
+{
+    return min(BINS - 1, (int)(-scaled * BIN_SCALE));
+}
+
+/* The lowest bin that leaves no more than CANDIDATES tokens in it and above, but not lower than `need` tokens ask for;
+ * -1: not even the first. */
+__device__ int find_reach(const draw_from &d, uint32_t need, shared_space *s)
+{
+    for (int i = threadIdx.x; i < BINS; i += THREADS)
+        s->bins[i] = 0;
+    if (threadIdx.x == 0)
+        s->reach = -1;
+    __syncthreads();
+    each(d.x, d.vocab, [&](uint64_t, float x) { atomicAdd(&s->bins[bin_of(scaled(d, x))], 1u); });
+    __syncthreads();
+    uint32_t first = s->bins[2 * threadIdx.x], second = s->bins[2 * threadIdx.x + 1];
+    uint32_t with = block_scan(first + second, (uint32_t *)s->sums), above = with - first - second;
+    if (above + first <= CANDIDATES && above < need)
+        atomicMax(&s->reach, (int32_t)(2 * threadIdx.x));
+    if (with <= CANDIDATES && above + first < need)
+        atomicMax(&s->reach, (int32_t)(2 * threadIdx.x + 1));
+    __syncthreads();
+    return s->reach;
+}
+
+/* Puts the tokens of bins up to `reach` into s->candidates, and zeros behind them. */
+__device__ void collect(const draw_from &d, int reach, shared_space *s)
+{
+    __syncthreads();
+    if (threadIdx.x == 0)
+        s->n_candidates = 0;
+    for (int i = threadIdx.x; i < CANDIDATES; i += THREADS)
+        s->candidates[i] = 0;
+    __syncthreads();
+    each(d.x, d.vocab, [&](uint64_t id, float x) {
+        float v = scaled(d, x);
+        if (bin_of(v) <= reach)
+            s->candidates[atomicAdd(&s->n_candidates, 1u)] = rank_key(v, id);
+    });
+    __syncthreads();
+}
+
+/* Orders the candidates, highest key first (bitonic, Batcher 1968). */
+__device__ void order(shared_space *s)
+{
+    for (int size = 2; size <= CANDIDATES; size *= 2)
+        for (int step = size / 2; step > 0; step /= 2) {
+            for (int i = threadIdx.x; i < CANDIDATES / 2; i += THREADS) {
+                int a = 2 * i - (i & (step - 1)), b = a + step;
+                unsigned long long x = s->candidates[a], y = s->candidates[b];
+                if ((x < y) == ((a & size) == 0)) {
+                    s->candidates[a] = y;
+                    s->candidates[b] = x;
+                }
+            }
+            __syncthreads();
+        }
+}
+
+/* The value in a key. */
+__device__ __forceinline__ float value_of(unsigned long long key)
+{
+    uint32_t u = (uint32_t)(key >> 32);
+
+    return __uint_as_float(u & 0x80000000u ? u & 0x7fffffffu : ~u);
+}
+
+/* Replaces the scaled logits in the first `n` candidates' keys by weights, and drops the others. */
+__device__ void weigh(uint32_t n, shared_space *s)
+{
+    for (uint32_t i = threadIdx.x; i < CANDIDATES; i += THREADS) {
+        unsigned long long key = s->candidates[i];
+        uint32_t id = 0xffffffffu - (uint32_t)key;
+        s->candidates[i] = i < n ? rank_key(expf(value_of(key)), id) : 0;
+    }
+    __syncthreads();
+}
+
+/* The key of the first candidate with which the running sum of weights reaches `share` of `total` (negative: of the
+ * candidates' own sum); 0 if none does. */
+__device__ unsigned long long edge_among(uint32_t n, float share, double total, shared_space *s)
+{
+    constexpr int per = CANDIDATES / THREADS;
+    double mine[per], sum = 0.0;
+
+    if (threadIdx.x == 0)
+        s->reach = CANDIDATES;
+    for (int i = 0; i < per; i++) {
+        uint32_t at = threadIdx.x * per + i;
+        sum += at < n ? (double)value_of(s->candidates[at]) : 0.0;
+        mine[i] = sum;
+    }
+    double with = block_scan(sum, s->sums), before = with - sum;
+    if (total < 0.0)
+        total = block_reduce(sum, plus_op(), s->sums);
+    for (int i = 0; i < per; i++)
+        if (threadIdx.x * per + i < n && before + mine[i] >= (double)share * total) {
+            atomicMin(&s->reach, (int32_t)(threadIdx.x * per + i));
+            break;
+        }
+    __syncthreads();
+    return s->reach < CANDIDATES ? s->candidates[s->reach] : 0;
+}
+
+/* Steps 5 and 6 among the candidates; false if they do not reach far enough. */
+__device__ bool filter_few(const tn_sample_row &r, draw_from *d, bool top_k, shared_space *s)
+{
+    uint32_t need = top_k ? r.top_k : (uint32_t)d->vocab;
+    double total = top_k || !(r.top_p < 1.0f) ? -1.0 : total_weight(*d, s);
+    int reach = find_reach(*d, need, s);
+
+    if (reach < 0)
+        return false;
+    collect(*d, reach, s);
+    uint32_t n = s->n_candidates;
+    if (top_k && n < need)
+        return false;
+    order(s);
+    if (top_k) {
+        n = need;
+        d->edge_k = s->candidates[n - 1];
+    }
+    if (!(r.top_p < 1.0f))
+        return true;
+    weigh(n, s);
+    order(s);
+    d->edge_p = edge_among(n, r.top_p, total, s);
+    return d->edge_p || n == need; /* without an edge all that may stay do */
+}
+
 __device__ void filter(const tn_sample_row &r, draw_from *d, shared_space *s)
 {
-    if (r.top_k && r.top_k < d->vocab)
-        d->edge_k = find_edge(*d, (double)r.top_k, false, s);
-    if (r.top_p < 1.0f) {
-        double need = (double)r.top_p * total_weight(*d, s);
-        d->edge_p = find_edge(*d, need, true, s);
+    bool top_k = r.top_k && r.top_k < d->vocab;
+
+    if ((top_k || r.top_p < 1.0f) && !filter_few(r, d, top_k, s)) {
+        d->edge_k = d->edge_p = 0;
+        if (top_k)
+            d->edge_k = find_edge(*d, (double)r.top_k, false, s);
+        if (r.top_p < 1.0f)
+            d->edge_p = find_edge(*d, (double)r.top_p * total_weight(*d, s), true, s);
     }
     d->least = r.min_p; /* the largest weight is 1 */
 }
