@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * INT4 weights in groups of 128 inputs, symmetric or with zero points; activations stay as they are ("linear.int4" in
- * tenon/ops.h). With calibration, channels that matter are scaled up before rounding, as in AWQ (Lin et al. 2023,
- * arXiv:2306.00978): s_k = E[x_k^2]^(beta / 2), beta searched per group of linears for the least expected squared error of
- * their outputs, sum_k E[x_k^2] dw_nk^2; and each group's range is cut where that lowers the error. Without calibration:
- * rounding to nearest.
+ * tenon/ops.h). A matrix whose inputs are no whole groups of 128 gets smaller ones. Without calibration weights are
+ * rounded to nearest. With it, channels that matter are scaled up before rounding, as in AWQ (Lin et al. 2023,
+ * arXiv:2306.00978): s_k = E[x_k^2]^(beta / 2), beta searched for the linears that read one value, for the least expected
+ * squared error of their outputs, sum_k E[x_k^2] dw_nk^2; and the range of a group is cut where that lowers the error.
  *
  * This plugin uses nothing but the installed SDK: its CMakeLists.txt builds it outside of Tenon's tree, too.
  * A build's state is immutable after `open`; any thread.
@@ -32,6 +32,16 @@ struct build {
     uint32_t zero;  /* with zero points */
     uint32_t plain; /* round to nearest, whatever calibration says */
 };
+
+/* The group of a matrix of `k` inputs: as asked for, or the next smaller multiple of 16 that divides them; 0: none. */
+static uint64_t group_for(const struct build *b, uint64_t k)
+{
+    uint64_t group = b->group;
+
+    while (group && k % group)
+        group -= 16;
+    return group;
+}
 
 /* -- One group ----------------------------------------------------------------------------------------- */
 
@@ -110,6 +120,7 @@ struct search {
     const tn_quant_group *g;
     const float *moment; /* per channel, tied channels alike */
     float *row, *scaled; /* scratch, n_channels each */
+    uint64_t group;
 };
 
 static double factors_error(const struct search *s, const float *factor)
@@ -126,9 +137,9 @@ static double factors_error(const struct search *s, const float *factor)
             const float *w = s->g->weights[i] + r * n;
             for (uint64_t k = 0; k < n; k++)
                 s->row[k] = w[k] * factor[k];
-            for (uint64_t k = 0; k + s->b->group <= n; k += s->b->group)
-                sum += (double)step * grid_error(best_grid(s->b, s->row + k, NULL, s->b->group),
-                                                 s->row + k, s->scaled + k, s->b->group);
+            for (uint64_t k = 0; k + s->group <= n; k += s->group)
+                sum += (double)step * grid_error(best_grid(s->b, s->row + k, NULL, s->group),
+                                                 s->row + k, s->scaled + k, s->group);
         }
     }
     return sum;
@@ -165,7 +176,8 @@ static int32_t smooth(void *build, const tn_quant_group *g, float *divide, tn_er
     double least;
     float *scratch;
 
-    if (b->plain || !g->stats || !g->stats->second_moment || n % b->group)
+    s.group = group_for(b, n);
+    if (b->plain || !g->stats || !g->stats->second_moment || s.group == 0)
         return TN_OK;
     scratch = b->host->alloc(b->host->ctx, 4 * n * sizeof *scratch, 64);
     if (!scratch)
@@ -196,16 +208,17 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
                     tn_err *err)
 {
     const struct build *b = build;
-    uint64_t n, k;
+    uint64_t n, k, group;
 
     (void)stats;
     if (op->n_weights < 1 || op->weights[0]->n_dims != 2)
         return tn_err_set(err, TN_E_UNSUPPORTED, "%s has no matrix", op->name);
     n = op->weights[0]->dims[0];
     k = op->weights[0]->dims[1];
-    if (k % b->group)
-        return tn_err_set(err, TN_E_UNSUPPORTED, "%llu inputs are no whole groups of %llu",
-                          (unsigned long long)k, (unsigned long long)b->group);
+    group = group_for(b, k);
+    if (group == 0)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "%llu inputs are no whole groups of 16 or more",
+                          (unsigned long long)k);
     out->op = TN_OP_LINEAR_INT4;
     out->n_tensors = 2 + b->zero;
     out->tensors[0] = (tn_quant_tensor){.h = TN_HDR(tn_quant_tensor),
@@ -219,11 +232,11 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
                                             .suffix = i == 1 ? ".scale" : ".zero",
                                             .dtype = i == 1 ? TN_DT_F32 : TN_DT_I8,
                                             .n_dims = 2,
-                                            .dims = {n, k / b->group},
+                                            .dims = {n, k / group},
                                             .rows = 1,
-                                            .group = b->group};
+                                            .group = group};
     out->n_attrs = 2;
-    out->attrs[0] = (tn_attr)TN_ATTR_INT("group", (int64_t)b->group);
+    out->attrs[0] = (tn_attr)TN_ATTR_INT("group", (int64_t)group);
     out->attrs[1] = (tn_attr)TN_ATTR_INT("zero", (int64_t)b->zero);
     return TN_OK;
 }
@@ -233,6 +246,7 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
 {
     const struct build *b = build;
     uint64_t rows = op->weights[0]->dims[0], cols = op->weights[0]->dims[1], g = 0;
+    uint64_t group = group_for(b, cols);
     const float *moment = stats && !b->plain ? stats->second_moment : NULL;
     uint8_t *q = out[0];
     float *scale = out[1];
@@ -242,12 +256,12 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
         if (!isfinite(w[i]))
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
                               (unsigned long long)(i / cols), op->weights[0]->name);
-    for (uint64_t at = 0; at < rows * cols; at += b->group, g++) {
-        struct grid grid = best_grid(b, w + at, moment ? moment + at % cols : NULL, b->group);
+    for (uint64_t at = 0; at < rows * cols; at += group, g++) {
+        struct grid grid = best_grid(b, w + at, moment ? moment + at % cols : NULL, group);
         scale[g] = grid.scale;
         if (zero)
             zero[g] = (int8_t)grid.zero;
-        for (uint64_t i = at; i < at + b->group; i++)
+        for (uint64_t i = at; i < at + group; i++)
             q[i / 2] |= (uint8_t)((round_to(grid, w[i]) & 15) << (i % 2 * 4));
     }
     return TN_OK;
