@@ -71,7 +71,7 @@ int32_t import_tokens_add(struct import_tokens *l, const char *content, size_t l
     if (l->count >= LIMIT_IMPORT_TOKENS)
         return tn_err_set(err, TN_E_LIMIT, "there are more than %d special and added tokens",
                           LIMIT_IMPORT_TOKENS);
-    copy = mem_strndup(content, len);
+    copy = mem_copy(content, len);
     if (!copy || !mem_grow(&l->items, &l->cap, l->count + 1, sizeof *l->items)) {
         mem_free(copy);
         return err_nomem(err, "a vocabulary");

@@ -20,7 +20,7 @@ static int32_t load_pattern(const struct tape *t, uint32_t node, struct replacer
                         (unsigned)LIMIT_PATTERN_BYTES);
     if (!literal || len == 0)
         return regex_new(p, len, literal, &r->regex, err);
-    r->literal = mem_strndup(p, len);
+    r->literal = mem_copy(p, len);
     r->literal_len = len;
     return r->literal ? TN_OK : err_nomem(err, "a pattern");
 }
@@ -41,7 +41,7 @@ int32_t replacer_load(const struct tape *t, uint32_t node, struct replacer *out,
         return tape_err(t, node, "content", err, "the content has %zu bytes, the limit is %u",
                         r.content_len, (unsigned)LIMIT_TOKEN_BYTES);
     rc = load_pattern(t, pattern, &r, err);
-    if (rc == TN_OK && !(r.content = mem_strndup(content, r.content_len)))
+    if (rc == TN_OK && !(r.content = mem_copy(content, r.content_len)))
         rc = err_nomem(err, "a pattern");
     if (rc == TN_OK)
         *out = r;

@@ -33,7 +33,7 @@ static int32_t wordlevel_load(const struct tape *t, uint32_t node, const struct 
     rc = tape_need_str(t, node, "unk_token", &unk, &m->unk_len, err);
     if (rc == TN_OK)
         rc = vocab_load_object(&m->base.vocab, t, node, false, err);
-    if (rc == TN_OK && !(m->unk_text = mem_strndup(unk, m->unk_len)))
+    if (rc == TN_OK && !(m->unk_text = mem_copy(unk, m->unk_len)))
         rc = err_nomem(err, "a vocabulary");
     if (rc != TN_OK) {
         wordlevel_free(&m->base);

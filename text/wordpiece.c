@@ -74,7 +74,7 @@ static int32_t load_parts(struct wordpiece *m, const struct tape *t, uint32_t no
         (rc = load_max_chars(m, t, node, err)) != TN_OK ||
         (rc = vocab_load_object(&m->base.vocab, t, node, false, err)) != TN_OK)
         return rc;
-    m->unk_text = mem_strndup(unk, m->unk_len);
+    m->unk_text = mem_copy(unk, m->unk_len);
     if (!m->unk_text)
         return err_nomem(err, "a vocabulary");
     m->unk = vocab_key(&m->base.vocab, unk, m->unk_len);

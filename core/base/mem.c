@@ -88,6 +88,17 @@ void *mem_resize(void *ptr, size_t count, size_t size)
     return realloc(ptr, bytes ? bytes : 1);
 }
 
+char *mem_copy(const void *data, size_t n)
+{
+    char *copy = n < SIZE_MAX ? mem_alloc(n + 1) : NULL;
+
+    if (copy) {
+        memcpy(copy, data, n);
+        copy[n] = '\0';
+    }
+    return copy;
+}
+
 char *mem_strndup(const char *s, size_t n)
 {
     size_t len = strnlen(s, n);

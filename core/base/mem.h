@@ -15,8 +15,9 @@ void *mem_zarray(size_t count, size_t size);            /* zeroed */
 void *mem_aligned(size_t bytes, size_t align);          /* zeroed; align: a power of two */
 void *mem_resize(void *ptr, size_t count, size_t size); /* realloc; on NULL the old block stands */
 char *mem_strdup(const char *s);
-char *mem_strndup(const char *s, size_t n);
-void mem_free(void *ptr); /* NULL is allowed */
+char *mem_strndup(const char *s, size_t n); /* ends at a NUL within the n */
+char *mem_copy(const void *data, size_t n); /* all n bytes, NULs among them, and a NUL behind */
+void mem_free(void *ptr);                   /* NULL is allowed */
 
 /*
  * Makes room for at least `need` elements of `size` bytes in *items, which has room for *cap. Grows by

@@ -328,6 +328,23 @@ START_TEST(bad_pieces_are_refused)
 }
 END_TEST
 
+/* A NUL inside a piece is a character like others, and must not cut the copy that its length outlives. */
+START_TEST(pieces_may_hold_nul)
+{
+    struct bytes b = {.len = 0}, p = {.len = 0};
+    struct strbuf json = STRBUF_INIT;
+    tn_err err;
+
+    put_piece(&b, "<unk>", 0, UNKNOWN);
+    put_bytes(&p, 1, "</\0>", 4);
+    put_int(&p, 3, CONTROL);
+    put_bytes(&b, 1, p.data, p.len);
+    ck_assert_ok(import_sentencepiece("t.model", b.data, b.len, NULL, &json, &err), &err);
+    ck_assert_ptr_nonnull(strstr(strbuf_str(&json), "\"content\":\"</\\u0000>\""));
+    strbuf_release(&json);
+}
+END_TEST
+
 START_TEST(bad_wire_data_is_refused)
 {
     static const struct {
@@ -439,6 +456,7 @@ int main(void)
     tcase_add_loop_test(c, cut_models_are_refused_or_whole, 0, 2);
     tcase_add_loop_test(c, flipped_bits_never_break_the_reader, 0, 2);
     tcase_add_test(c, bad_pieces_are_refused);
+    tcase_add_test(c, pieces_may_hold_nul);
     tcase_add_loop_test(c, bad_wire_data_is_refused, 0, 8);
     tcase_add_loop_test(c, bad_rank_files_are_refused, 0,
                         (int)(sizeof bad_ranks / sizeof *bad_ranks));

@@ -225,6 +225,22 @@ START_TEST(a_million_marks_are_ordered)
 }
 END_TEST
 
+/* A NUL in pattern or content is a character like others. */
+START_TEST(patterns_may_hold_nul)
+{
+    struct tape t = parse_json("{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\\u0000b\"},"
+                               "\"content\": \"\\u0000xyz\"}");
+    struct nstr out;
+    tn_err err;
+
+    ck_assert_ok(run(&t, "a\0b a", 5, &out, &err), &err);
+    ck_assert_uint_eq(out.len, 6);
+    ck_assert_mem_eq(out.text, "\0xyz a", 6);
+    nstr_release(&out);
+    tape_release(&t);
+}
+END_TEST
+
 static const char *const bad_steps[] = {
     "{\"type\": \"NFX\"}",
     "{\"type\": \"Strip\", \"strip_left\": 1}",
@@ -447,6 +463,7 @@ int main(void)
     tcase_add_loop_test(c, memory_that_ends_is_an_error, 0, count);
     tcase_add_test(c, texts_taken_for_normal_forms_are);
     tcase_add_test(c, a_million_marks_are_ordered);
+    tcase_add_test(c, patterns_may_hold_nul);
     tcase_add_loop_test(c, bad_steps_are_refused, 0, (int)(sizeof bad_steps / sizeof *bad_steps));
     suite_add_tcase(s, c);
     c = tcase_create("maps");
