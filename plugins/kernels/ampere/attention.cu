@@ -126,7 +126,7 @@ __device__ __forceinline__ void scores(const attend_args &a, uint32_t queries, u
             int32_t at = from + 8 * i + (lane & 3) * 2 + (e & 1), end = last[e >> 1];
             float x = s[i][e] * a.scale;
             if (a.softcap > 0.0f)
-                x = a.softcap * tanhf(x / a.softcap);
+                x = a.softcap * tanhf(__fdividef(x, a.softcap));
             bool sees = at <= end && (a.window == 0 || end - at < a.window);
             s[i][e] = sees ? x * LOG2E : -INFINITY;
         }
@@ -224,7 +224,8 @@ __device__ __forceinline__ void store_rows(const attend_args &a, const reader &s
             continue;
         uint64_t row = s.first_row + pair / group, head = kv_head * group + pair % group;
         T *y = (T *)a.y + (row * a.heads + head) * a.head_dim;
-        float scale = r.weight[h] > 0.0f || r.weight[h] != r.weight[h] ? 1.0f / r.weight[h] : 0.0f;
+        float scale =
+            r.weight[h] > 0.0f || r.weight[h] != r.weight[h] ? __fdividef(1.0f, r.weight[h]) : 0.0f;
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
             int d = 8 * i + (lane & 3) * 2;
@@ -344,7 +345,7 @@ __device__ __forceinline__ void merge_splits(const attend_args &a, const reader 
             weight += scale * __ldcg(p + dim);
         }
         ((T *)a.y)[(row * a.heads + head) * dim + d] =
-            narrow<T>(weight > 0.0f || weight != weight ? sum / weight : 0.0f);
+            narrow<T>(weight > 0.0f || weight != weight ? __fdividef(sum, weight) : 0.0f);
     }
 }
 
@@ -380,7 +381,7 @@ __device__ __forceinline__ void store_merged(const attend_args &a, const reader 
             partial_at(a, pair, split)[d] = d < dim ? m[d] : m[D + d - dim];
         else if (d < dim)
             ((T *)a.y)[(row * a.heads + head) * dim + d] =
-                narrow<T>(m[D] > 0.0f || m[D] != m[D] ? m[d] / m[D] : 0.0f);
+                narrow<T>(m[D] > 0.0f || m[D] != m[D] ? __fdividef(m[d], m[D]) : 0.0f);
     }
 }
 
