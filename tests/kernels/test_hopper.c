@@ -451,6 +451,23 @@ static tn_op *rope_attention(void)
     return &ops[4];
 }
 
+START_TEST(attention_without_a_cache_is_refused)
+{
+    const void *in[4] = {memory, memory, memory, memory};
+    void *out[1] = {memory};
+    tn_batch b = batch_of(1);
+    tn_launch l = {.op = rope_attention(),
+                   .batch = &b,
+                   .in = in,
+                   .out = out,
+                   .weights = in,
+                   .device = device(0)};
+
+    ck_assert_int_eq(hopper_rope_attention_bf16.launch(instance, &l, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "without a cache");
+}
+END_TEST
+
 /* The estimate follows what is read: else sets that know better how few bytes grouped heads need are preferred. */
 START_TEST(fewer_kv_heads_cost_less)
 {
@@ -559,6 +576,7 @@ int main(void)
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, attention_has_a_block_for_every_head_of_every_row);
     tcase_add_test(t, long_runs_of_rows_take_the_kernel_for_them);
+    tcase_add_test(t, attention_without_a_cache_is_refused);
     tcase_add_test(t, fewer_kv_heads_cost_less);
     tcase_add_test(t, rows_of_one_sequence_are_appended_before_they_are_read);
     tcase_add_test(t, attention_that_does_not_fit_is_refused);

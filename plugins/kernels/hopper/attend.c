@@ -250,10 +250,13 @@ static int32_t prefill(const struct hopper_device *d, const tn_launch *l,
 static int32_t attend_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     struct asked a = asked_of(l->op);
-    struct attention_params p = params_of(l, &a);
+    struct attention_params p;
     const struct hopper_device *d;
     int32_t rc = hopper_find(instance, l, &d, err);
 
+    if (!l->kv) /* whoever measures ops alone has none to give */
+        return tn_err_set(err, TN_E_UNSUPPORTED, "%s: launched without a cache", l->op->name);
+    p = params_of(l, &a);
     if (!rc && a.append && l->batch->max_rows_per_seq > 1) {
         rc = append(d, l, &a, &p, err);
     } else if (a.append) {
