@@ -96,6 +96,15 @@ class Mpi(unittest.TestCase):
             with self.subTest(processes=processes, layout=layout):
                 self.assertEqual(self.run_tenon(processes, args + layout).stdout, one)
 
+    def test_two_hosts_of_two_ranks(self):
+        engine, golden = self.build("llama-gqa")
+        for layout in [["--tp-size", "2", "--pp-size", "2"], ["--tp-size", "4"]]:
+            command = [os.path.join(SOURCE, "scripts", "netns.sh"), TENON, engine, golden] + layout
+            p = subprocess.run(command, capture_output=True, text=True, timeout=200)
+            if p.returncode == 77:
+                self.skipTest(p.stdout.strip())
+            self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
+
     def test_a_world_of_the_wrong_size_is_refused(self):
         engine, golden = self.build("llama-gqa")
         args = ["eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out")]

@@ -13,6 +13,7 @@ static struct registry *registry;
 static const struct registry_view *view;
 static const tn_comm_backend *backend;
 static void *instance;
+static const char *name = "local";
 
 static tn_kv settings[8];
 static uint32_t n_settings;
@@ -38,7 +39,7 @@ static int32_t open_plugin(tn_err *err)
     if (rc != TN_OK)
         return rc;
     view = registry_acquire(registry);
-    return registry_comm(view, "local", &backend, &instance, err);
+    return registry_comm(view, name, &backend, &instance, err);
 }
 
 static void close_plugin(void)
@@ -123,6 +124,18 @@ START_TEST(every_call_gives_what_one_rank_computes)
 {
     uint32_t n = (uint32_t)_i;
 
+    run(n, contract);
+    expect(0, n, TN_OK, NULL);
+    close_plugin();
+}
+END_TEST
+
+/* The same over connections. */
+START_TEST(tcp_gives_the_same)
+{
+    uint32_t n = (uint32_t)_i;
+
+    name = "tcp";
     run(n, contract);
     expect(0, n, TN_OK, NULL);
     close_plugin();
@@ -248,6 +261,39 @@ START_TEST(a_late_rank_is_waited_for)
 }
 END_TEST
 
+static void rank_1_goes_early(struct rank *r)
+{
+    float x = 0;
+
+    if (r->rank != 1)
+        r->rc = backend->all_reduce(r->group, &x, &x, 1, TN_DT_F32, NULL, &r->err);
+}
+
+static void rank_1_sleeps(struct rank *r)
+{
+    float x = 0;
+    char c;
+
+    if (r->rank == 1) /* nobody sends: it is late for the others, and gives up itself */
+        r->rc = backend->recv(r->group, &c, 1, 0, NULL, &r->err);
+    else
+        r->rc = backend->all_reduce(r->group, &x, &x, 1, TN_DT_F32, NULL, &r->err);
+}
+
+START_TEST(tcp_never_hangs)
+{
+    name = "tcp";
+    run(3, rank_1_goes_early);
+    expect(0, 1, TN_E_COMM, "is gone");
+    expect(2, 3, TN_E_COMM, "is gone");
+    run(3, rank_1_sleeps);
+    for (uint32_t i = 0; i < 3; i++)
+        ck_assert_msg(ranks[i].rc == TN_E_COMM || ranks[i].rc == TN_E_TIMEOUT, "rank %u: %d", i,
+                      (int)ranks[i].rc);
+    close_plugin();
+}
+END_TEST
+
 /* -- Misuse ------------------------------------------------------------------------------------------------- */
 
 static void rank_0_aborts(struct rank *r)
@@ -356,6 +402,8 @@ int main(void)
     TCase *t = tcase_create("local");
 
     tcase_add_loop_test(t, every_call_gives_what_one_rank_computes, 1, MAX + 1);
+    tcase_add_loop_test(t, tcp_gives_the_same, 1, 5);
+    tcase_add_test(t, tcp_never_hangs);
     tcase_add_test(t, checked_contributions_pass_when_nothing_is_wrong);
     tcase_add_test(t, sums_go_in_the_order_of_ranks);
     tcase_add_loop_test(t, a_rank_that_stalls_is_named_with_its_call, 0, 7);
