@@ -427,10 +427,25 @@ static bool measurable_value(const tn_value *v)
            (v->dtype == TN_DT_F32 || v->dtype == TN_DT_F16 || v->dtype == TN_DT_BF16);
 }
 
+/* A fused op may keep the cache to itself: then only its members tell. */
+static bool members_touch_kv(const tn_op *op)
+{
+    for (uint32_t m = 0; m < op->n_members; m++) {
+        const tn_op *member = op->members[m];
+        for (uint32_t i = 0; i < member->n_in; i++)
+            if (member->in[i]->kind == TN_VALUE_KV)
+                return true;
+        for (uint32_t i = 0; i < member->n_out; i++)
+            if (member->out[i]->kind == TN_VALUE_KV)
+                return true;
+    }
+    return false;
+}
+
 static bool measurable(const tn_op *op)
 {
     if (op->n_in == 0 || op->n_in > MAX_WEIGHTS || op->n_out > MAX_WEIGHTS ||
-        op->n_weights > MAX_WEIGHTS)
+        op->n_weights > MAX_WEIGHTS || members_touch_kv(op))
         return false;
     for (uint32_t i = 0; i < op->n_in; i++)
         if (!measurable_value(op->in[i]))

@@ -266,6 +266,53 @@ static double less_ns(void *instance, const tn_op *op, uint32_t rows)
 PACKED(linear, TN_OP_LINEAR, TN_VARIANT_PACK_ON_DEVICE, pack_device)
 PACKED(logits, TN_OP_LOGITS, 0, pack_host)
 
+/* -- A fusion that keeps the cache to itself: no value of its own tells that it touches it ------------------ */
+
+static int32_t append_attention_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    (void)err;
+    return op->n_in == 3 && op->n_out == 1 ? TN_OK : TN_E_UNSUPPORTED;
+}
+
+static int32_t append_attention_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                                          uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                          tn_err *err)
+{
+    return ref_workspace(instance, op->members[1], max_rows, max_seqs, max_context, bytes, err);
+}
+
+static int32_t launch_append_attention(void *instance, const tn_launch *l, tn_err *err)
+{
+    const void *kv_in[] = {l->in[1], l->in[2]}, *attention_in[] = {l->in[0], NULL};
+    void *kv_out[] = {NULL};
+    tn_launch append = *l, attention = *l;
+    int32_t rc;
+
+    (void)instance;
+    append.op = l->op->members[0];
+    append.in = kv_in;
+    append.out = kv_out;
+    attention.op = l->op->members[1];
+    attention.in = attention_in;
+    rc = enqueue(ref_kv_append_launch, &append, err);
+    return rc == TN_OK ? enqueue(ref_attention_launch, &attention, err) : rc;
+}
+
+static const tn_variant variant_append_attention = {
+    .h = TN_HDR(tn_variant),
+    .name = "append_attention.shadow",
+    .op = "shadow.append_attention",
+    .equals = "(q, k, v) -> (y): kv = kv_append(k, v); y = attention(q, kv)",
+    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,
+    .act_dtypes = REF_FLOATS,
+    .kv_dtypes = REF_FLOATS,
+    .kv_layout = TN_KV_LAYOUT_HND,
+    .can_run = append_attention_check,
+    .cost_ns = less_ns,
+    .workspace = append_attention_workspace,
+    .launch = launch_append_attention};
+
 /* -- Feeding ----------------------------------------------------------------------------------------- */
 
 static int32_t launch_feed(void *instance, const tn_launch *l, tn_err *err)
@@ -286,7 +333,7 @@ static const tn_variant variant_feed = {.h = TN_HDR(tn_variant),
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
 #define ONE(id, op_name, weights, kv) +1
 static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed, &packed_linear,
-                                             &packed_logits};
+                                             &packed_logits, &variant_append_attention};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -299,7 +346,7 @@ static const tn_kv_layout *const layouts[] = {&hnd};
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 3 REF_OPS(ONE),
+                                         .n_variants = 4 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts};
