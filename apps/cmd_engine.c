@@ -85,13 +85,14 @@ static int32_t verify(const struct opts *o, tn_err *err)
 {
     struct strbuf size = STRBUF_INIT;
     uint64_t bytes = 0;
-    int32_t rc = tool_engine_verify(o->positional[0], opts_flag(o, "quiet"), app_interrupted, NULL,
-                                    &bytes, err);
+    int32_t rc = tool_engine_verify(o->positional[0], opts_flag(o, "finite"), opts_flag(o, "quiet"),
+                                    app_interrupted, NULL, &bytes, err);
 
     if (rc != TN_OK)
         return rc;
     strbuf_put_bytes(&size, bytes);
-    printf("%s: %s, every digest matches\n", o->positional[0], strbuf_str(&size));
+    printf("%s: %s, every digest matches%s\n", o->positional[0], strbuf_str(&size),
+           opts_flag(o, "finite") ? ", every weight is finite" : "");
     strbuf_release(&size);
     return TN_OK;
 }
@@ -205,6 +206,8 @@ const struct command cmd_engine_inspect = {.name = "engine inspect",
                                            .run = run_inspect};
 
 static const struct opt verify_options[] = {
+    {"finite", OPT_FLAG, NULL, "also look for NaN and infinity among the weights", 0, 0, NULL,
+     false},
     {"quiet", OPT_FLAG, NULL, "no progress", 0, 0, NULL, false},
     {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
 

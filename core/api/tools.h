@@ -70,9 +70,9 @@ int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int
 /* {"meta": ..., "hyper": ..., "sections": [...], "weights": {...}, "build_id"} */
 int32_t tool_engine_inspect(const char *engine, bool tensors, json_t **out, tn_err *err);
 
-/* Reads and checks every byte. */
-int32_t tool_engine_verify(const char *engine, bool quiet, int (*stop)(void *), void *arg,
-                           uint64_t *bytes, tn_err *err);
+/* Reads and checks every byte; with `finite` also that no weight is NaN or infinite. */
+int32_t tool_engine_verify(const char *engine, bool finite, bool quiet, int (*stop)(void *),
+                           void *arg, uint64_t *bytes, tn_err *err);
 
 /* [{"what", "a", "b"}, ...]: empty if both would compute the same. */
 int32_t tool_engine_diff(const char *a, const char *b, json_t **out, tn_err *err);

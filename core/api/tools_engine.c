@@ -126,8 +126,8 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
     return v->stop && v->stop(v->arg);
 }
 
-int32_t tool_engine_verify(const char *engine, bool quiet, int (*stop)(void *), void *arg,
-                           uint64_t *bytes, tn_err *err)
+int32_t tool_engine_verify(const char *engine, bool finite, bool quiet, int (*stop)(void *),
+                           void *arg, uint64_t *bytes, tn_err *err)
 {
     struct verifying v = {.stop = stop, .arg = arg};
     struct engine *e = NULL;
@@ -137,6 +137,8 @@ int32_t tool_engine_verify(const char *engine, bool quiet, int (*stop)(void *), 
         return rc;
     progress_begin(&v.bar, "verifying", e->map.size, quiet);
     rc = engine_verify(e, on_progress, &v, err);
+    if (rc == TN_OK && finite)
+        rc = engine_check_finite(e, on_progress, &v, err);
     progress_end(&v.bar, rc == TN_OK);
     *bytes = e->map.size;
     engine_close(e);

@@ -55,4 +55,8 @@ typedef int (*engine_progress)(void *arg, uint64_t done, uint64_t total);
 /* Reads the whole file and compares every digest. TN_E_DIGEST names section or tensor. */
 int32_t engine_verify(const struct engine *e, engine_progress progress, void *arg, tn_err *err);
 
+/* Reads all stored weights of float dtypes: TN_E_FORMAT names the first that holds NaN or infinity, and where. */
+int32_t engine_check_finite(const struct engine *e, engine_progress progress, void *arg,
+                            tn_err *err);
+
 #endif

@@ -212,6 +212,48 @@ START_TEST(any_flipped_byte_of_the_weights_is_found)
 }
 END_TEST
 
+/* Every float weight in turn gets a NaN as its last element; digests are not looked at here. */
+START_TEST(weights_that_are_no_numbers_are_found)
+{
+    size_t size;
+    char *bytes = good_bytes(SAMPLE_MIXED, &size);
+    struct engine *e = NULL;
+    tn_err err = TN_ERR_INIT;
+    uint32_t found = 0;
+
+    ck_assert_ok(engine_open_bytes(bytes, size, "good", &e, &err), &err);
+    for (uint32_t i = 0; i < e->plan->n_weights; i++)
+        if (engine_weight(e, i))
+            memset((void *)(uintptr_t)engine_weight(e, i), 0,
+                   (size_t)plan_weight_bytes(&e->plan->weights[i]));
+    ck_assert_ok(engine_check_finite(e, NULL, NULL, &err), &err);
+    for (uint32_t i = 0; i < e->plan->n_weights; i++) {
+        const struct plan_weight *w = &e->plan->weights[i];
+        uint64_t n = plan_weight_bytes(w), element = tn_dtype_bits(w->dtype) / 8;
+        unsigned char *last = (unsigned char *)(uintptr_t)engine_weight(e, i);
+        unsigned char old[8];
+        if (!last || element == 0)
+            continue;
+        last += n - element;
+        memcpy(old, last, (size_t)element);
+        memset(last, 0xff, (size_t)element);
+        if (engine_check_finite(e, NULL, NULL, &err) != TN_OK) {
+            ck_assert_str_eq(err.field, w->name);
+            ck_assert_int_eq(err.code, TN_E_FORMAT);
+            found++;
+        } else {
+            ck_assert_msg(w->dtype == TN_DT_I8 || w->dtype == TN_DT_U8 || w->dtype == TN_DT_I32,
+                          "%s of dtype %u", w->name, w->dtype);
+        }
+        memcpy(last, old, (size_t)element);
+        err_reset(&err);
+    }
+    ck_assert_uint_gt(found, 0);
+    engine_close(e);
+    mem_free(bytes);
+}
+END_TEST
+
 START_TEST(any_flipped_byte_elsewhere_is_found)
 {
     size_t size;
@@ -513,6 +555,7 @@ int main(void)
     tcase_add_test(t, interrupted_file_is_not_an_engine);
     tcase_add_test(t, weights_may_come_in_pieces_of_any_size);
     tcase_add_test(t, any_flipped_byte_of_the_weights_is_found);
+    tcase_add_test(t, weights_that_are_no_numbers_are_found);
     tcase_add_test(t, any_flipped_byte_elsewhere_is_found);
     tcase_add_test(t, truncated_file_is_refused);
     tcase_add_test(t, verification_can_be_interrupted);
