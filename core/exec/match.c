@@ -141,7 +141,7 @@ static const tn_value *value_of(const struct graph *g, const struct pattern *p,
             if (p->steps[k].out[j] == name)
                 return op->out[j];
     }
-    assert(!"the parser lets no name pass that stands in no statement");
+    assert(0 && "the parser lets no name pass that stands in no statement");
     return NULL;
 }
 
