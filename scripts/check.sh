@@ -100,6 +100,13 @@ stage_install() {
     gcc -std=c17 -Wall -Wextra -Werror "$root/examples/generate.c" -o generate \
       $(pkg-config --cflags --libs tenon) -Wl,-rpath,"$(dirname "$pkgs")"
     ./generate engine 8 8187 433 4049 1092
+    for h in tenon.h tenon_text.h tenon/; do
+      [ -e "$prefix/include/$h" ]
+    done
+    # shellcheck disable=SC2046
+    printf '#include <tenon_text.h>\nint main(void) { tn_text_free(0); return 0; }\n' >text.c &&
+      gcc -std=c17 -Wall -Wextra -Werror text.c -o text $(pkg-config --cflags --libs tenon-text) \
+        -Wl,-rpath,"$(dirname "$pkgs")" && ./text
     for h in "$prefix"/include/tenon/*.h; do
       echo "#include <tenon/$(basename "$h")>" >one.c
       gcc -std=c11 -Wall -Wextra -Wpedantic -Werror -I"$prefix/include" -fsyntax-only one.c
