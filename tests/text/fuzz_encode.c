@@ -37,7 +37,8 @@ static void choose_merges(struct vocabulary *v, const uint8_t *data, size_t n)
 {
     for (uint32_t i = 0; i < LETTERS; i++)
         token_of(v, (const char[]){(char)('a' + i), '\0'});
-    for (size_t i = 0; i + 1 < n && v->count < MAX_TOKENS; i += 2) {
+    /* A join may be a token already, so that merges can outnumber new tokens. */
+    for (size_t i = 0; i + 1 < n && v->count < MAX_TOKENS && v->merge_count < MAX_TOKENS; i += 2) {
         uint32_t left = data[i] % v->count, right = data[i + 1] % v->count;
         char joined[64] = "";
         if (strlen(v->texts[left]) + strlen(v->texts[right]) >= sizeof v->texts[0])
