@@ -422,9 +422,9 @@ void crew_close(struct crew *c)
     if (!c)
         return;
     in = c->in;
-    control_close(c->control);
-    c->control = NULL;
     if (c->wedged) {
+        if (crew_leads(c)) /* a follower's rank may still read the step that lies in there */
+            control_close(c->control);
         leave_behind(c);
         return;
     }
@@ -432,6 +432,8 @@ void crew_close(struct crew *c)
     for (uint32_t i = 0; c->members && i < in->n_ranks; i++)
         if (c->members[i].started)
             pthread_join(c->members[i].thread, NULL);
+    control_close(
+        c->control); /* after the ranks of a follower have come to the end of its last step */
     for (uint32_t i = in->ranks ? in->n_ranks : 0; i > 0; i--)
         rank_close(in->ranks[i - 1]);
     mem_free(in->ranks);
