@@ -10,6 +10,7 @@
  * whole model's worth of bfloat16 layers in order; and attention. Data are random, never zeros. Each
  * number is the best of several runs: neighbours on a shared machine only ever make it slower.
  */
+#include <cpuid.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -165,6 +166,14 @@ static void open_plugin(const char *path, const char *threads)
         die(path, err.msg);
 }
 
+/* A bit of a leaf of CPUID, for what __builtin_cpu_supports of clang 14 has no name for. */
+static int cpuid_bit(unsigned leaf, unsigned sub, char reg, unsigned bit)
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+
+    return __get_cpuid_count(leaf, sub, &a, &b, &c, &d) && ((reg == 'a' ? a : c) >> bit & 1);
+}
+
 /* Whether this machine has the instructions that a variant needs. */
 static int runs_here(const tn_variant *v)
 {
@@ -173,7 +182,7 @@ static int runs_here(const tn_variant *v)
     have |= __builtin_cpu_supports("avx") ? TN_CPU(AVX) : 0;
     have |= __builtin_cpu_supports("avx2") ? TN_CPU(AVX2) : 0;
     have |= __builtin_cpu_supports("fma") ? TN_CPU(FMA) : 0;
-    have |= __builtin_cpu_supports("f16c") ? TN_CPU(F16C) : 0;
+    have |= cpuid_bit(1, 0, 'c', 29) ? TN_CPU(F16C) : 0;
     have |= __builtin_cpu_supports("bmi2") ? TN_CPU(BMI2) : 0;
     have |= __builtin_cpu_supports("avx512f") ? TN_CPU(AVX512F) : 0;
     have |= __builtin_cpu_supports("avx512bw") ? TN_CPU(AVX512BW) : 0;
@@ -181,7 +190,7 @@ static int runs_here(const tn_variant *v)
     have |= __builtin_cpu_supports("avx512vl") ? TN_CPU(AVX512VL) : 0;
     have |= __builtin_cpu_supports("avx512vnni") ? TN_CPU(AVX512VNNI) : 0;
     have |= __builtin_cpu_supports("avx512bf16") ? TN_CPU(AVX512BF16) : 0;
-    have |= __builtin_cpu_supports("avxvnni") ? TN_CPU(AVXVNNI) : 0;
+    have |= cpuid_bit(7, 1, 'a', 4) ? TN_CPU(AVXVNNI) : 0;
     return (v->cpu[0] & ~have) == 0 && v->cpu[1] == 0;
 }
 
