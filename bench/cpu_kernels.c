@@ -10,7 +10,6 @@
  * whole model's worth of bfloat16 layers in order; and attention. Data are random, never zeros. Each
  * number is the best of several runs: neighbours on a shared machine only ever make it slower.
  */
-#include <cpuid.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -166,12 +165,17 @@ static void open_plugin(const char *path, const char *threads)
         die(path, err.msg);
 }
 
-/* A bit of a leaf of CPUID, for what __builtin_cpu_supports of clang 14 has no name for. */
-static int cpuid_bit(unsigned leaf, unsigned sub, char reg, unsigned bit)
+/* A flag that __builtin_cpu_supports of clang 14 has no name for, as Linux tells it. */
+static int cpuinfo_has(const char *flag)
 {
-    unsigned a = 0, b = 0, c = 0, d = 0;
+    static char text[16384];
+    FILE *f = text[0] ? NULL : fopen("/proc/cpuinfo", "r");
 
-    return __get_cpuid_count(leaf, sub, &a, &b, &c, &d) && ((reg == 'a' ? a : c) >> bit & 1);
+    if (f) {
+        text[fread(text, 1, sizeof text - 1, f)] = '\0';
+        fclose(f);
+    }
+    return strstr(text, flag) != NULL;
 }
 
 /* Whether this machine has the instructions that a variant needs. */
@@ -182,7 +186,7 @@ static int runs_here(const tn_variant *v)
     have |= __builtin_cpu_supports("avx") ? TN_CPU(AVX) : 0;
     have |= __builtin_cpu_supports("avx2") ? TN_CPU(AVX2) : 0;
     have |= __builtin_cpu_supports("fma") ? TN_CPU(FMA) : 0;
-    have |= cpuid_bit(1, 0, 'c', 29) ? TN_CPU(F16C) : 0;
+    have |= cpuinfo_has(" f16c ") ? TN_CPU(F16C) : 0;
     have |= __builtin_cpu_supports("bmi2") ? TN_CPU(BMI2) : 0;
     have |= __builtin_cpu_supports("avx512f") ? TN_CPU(AVX512F) : 0;
     have |= __builtin_cpu_supports("avx512bw") ? TN_CPU(AVX512BW) : 0;
@@ -190,7 +194,7 @@ static int runs_here(const tn_variant *v)
     have |= __builtin_cpu_supports("avx512vl") ? TN_CPU(AVX512VL) : 0;
     have |= __builtin_cpu_supports("avx512vnni") ? TN_CPU(AVX512VNNI) : 0;
     have |= __builtin_cpu_supports("avx512bf16") ? TN_CPU(AVX512BF16) : 0;
-    have |= cpuid_bit(7, 1, 'a', 4) ? TN_CPU(AVXVNNI) : 0;
+    have |= cpuinfo_has(" avx_vnni ") ? TN_CPU(AVXVNNI) : 0;
     return (v->cpu[0] & ~have) == 0 && v->cpu[1] == 0;
 }
 
