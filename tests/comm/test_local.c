@@ -70,7 +70,7 @@ static tn_comm_join join_of(const uint8_t *id, uint32_t rank, uint32_t n)
                           .n_ranks = n,
                           .members = members,
                           .timeout_ns = UINT64_C(20000000000),
-                          .call_timeout_ns = UINT64_C(300000000)};
+                          .call_timeout_ns = UINT64_C(1000000000)};
 }
 
 static void *rank_main(void *arg)
