@@ -32,7 +32,6 @@ struct build_quant {
     const struct token_set *eval; /* for the gate; NULL: none */
     double max_ppl_increase;      /* 0.01: one percent; negative: no limit */
     double max_kl;                /* nats; negative: no limit */
-    bool fallback_float16;        /* no quantization where the device lacks the arithmetic */
     const struct runner *runner;  /* NULL: nothing that runs the model is asked for */
 };
 
