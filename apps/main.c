@@ -33,7 +33,7 @@ static void print_overview(FILE *out)
     fputs("\n`tenon COMMAND --help` tells more; docs/ has the manual.\n"
           "Exit status: 0 done, 1 failed at run time, 2 usage or configuration, 3 a file or plugin "
           "was "
-          "refused.\n",
+          "refused, 4 a rank of the run failed.\n",
           out);
 }
 

@@ -13,6 +13,7 @@ struct tn_runtime {
     struct registry *registry;
     struct instance *instance;
     struct loop *loop;
+    struct tn_runtime *next; /* of those left behind */
 };
 
 /* Who watches the ops of every step, see exec/bind.h. */

@@ -23,7 +23,7 @@ struct bind_options {
     const char *place; /* "cpu:0", for the ledger and messages */
     struct ledger *ledger;
     struct topology topo;
-    struct comm *comm; /* NULL: the only rank */
+    struct comm *comm; /* lines to other ranks, and what this one is doing; NULL: nobody asks */
     struct select_options select;
     uint32_t max_seqs;
     uint32_t max_context; /* tokens of the longest sequence */

@@ -30,8 +30,10 @@ static void begin(struct comm *c, enum comm_call call, int64_t peer, uint64_t by
 
 static int32_t end(struct comm *c, const struct comm_line *line, int32_t rc, tn_err *err)
 {
-    atomic_store_explicit(&c->beat.waits, false, memory_order_release);
-    if (rc != TN_OK)
+    /* After a failure the call stays the last thing that the rank did: nobody shall take it for at work. */
+    if (rc == TN_OK)
+        atomic_store_explicit(&c->beat.waits, false, memory_order_release);
+    else
         err_plugin(err, line->plugin);
     return rc;
 }

@@ -29,8 +29,9 @@ struct beat {
     _Atomic int32_t layer;
     _Atomic int64_t
         peer; /* rank of the run that a message goes to or comes from; -1: all of the group, or nobody */
-    _Atomic bool waits;        /* in a call that waits for others */
+    _Atomic bool waits;        /* in a call that waits for others, or one that failed */
     _Atomic uint64_t n_calls;  /* collectives and messages begun so far */
+    _Atomic uint64_t n_ops;    /* ops begun so far */
     _Atomic uint64_t step;     /* number of the last step begun */
     _Atomic uint64_t since_ns; /* clock_ns() when the step, or the call that waits, began */
 };

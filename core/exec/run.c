@@ -68,6 +68,7 @@ static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_
     if (b->o.comm) {
         atomic_store_explicit(&b->o.comm->beat.call, s->launch.op->name, memory_order_relaxed);
         atomic_store_explicit(&b->o.comm->beat.layer, s->launch.op->layer, memory_order_relaxed);
+        atomic_fetch_add_explicit(&b->o.comm->beat.n_ops, 1, memory_order_relaxed);
     }
     c = choice_for(&s->sel->choice, rows);
     s->launch.batch = batch;

@@ -26,9 +26,11 @@ enum frame_kind {
     FRAME_BYE
 };
 
-/* A follower that has told nothing for so long is stopped, or cannot reach us. */
-#define SILENCE_NS (2 * NS_PER_S)
-#define PROTOCOL 1
+/* A follower that has told nothing for so long, when others wait in vain, is stopped, or cannot reach us. */
+#define SILENCE_NS (1 * NS_PER_S)
+#define GREET_NS (10 * NS_PER_S)
+#define BEAT_NS (250 * NS_PER_MS)
+#define PROTOCOL 2
 
 struct hello {
     uint32_t protocol, process, n_processes, tp_size, pp_size;
@@ -40,7 +42,8 @@ struct hello {
 
 struct told {
     int32_t code;
-    char msg[512];
+    uint32_t rank; /* where it was noticed, or CONTROL_NO_RANK */
+    char field[64], msg[512];
 };
 
 struct peer {
@@ -48,7 +51,8 @@ struct peer {
     uint64_t heard_ns;
     struct far_beat *beats; /* [n_local] */
     uint32_t n_beats;
-    bool done; /* nothing more is expected of it */
+    char last[48]; /* what one of its ranks was last seen in */
+    bool done;     /* nothing more is expected of it */
 };
 
 struct control {
@@ -59,6 +63,7 @@ struct control {
     pthread_mutex_t sending, lock; /* `lock` guards beats and heard_ns */
     pthread_t reader;
     bool reading;
+    struct pollfd *fds; /* [n_processes] the reader's */
     _Atomic bool closing;
     int wake[2];
     control_failed failed;
@@ -73,6 +78,28 @@ struct control {
 bool control_leads(const struct control *c)
 {
     return c->process == 0;
+}
+
+void control_name(const struct control *c, uint32_t process, char *out, size_t size)
+{
+    const struct link *l = c->peers[process].link;
+    uint32_t first = process * c->n_local, last = first + c->n_local - 1;
+    char ranks[48];
+
+    if (first == last)
+        snprintf(ranks, sizeof ranks, "rank %" PRIu32, first);
+    else
+        snprintf(ranks, sizeof ranks, "ranks %" PRIu32 " to %" PRIu32, first, last);
+    snprintf(out, size, "process %" PRIu32 " (%s%s%s)", process, ranks, l ? ", " : "",
+             l ? link_peer(l) : "");
+}
+
+static int32_t lost(const struct control *c, uint32_t process, const char *what, tn_err *err)
+{
+    char who[140];
+
+    control_name(c, process, who, sizeof who);
+    return tn_err_set(err, TN_E_COMM, "%s%s %s", who, process == 0 ? ", the leader," : "", what);
 }
 
 /* -- Hello ------------------------------------------------------------------------------------------------------ */
@@ -143,12 +170,28 @@ static int32_t compare(const struct hello *t, const struct hello *o, const char 
     return TN_OK;
 }
 
-static int32_t answer(struct link *l, int32_t code, const char *msg, tn_err *err)
+static struct told tell(uint32_t rank, const tn_err *err)
 {
-    struct told t = {.code = code};
+    struct told t;
 
-    snprintf(t.msg, sizeof t.msg, "%s", msg);
-    return link_send(l, FRAME_WELCOME, &t, sizeof t, err);
+    memset(&t, 0, sizeof t);
+    t.code = err->code;
+    t.rank = rank;
+    snprintf(t.field, sizeof t.field, "%s", err->field);
+    snprintf(t.msg, sizeof t.msg, "%s", err->msg);
+    return t;
+}
+
+/* What was told, cut short or not ended as it may be. */
+static struct told hear_out(const uint8_t *data, uint64_t bytes)
+{
+    struct told t;
+
+    memset(&t, 0, sizeof t);
+    t.rank = CONTROL_NO_RANK;
+    memcpy(&t, data, bytes < sizeof t ? (size_t)bytes : sizeof t);
+    t.field[sizeof t.field - 1] = t.msg[sizeof t.msg - 1] = '\0';
+    return t;
 }
 
 /* One follower: its hello is judged and answered. */
@@ -158,9 +201,10 @@ static int32_t greet(struct control *c, struct link *l, const struct hello *mine
     struct hello theirs;
     uint64_t bytes;
     uint16_t kind;
+    struct told t;
     char who[96];
     tn_err why = TN_ERR_INIT;
-    int32_t rc = link_recv(l, clock_ns() + SILENCE_NS, &kind, &data, &bytes, &why);
+    int32_t rc = link_recv(l, clock_ns() + GREET_NS, &kind, &data, &bytes, &why);
 
     if (rc == TN_OK && (kind != FRAME_HELLO || bytes < sizeof theirs.protocol))
         rc = tn_err_set(&why, TN_E_FORMAT, "%s did not say hello", link_peer(l));
@@ -174,7 +218,8 @@ static int32_t greet(struct control *c, struct link *l, const struct hello *mine
         (theirs.process < 1 || theirs.process >= c->n_processes || c->peers[theirs.process].link))
         rc = err_at(&why, TN_E_CONFIG, NULL, TN_NO_OFFSET, "parallel.node_rank",
                     "process %s: there is no such place, or it is taken", who);
-    answer(l, rc, why.msg, NULL);
+    t = tell(CONTROL_NO_RANK, &why);
+    link_send(l, FRAME_WELCOME, &t, sizeof t, NULL);
     if (rc != TN_OK) {
         link_close(l);
         if (err)
@@ -185,14 +230,15 @@ static int32_t greet(struct control *c, struct link *l, const struct hello *mine
     return TN_OK;
 }
 
-static int32_t missing(const struct control *c, tn_err *err)
+/* `why` is what link_accept has to say. */
+static int32_t missing(const struct control *c, const tn_err *why, tn_err *err)
 {
     for (uint32_t i = 1; i < c->n_processes; i++)
         if (!c->peers[i].link)
             return tn_err_set(err, TN_E_COMM,
                               "process %" PRIu32 " of %" PRIu32 " has not come within %" PRIu64
-                              " ms",
-                              i, c->n_processes, c->join_ns / NS_PER_MS);
+                              " ms (%s)",
+                              i, c->n_processes, c->join_ns / NS_PER_MS, why->msg);
     return TN_OK;
 }
 
@@ -204,11 +250,14 @@ static int32_t welcome_all(struct control *c, const struct control_plan *p,
 
     for (uint32_t n = 1; n < c->n_processes && rc == TN_OK; n++) {
         struct link *l = NULL;
-        rc = link_accept(p->listener, p->key, until, &l, err);
+        tn_err why = TN_ERR_INIT;
+        rc = link_accept(p->listener, p->key, until, &l, &why);
         if (rc == TN_E_TIMEOUT)
-            return missing(c, err);
+            return missing(c, &why, err);
         if (rc == TN_OK)
-            rc = greet(c, l, mine, err);
+            rc = greet(c, l, mine, &why);
+        if (rc != TN_OK && err)
+            *err = why;
     }
     return rc;
 }
@@ -245,17 +294,24 @@ static int32_t introduce(struct control *c, const struct control_plan *p, const 
     uint16_t kind;
     int32_t rc = reach_leader(c, p, err);
 
+    if (rc == TN_E_TIMEOUT)
+        return tn_err_set(err, TN_E_COMM,
+                          "process 0, the leader, does not answer at %s:%u within %" PRIu64 " ms",
+                          p->host, (unsigned)p->port, c->join_ns / NS_PER_MS);
     if (rc == TN_OK)
         rc = link_send(c->peers[0].link, FRAME_HELLO, mine, sizeof *mine, err);
     if (rc == TN_OK)
         rc = link_recv(c->peers[0].link, clock_ns() + c->join_ns, &kind, &data, &bytes, err);
+    if (rc == TN_E_TIMEOUT || rc == TN_E_CLOSED)
+        return lost(c, 0, rc == TN_E_CLOSED ? "is gone" : "does not answer", err);
     if (rc == TN_OK && (kind != FRAME_WELCOME || bytes != sizeof t))
         rc = tn_err_set(err, TN_E_FORMAT, "the leader did not say welcome");
     if (rc != TN_OK)
         return rc;
-    memcpy(&t, data, sizeof t);
-    t.msg[sizeof t.msg - 1] = '\0';
-    return t.code == TN_OK ? TN_OK : tn_err_set(err, t.code, "%s", t.msg);
+    t = hear_out(data, bytes);
+    return t.code == TN_OK
+               ? TN_OK
+               : err_at(err, t.code, NULL, TN_NO_OFFSET, t.field[0] ? t.field : NULL, "%s", t.msg);
 }
 
 int32_t control_open(const struct control_plan *plan, const struct groups *g, struct control **out,
@@ -311,6 +367,7 @@ void control_close(struct control *c)
     }
     pthread_mutex_destroy(&c->sending);
     pthread_mutex_destroy(&c->lock);
+    mem_free(c->fds);
     mem_free(c->buffer);
     mem_free(c->steps[0]);
     mem_free(c->steps[1]);
@@ -330,21 +387,20 @@ static int32_t send_all(struct control *c, uint16_t kind, const void *data, uint
         if (c->peers[i].link) {
             rc = link_send(c->peers[i].link, kind, data, bytes, err);
             if (rc != TN_OK)
-                rc = tn_err_set(err, TN_E_COMM, "process %" PRIu32 " (%s) is gone", i,
-                                link_peer(c->peers[i].link));
+                rc = lost(c, i, "is gone", err);
         }
     pthread_mutex_unlock(&c->sending);
     return rc;
 }
 
-static int32_t told_failure(uint32_t process, const uint8_t *data, uint64_t bytes, tn_err *err)
+static int32_t told_failure(uint32_t process, const uint8_t *data, uint64_t bytes, uint32_t *rank,
+                            tn_err *err)
 {
-    struct told t = {.code = TN_E_COMM};
+    struct told t = hear_out(data, bytes);
 
-    memcpy(&t, data, bytes < sizeof t ? (size_t)bytes : sizeof t);
-    t.msg[sizeof t.msg - 1] = '\0';
-    return tn_err_set(err, t.code == TN_OK ? TN_E_COMM : t.code, "process %" PRIu32 ": %s", process,
-                      t.msg);
+    *rank = t.rank;
+    return err_at(err, t.code == TN_OK ? TN_E_COMM : t.code, NULL, TN_NO_OFFSET,
+                  t.field[0] ? t.field : NULL, "process %" PRIu32 ": %s", process, t.msg);
 }
 
 /* A frame of one kind from one peer, before steps begin. */
@@ -353,17 +409,16 @@ static int32_t expect(struct control *c, uint32_t i, uint16_t want, void *out, u
 {
     const uint8_t *data;
     uint64_t bytes;
+    uint32_t rank;
     uint16_t kind;
     int32_t rc = link_recv(c->peers[i].link, clock_ns() + c->join_ns, &kind, &data, &bytes, err);
 
     if (rc == TN_E_TIMEOUT || rc == TN_E_CLOSED)
-        return tn_err_set(err, TN_E_COMM, "process %" PRIu32 " (%s) %s", i,
-                          link_peer(c->peers[i].link),
-                          rc == TN_E_CLOSED ? "is gone" : "does not get ready");
+        return lost(c, i, rc == TN_E_CLOSED ? "is gone" : "does not get ready", err);
     if (rc != TN_OK)
         return rc;
     if (kind == FRAME_FAILED)
-        return told_failure(i, data, bytes, err);
+        return told_failure(i, data, bytes, &rank, err);
     if (kind != want || bytes != size)
         return tn_err_set(err, TN_E_FORMAT,
                           "process %" PRIu32 " sent frame %u of %" PRIu64 " bytes", i,
@@ -411,11 +466,10 @@ int32_t control_least(struct control *c, uint32_t *n, tn_err *err)
     return rc == TN_OK ? send_all(c, FRAME_NUMBER, n, sizeof *n, err) : rc;
 }
 
-void control_tell(struct control *c, const tn_err *err)
+void control_tell(struct control *c, uint32_t rank, const tn_err *err)
 {
-    struct told t = {.code = err->code};
+    struct told t = tell(rank, err);
 
-    snprintf(t.msg, sizeof t.msg, "%s", err->msg);
     pthread_mutex_lock(&c->sending);
     for (uint32_t i = 0; i < c->n_processes; i++)
         if (c->peers[i].link)
@@ -437,6 +491,9 @@ static int32_t hear_beats(struct control *c, struct peer *p, const uint8_t *data
         memcpy(p->beats, data, (size_t)bytes);
     for (uint32_t i = 0; i < n; i++)
         p->beats[i].call[sizeof p->beats[i].call - 1] = '\0';
+    if (n > 0)
+        snprintf(p->last, sizeof p->last, "%s of layer %" PRId32, p->beats[0].call,
+                 p->beats[0].layer);
     p->heard_ns = clock_ns();
     pthread_mutex_unlock(&c->lock);
     return TN_OK;
@@ -445,7 +502,9 @@ static int32_t hear_beats(struct control *c, struct peer *p, const uint8_t *data
 static void hear(struct control *c, uint32_t i)
 {
     struct peer *p = &c->peers[i];
+    uint32_t rank = CONTROL_NO_RANK;
     tn_err err = TN_ERR_INIT;
+    char what[96];
     const uint8_t *data;
     uint64_t bytes;
     uint16_t kind;
@@ -458,32 +517,45 @@ static void hear(struct control *c, uint32_t i)
     p->done = true;
     if (atomic_load(&c->closing))
         return;
+    snprintf(what, sizeof what, "is gone%s%s", p->last[0] ? "; it was last seen in " : "", p->last);
     if (rc == TN_E_CLOSED)
-        tn_err_set(&err, TN_E_COMM, "process %" PRIu32 " (%s) is gone", i, link_peer(p->link));
+        lost(c, i, what, &err);
     else if (rc == TN_OK && kind == FRAME_FAILED)
-        told_failure(i, data, bytes, &err);
+        told_failure(i, data, bytes, &rank, &err);
     else if (rc == TN_OK)
         tn_err_set(&err, TN_E_FORMAT, "process %" PRIu32 " sent frame %u", i, (unsigned)kind);
-    c->failed(c->arg, &err);
+    c->failed(c->arg, rank, &err);
+}
+
+/* A follower that hears nothing at all takes the leader for lost. Whether it can be reached is found out elsewhere. */
+static void give_sign(struct control *c, uint64_t *last_ns)
+{
+    uint64_t now = clock_ns();
+
+    if (now - *last_ns < BEAT_NS)
+        return;
+    send_all(c, FRAME_BEAT, NULL, 0, NULL);
+    *last_ns = now;
 }
 
 static void *reader_main(void *arg)
 {
     struct control *c = arg;
-    struct pollfd *fds = mem_zarray(c->n_processes, sizeof *fds);
+    struct pollfd *fds = c->fds;
+    uint64_t sign = 0;
 
     fds[0] = (struct pollfd){.fd = c->wake[0], .events = POLLIN};
     while (!atomic_load(&c->closing)) {
         for (uint32_t i = 1; i < c->n_processes; i++)
             fds[i] = (struct pollfd){.fd = c->peers[i].done ? -1 : link_fd(c->peers[i].link),
                                      .events = POLLIN};
-        if (poll(fds, c->n_processes, -1) <= 0)
+        give_sign(c, &sign);
+        if (poll(fds, c->n_processes, (int)(BEAT_NS / NS_PER_MS)) <= 0)
             continue;
         for (uint32_t i = 1; i < c->n_processes && !atomic_load(&c->closing); i++)
             if (fds[i].revents)
                 hear(c, i);
     }
-    mem_free(fds);
     return NULL;
 }
 
@@ -493,6 +565,9 @@ int32_t control_watch(struct control *c, control_failed failed, void *arg, tn_er
 
     c->failed = failed;
     c->arg = arg;
+    c->fds = mem_zarray(c->n_processes, sizeof *c->fds);
+    if (!c->fds)
+        return err_nomem(err, "other processes");
     for (uint32_t i = 1; i < c->n_processes; i++) {
         c->peers[i].heard_ns = clock_ns();
         c->peers[i].beats = mem_zarray(c->n_local, sizeof *c->peers[i].beats);
@@ -510,15 +585,17 @@ int32_t control_watch(struct control *c, control_failed failed, void *arg, tn_er
 
 uint32_t control_beats(struct control *c, struct far_beat *out, uint32_t max, uint32_t *silent)
 {
-    uint64_t now = clock_ns();
+    uint64_t now = clock_ns(), longest = SILENCE_NS;
     uint32_t n = 0;
 
     *silent = 0;
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 1; i < c->n_processes; i++) {
         const struct peer *p = &c->peers[i];
-        if (now - p->heard_ns > SILENCE_NS && *silent == 0)
+        if (now - p->heard_ns > longest) {
+            longest = now - p->heard_ns;
             *silent = i;
+        }
         for (uint32_t k = 0; k < p->n_beats && n < max; k++)
             out[n++] = p->beats[k];
     }
@@ -536,27 +613,40 @@ int32_t control_step(struct control *c, const struct step_parts *parts, tn_err *
     return rc == TN_OK ? send_all(c, FRAME_STEP, c->buffer, bytes, err) : rc;
 }
 
-int32_t control_next(struct control *c, const struct wire_limits *limits, struct step_parts *out,
-                     bool *got, tn_err *err)
+/* Nothing came. The leader would have been heard a few times per second, had it not been stopped or cut off. */
+static int32_t endure(const struct control *c, uint64_t silence_ns, tn_err *err)
 {
+    char what[80];
+
+    if (clock_ns() - c->peers[0].heard_ns < silence_ns)
+        return TN_OK;
+    snprintf(what, sizeof what, "has given no sign of life for %" PRIu64 " ms",
+             silence_ns / NS_PER_MS);
+    return lost(c, 0, what, err);
+}
+
+int32_t control_next(struct control *c, const struct wire_limits *limits, uint64_t silence_ns,
+                     struct step_parts *out, bool *got, tn_err *err)
+{
+    struct peer *leader = &c->peers[0];
     const uint8_t *data;
     uint64_t bytes;
+    uint32_t rank;
     uint16_t kind;
-    int32_t rc =
-        link_recv(c->peers[0].link, clock_ns() + 100 * NS_PER_MS, &kind, &data, &bytes, err);
+    int32_t rc = link_recv(leader->link, clock_ns() + 100 * NS_PER_MS, &kind, &data, &bytes, err);
 
     *got = false;
+    leader->heard_ns = rc == TN_OK || leader->heard_ns == 0 ? clock_ns() : leader->heard_ns;
     if (rc == TN_E_TIMEOUT)
-        return TN_OK;
+        return endure(c, silence_ns, err);
     if (rc == TN_E_CLOSED)
-        return tn_err_set(err, TN_E_COMM, "process 0 (%s), the leader, is gone",
-                          link_peer(c->peers[0].link));
-    if (rc != TN_OK)
+        return lost(c, 0, "is gone", err);
+    if (rc != TN_OK || kind == FRAME_BEAT)
         return rc;
     if (kind == FRAME_BYE)
         return TN_E_CLOSED;
     if (kind == FRAME_FAILED)
-        return told_failure(0, data, bytes, err);
+        return told_failure(0, data, bytes, &rank, err);
     if (kind != FRAME_STEP)
         return tn_err_set(err, TN_E_FORMAT, "the leader sent frame %u", (unsigned)kind);
     /* The step before may still be running: two buffers take turns. */

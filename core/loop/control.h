@@ -7,7 +7,7 @@
  *   ids      tokens of the groups that reach over processes, from the leader
  *   pages    how many cache pages the follower has room for; then from the leader how many all take
  *   step     (leader) a step to run; there is no answer
- *   beat     (follower) what its ranks are doing, a few times per second
+ *   beat     (follower) what its ranks are doing, a few times per second; (leader) nothing but that it is there
  *   failed   (both) one of us cannot go on, with the reason
  *   bye      (leader) the run is over
  */
@@ -31,8 +31,11 @@ struct far_beat {
     char call[32]; /* "": nothing */
 };
 
-/* Called on the leader's reading thread, once, when a follower fails or is gone. */
-typedef void (*control_failed)(void *arg, const tn_err *err);
+#define CONTROL_NO_RANK UINT32_MAX
+
+/* Called on the leader's reading thread, once, when a follower fails or is gone. `rank` of the run is where it was noticed, or
+ * CONTROL_NO_RANK. */
+typedef void (*control_failed)(void *arg, uint32_t rank, const tn_err *err);
 
 /* How the processes find each other. */
 struct control_plan {
@@ -59,23 +62,26 @@ int32_t control_ids(struct control *c, struct groups *g, tn_err *err);
 /* Agrees on the least of what all processes give. */
 int32_t control_least(struct control *c, uint32_t *n, tn_err *err);
 
-/* Leader: begins to listen to the followers. */
+/* Leader: begins to listen to the followers, and to let them know that it lives. */
 int32_t control_watch(struct control *c, control_failed failed, void *arg, tn_err *err);
 
 /* Leader: sends a step to all. */
 int32_t control_step(struct control *c, const struct step_parts *parts, tn_err *err);
 
-/* Tells the others that this process cannot go on. */
-void control_tell(struct control *c, const tn_err *err);
+/* Tells the others that this process cannot go on, and which of its ranks noticed (CONTROL_NO_RANK: none of them). */
+void control_tell(struct control *c, uint32_t rank, const tn_err *err);
 
-/* Leader: the beats of ranks elsewhere, as last told. Returns their number; *silent is a process that has not told anything
- * for long, or 0. */
+/* "process 1 (ranks 2 to 3, 192.0.2.7:41234)" */
+void control_name(const struct control *c, uint32_t process, char *out, size_t size);
+
+/* Leader: the beats of ranks elsewhere, as last told. Returns their number; *silent is the process that has not told anything
+ * for longest, if that is long, or 0. */
 uint32_t control_beats(struct control *c, struct far_beat *out, uint32_t max, uint32_t *silent);
 
-/* Follower: the next step, or none within a moment (*got false). TN_E_CLOSED: the run is over. TN_E_COMM: the leader failed
- * or is gone. The step stays valid until the next but one has come. */
-int32_t control_next(struct control *c, const struct wire_limits *limits, struct step_parts *out,
-                     bool *got, tn_err *err);
+/* Follower: the next step, or none within a moment (*got false). TN_E_CLOSED: the run is over. TN_E_COMM: the leader failed,
+ * is gone, or has given no sign of life for `silence_ns`. The step stays valid until the next but one has come. */
+int32_t control_next(struct control *c, const struct wire_limits *limits, uint64_t silence_ns,
+                     struct step_parts *out, bool *got, tn_err *err);
 
 /* Follower: tells what its ranks do. */
 int32_t control_beat(struct control *c, const struct far_beat *beats, uint32_t n, tn_err *err);

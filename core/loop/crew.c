@@ -47,51 +47,8 @@ struct crew {
     uint32_t n_busy;
     int32_t status; /* of the job */
     bool failed, wedged;
-    tn_err why;
+    tn_err why, let_down; /* the latter: a rank waited in vain, and who is to blame is still open */
 };
-
-/* -- Failing ------------------------------------------------------------------------------------------------- */
-
-static void abort_all(struct crew *c)
-{
-    for (uint32_t i = 0; i < c->in->n_ranks; i++)
-        if (c->in->ranks[i])
-            comm_abort(&c->in->ranks[i]->comm);
-}
-
-/* Notes a failure; the first one stays, but for those that only say that somebody else's was told. */
-static void fail(struct crew *c, const struct rank *r, const tn_err *err)
-{
-    bool first;
-
-    pthread_mutex_lock(&c->lock);
-    c->status = c->status == TN_OK ? err->code : c->status;
-    first = !c->failed;
-    if (first) {
-        c->failed = true;
-        c->why = *err;
-        if (r && c->groups.world > 1)
-            err_prefix(&c->why, "rank %" PRIu32, r->o.world_rank);
-    }
-    pthread_mutex_unlock(&c->lock);
-    if (!first)
-        return;
-    abort_all(c);
-    if (c->control)
-        control_tell(c->control, err);
-}
-
-bool crew_failed(struct crew *c, tn_err *err)
-{
-    bool failed;
-
-    pthread_mutex_lock(&c->lock);
-    failed = c->failed;
-    if (failed && err)
-        *err = c->why;
-    pthread_mutex_unlock(&c->lock);
-    return failed;
-}
 
 /* -- Who is late ----------------------------------------------------------------------------------------------- */
 
@@ -118,48 +75,208 @@ static uint32_t own_beats(const struct crew *c, struct far_beat *out)
     return n;
 }
 
-/* The rank that keeps the others waiting: the one that made the fewest calls, or of several one that does not wait itself. */
-static const struct far_beat *culprit(const struct far_beat *beats, uint32_t n)
+static const struct far_beat *beat_of(const struct far_beat *beats, uint32_t n, uint32_t rank)
 {
-    const struct far_beat *found = NULL;
+    for (uint32_t i = 0; i < n; i++)
+        if (beats[i].rank == rank)
+            return &beats[i];
+    return NULL;
+}
 
-    for (uint32_t i = 0; i < n; i++) {
-        const struct far_beat *b = &beats[i];
-        if (!found || b->n_calls < found->n_calls ||
-            (b->n_calls == found->n_calls && !b->waits && found->waits))
-            found = b;
+/* Whom a rank in a collective waits for: who made fewer calls than it or does not wait itself. CONTROL_NO_RANK if all of its group
+ * have come as far, by what they told. */
+static uint32_t slowest(const struct crew *c, const struct far_beat *beats, uint32_t n,
+                        const struct far_beat *b)
+{
+    uint32_t first = b->rank / c->groups.tp_size * c->groups.tp_size, found = CONTROL_NO_RANK;
+    uint64_t least = b->n_calls;
+
+    for (uint32_t r = first; r < first + c->groups.tp_size; r++) {
+        const struct far_beat *o = beat_of(beats, n, r);
+        if (r == b->rank)
+            continue;
+        if (!o)
+            return r; /* not at work at all */
+        if (o->n_calls < least || (o->n_calls == least && !o->waits)) {
+            least = o->n_calls;
+            found = r;
+        }
     }
     return found;
 }
 
-/* With the lock held. */
+/* Who is at the end of those that wait for each other, from `start` on, which waits for certain if it is `waiting`; CONTROL_NO_RANK
+ * if that cannot be known. */
+static uint32_t trace(const struct crew *c, const struct far_beat *beats, uint32_t n,
+                      uint32_t start, bool waiting)
+{
+    uint32_t at = start;
+
+    for (uint32_t hops = 0; hops <= c->groups.world && at != CONTROL_NO_RANK; hops++) {
+        const struct far_beat *b = beat_of(beats, n, at);
+        if (!b)
+            return hops > 0 ? at : CONTROL_NO_RANK;
+        if (!b->waits && !(hops == 0 && waiting))
+            return at;
+        at = b->peer >= 0 ? (uint32_t)b->peer : slowest(c, beats, n, b);
+    }
+    return CONTROL_NO_RANK;
+}
+
+static void say_where(const struct far_beat *b, char *out, size_t size)
+{
+    char to[48] = "";
+
+    if (b->waits && b->peer >= 0)
+        snprintf(to, sizeof to, " with rank %" PRId64, b->peer);
+    snprintf(out, size, "it is in %s%s (step %" PRIu64 ", layer %" PRId32 ", call %" PRIu64 ")",
+             b->call[0] ? b->call : "no op", to, b->step, b->layer, b->n_calls);
+}
+
+/* Names in `out` who is late, when `reporter` has waited in vain or, if that is CONTROL_NO_RANK, this process's ranks are not done.
+ * False if it cannot be known. With the lock held. */
+static bool find_late(struct crew *c, uint32_t reporter, char *out, size_t size)
+{
+    uint32_t n = own_beats(c, c->beats), silent = 0, rank;
+    bool reported = reporter != CONTROL_NO_RANK;
+    const struct far_beat *b;
+    char where[160] = "it is at no step";
+
+    if (c->control && !control_leads(c->control))
+        return false; /* only the leader knows of all */
+    if (!reported && n > 0)
+        reporter = c->beats[0].rank;
+    if (c->control)
+        n += control_beats(c->control, c->beats + n, c->groups.world - n, &silent);
+    if (silent) {
+        control_name(c->control, silent, where, sizeof where);
+        snprintf(out, size, "%s gives no sign of life", where);
+        return true;
+    }
+    rank = trace(c, c->beats, n, reporter, reported);
+    b = beat_of(c->beats, n, rank);
+    if (b)
+        say_where(b, where, sizeof where);
+    snprintf(out, size, "rank %" PRIu32 " is late: %s", rank, where);
+    return rank != CONTROL_NO_RANK;
+}
+
+/* Whether a rank waited for one other, and not for its group. With the lock held. */
+static bool in_message(const struct crew *c, uint32_t rank)
+{
+    const struct instance *in = c->in;
+
+    for (uint32_t i = 0; i < in->n_ranks; i++)
+        if (in->ranks[i]->o.world_rank == rank)
+            return atomic_load(&in->ranks[i]->comm.beat.peer) >= 0;
+    return false;
+}
+
+/* A step took too long. With the lock held. */
 static void describe_late(struct crew *c, uint64_t timeout_ns, tn_err *err)
 {
     uint64_t ms = timeout_ns / NS_PER_MS;
-    uint32_t n = own_beats(c, c->beats), silent = 0;
-    const struct far_beat *b;
-    char to[48] = "";
+    char late[200];
 
-    if (c->control && control_leads(c->control))
-        n += control_beats(c->control, c->beats + n, c->groups.world - n, &silent);
-    if (silent) {
-        tn_err_set(err, TN_E_COMM,
-                   "process %" PRIu32 " (ranks %" PRIu32 " to %" PRIu32
-                   ") gives no sign of life, and a step took longer than %" PRIu64 " ms",
-                   silent, silent * c->groups.n_local, (silent + 1) * c->groups.n_local - 1, ms);
-        return;
-    }
-    b = culprit(c->beats, n);
-    if (!b) {
+    if (find_late(c, CONTROL_NO_RANK, late, sizeof late))
+        tn_err_set(err, TN_E_COMM, "a step took longer than %" PRIu64 " ms: %s", ms, late);
+    else if (c->let_down.code != TN_OK)
+        *err = c->let_down;
+    else if (own_beats(c, c->beats) > 0) {
+        say_where(&c->beats[0], late, sizeof late);
+        tn_err_set(err, TN_E_COMM, "rank %" PRIu32 " took longer than %" PRIu64 " ms: %s",
+                   c->beats[0].rank, ms, late);
+    } else {
         tn_err_set(err, TN_E_COMM, "a step took longer than %" PRIu64 " ms", ms);
-        return;
     }
-    if (b->waits && b->peer >= 0)
-        snprintf(to, sizeof to, " with rank %" PRId64, b->peer);
-    tn_err_set(err, TN_E_COMM,
-               "rank %" PRIu32 " has not finished step %" PRIu64 " within %" PRIu64
-               " ms: it is in %s%s (layer %" PRId32 ", call %" PRIu64 ")",
-               b->rank, b->step, ms, b->call[0] ? b->call : "no op", to, b->layer, b->n_calls);
+}
+
+/* -- Failing ------------------------------------------------------------------------------------------------- */
+
+static void abort_all(struct crew *c)
+{
+    for (uint32_t i = 0; i < c->in->n_ranks; i++)
+        if (c->in->ranks[i])
+            comm_abort(&c->in->ranks[i]->comm);
+}
+
+/* Whether it is a failure that somebody else must have caused, who is not known yet: a rank that waited in vain for a message
+ * from one which waits itself. Others know more, and will soon tell. With the lock held. */
+static bool keep_for_later(struct crew *c, uint32_t rank, const tn_err *err)
+{
+    if (err->code != TN_E_TIMEOUT || !in_message(c, rank))
+        return false;
+    if (c->let_down.code == TN_OK) {
+        c->let_down = *err;
+        err_prefix(&c->let_down, "rank %" PRIu32, rank);
+    }
+    return true;
+}
+
+/* Notes a failure that `rank` of the run (CONTROL_NO_RANK: nobody in particular) has found; the first one stays. Who waited in
+ * vain was let down by somebody else, who is named where that can be known. `own`: this process has found it. */
+static void fail(struct crew *c, uint32_t rank, bool own, const tn_err *err)
+{
+    char late[200];
+    bool first = false;
+
+    pthread_mutex_lock(&c->lock);
+    c->status = c->status == TN_OK ? err->code : c->status;
+    if (!c->failed) {
+        bool known = err->code == TN_E_TIMEOUT && find_late(c, rank, late, sizeof late);
+        first = known || !own || !keep_for_later(c, rank, err);
+        if (first) {
+            c->failed = true;
+            c->why = *err;
+        }
+        if (first && own && rank != CONTROL_NO_RANK && c->groups.world > 1)
+            err_prefix(&c->why, "rank %" PRIu32, rank);
+        if (first && known)
+            err_prefix(&c->why, "%s", late);
+        pthread_cond_broadcast(&c->moved);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!first)
+        return;
+    abort_all(c);
+    if (c->control)
+        control_tell(c->control, own ? rank : CONTROL_NO_RANK, err);
+}
+
+bool crew_failed(struct crew *c, tn_err *err)
+{
+    bool failed;
+
+    pthread_mutex_lock(&c->lock);
+    failed = c->failed;
+    if (failed && err)
+        *err = c->why;
+    pthread_mutex_unlock(&c->lock);
+    return failed;
+}
+
+uint64_t crew_pulse(const struct crew *c)
+{
+    const struct beat *b = &c->in->ranks[0]->comm.beat;
+
+    return atomic_load(&b->n_ops) + atomic_load(&b->step);
+}
+
+void crew_give_up(struct crew *c, uint64_t timeout_ns)
+{
+    const struct beat *b = &c->in->ranks[0]->comm.beat;
+    const char *call = atomic_load(&b->call);
+    tn_err why = TN_ERR_INIT;
+
+    tn_err_set(&why, TN_E_COMM,
+               "rank 0 has not got on with step %" PRIu64 " for %" PRIu64
+               " ms: it is in %s (layer %" PRId32 ")",
+               atomic_load(&b->step), timeout_ns / NS_PER_MS, call ? call : "no op",
+               atomic_load(&b->layer));
+    pthread_mutex_lock(&c->lock);
+    c->failed = c->wedged = true;
+    c->why = why;
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* -- Threads --------------------------------------------------------------------------------------------------- */
@@ -181,7 +298,7 @@ static void *member_main(void *arg)
         if (!job)
             return NULL;
         if (job(m->rank, c->arg, &err) != TN_OK)
-            fail(c, m->rank, &err);
+            fail(c, m->rank->o.world_rank, true, &err);
         pthread_mutex_lock(&c->lock);
         m->busy = false;
         c->n_busy--;
@@ -229,6 +346,18 @@ static bool wait_idle(struct crew *c, uint64_t until_ns)
     return true;
 }
 
+/* After a rank was let down: gives the others time to tell who is to blame. False if nobody did. With the lock held. */
+static bool hear_others(struct crew *c)
+{
+    uint64_t until_ns = clock_ns() + STEP_GRACE_NS;
+    struct timespec until = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
+
+    while (c->let_down.code != TN_OK && !c->failed)
+        if (pthread_cond_timedwait(&c->moved, &c->lock, &until) != 0 && clock_ns() >= until_ns)
+            return c->failed;
+    return true;
+}
+
 /* Waits for the job. Past its deadline the late rank is named and everything aborted. */
 static int32_t end_job(struct crew *c, uint64_t timeout_ns, tn_err *err)
 {
@@ -236,10 +365,10 @@ static int32_t end_job(struct crew *c, uint64_t timeout_ns, tn_err *err)
     int32_t rc;
 
     pthread_mutex_lock(&c->lock);
-    if (!wait_idle(c, clock_ns() + timeout_ns)) {
+    if (!wait_idle(c, clock_ns() + timeout_ns) || !hear_others(c)) {
         describe_late(c, timeout_ns, &late);
         pthread_mutex_unlock(&c->lock);
-        fail(c, NULL, &late);
+        fail(c, CONTROL_NO_RANK, true, &late);
         pthread_mutex_lock(&c->lock);
         c->wedged = !wait_idle(c, clock_ns() + ABORT_GRACE_NS);
     }
@@ -316,9 +445,9 @@ static int32_t size_cache(struct crew *c, tn_err *err)
 }
 
 /* Something went wrong in another process; on the control's thread. */
-static void far_failure(void *arg, const tn_err *err)
+static void far_failure(void *arg, uint32_t rank, const tn_err *err)
 {
-    fail(arg, NULL, err);
+    fail(arg, rank, false, err);
 }
 
 /* Meets the other processes and agrees with them on the groups' tokens. */
@@ -400,33 +529,27 @@ int32_t crew_open(struct instance *in, struct crew **out, tn_err *err)
         close(plan.listener);
     if (rc != TN_OK) {
         if (c->control && err)
-            control_tell(c->control, err);
-        crew_close(c);
+            control_tell(c->control, CONTROL_NO_RANK, err);
+        *out = crew_close(c) ? NULL : c;
         return rc;
     }
     *out = c;
     return TN_OK;
 }
 
-/* A rank that did not come back is still somewhere in a plugin, and uses what would be freed here. */
-static void leave_behind(struct crew *c)
-{
-    log_error("a rank does not come back; what it holds is given back when the process ends");
-    c->in->ranks = NULL;
-}
-
-void crew_close(struct crew *c)
+bool crew_close(struct crew *c)
 {
     struct instance *in;
 
     if (!c)
-        return;
+        return true;
     in = c->in;
     if (c->wedged) {
-        if (crew_leads(c)) /* a follower's rank may still read the step that lies in there */
+        if (crew_leads(c)) { /* a follower's rank may still read the step that lies in there */
             control_close(c->control);
-        leave_behind(c);
-        return;
+            c->control = NULL;
+        }
+        return false;
     }
     begin_job(c, NULL, NULL);
     for (uint32_t i = 0; c->members && i < in->n_ranks; i++)
@@ -445,6 +568,7 @@ void crew_close(struct crew *c)
     mem_free(c->members);
     mem_free(c->beats);
     mem_free(c);
+    return true;
 }
 
 int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err)
@@ -505,7 +629,7 @@ int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_st
     if (c->control) {
         int32_t rc = control_step(c->control, &c->parts, err);
         if (rc != TN_OK) {
-            fail(c, NULL, err);
+            fail(c, CONTROL_NO_RANK, true, err);
             return TN_E_COMM;
         }
     }
@@ -548,7 +672,7 @@ static int32_t follow_once(struct crew *c, const struct wire_limits *limits, uin
                            tn_err *err)
 {
     bool got = false;
-    int32_t rc = control_next(c->control, limits, &c->received[*slot], &got, err);
+    int32_t rc = control_next(c->control, limits, step_deadline(c), &c->received[*slot], &got, err);
 
     if (rc != TN_OK || !got)
         return rc;
@@ -587,7 +711,9 @@ int32_t crew_follow(struct crew *c, int (*stop)(void *arg), void *arg, tn_err *e
     if (rc == TN_E_CLOSED)
         return TN_OK;
     if (rc != TN_OK)
-        fail(c, NULL, &why);
+        fail(c, CONTROL_NO_RANK, true, &why);
     crew_failed(c, err);
-    return TN_E_COMM;
+    if (err && rc != TN_E_CANCELED)
+        err->code = TN_E_COMM;
+    return rc == TN_E_CANCELED ? rc : TN_E_COMM;
 }

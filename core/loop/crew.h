@@ -16,9 +16,13 @@
 struct crew;
 
 /* Opens the ranks of `in` (in->ranks), joins their groups, binds the plan, and allocates as many cache pages as the rank with
- * the least room can hold (in->n_pages). With in->o.dry only the first rank is opened, and joins nobody. */
+ * the least room can hold (in->n_pages). With in->o.dry only the first rank is opened, and joins nobody.
+ * After an error *out is NULL, but for a rank that does not come back: then it is what crew_close will refuse to close. */
 int32_t crew_open(struct instance *in, struct crew **out, tn_err *err);
-void crew_close(struct crew *c); /* NULL is allowed; in->ranks is gone afterwards */
+
+/* NULL is allowed. False if a rank did not come back from a plugin: then it stays as it is, with everything that the rank
+ * uses, which is all of `in` and the plugins. Else in->ranks is gone afterwards. */
+bool crew_close(struct crew *c);
 
 /* Memory for the steps of `s`; once, before the first. */
 int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err);
@@ -42,6 +46,12 @@ int32_t crew_follow(struct crew *c, int (*stop)(void *arg), void *arg, tn_err *e
 
 /* Whether the crew has failed for good; then `err` tells why. Any thread. */
 bool crew_failed(struct crew *c, tn_err *err);
+
+/* Of a single rank, which runs on its caller's thread and has nobody else to notice: a number that changes whenever the rank gets
+ * on, and giving it up after it did not for `timeout_ns`. Then the crew has failed, and is left behind when it closes:
+ * the thread is still in there. Any thread. */
+uint64_t crew_pulse(const struct crew *c);
+void crew_give_up(struct crew *c, uint64_t timeout_ns);
 
 /* How many ranks there are in all, and processes, and which one this is. */
 uint32_t crew_world(const struct crew *c);

@@ -163,20 +163,18 @@ int32_t instance_open(const struct instance_options *o, struct instance **out, t
     in->o = *o;
     in->view = registry_acquire(o->registry);
     rc = assemble(in, err);
-    if (rc != TN_OK) {
-        instance_close(in);
-        return rc;
-    }
-    *out = in;
-    return TN_OK;
+    *out = rc == TN_OK || !instance_close(in) ? in : NULL;
+    return rc;
 }
 
-void instance_close(struct instance *in)
+bool instance_close(struct instance *in)
 {
     if (!in)
-        return;
-    crew_close(in->crew);
+        return true;
+    if (!crew_close(in->crew))
+        return false;
     engine_close(in->engine);
     registry_release(in->view);
     mem_free(in);
+    return true;
 }

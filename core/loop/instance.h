@@ -43,8 +43,12 @@ struct instance {
     uint32_t max_logits, block_tokens, n_pages;
 };
 
+/* After an error *out is NULL, but for a rank that does not come back: then it is what instance_close will refuse to close. */
 int32_t instance_open(const struct instance_options *o, struct instance **out, tn_err *err);
-void instance_close(struct instance *in); /* NULL is allowed */
+
+/* NULL is allowed. False if a rank did not come back from a plugin: the instance stays as it is, and so must all that it stands
+ * on (configuration, registry, ledger), for the rank still uses them. */
+bool instance_close(struct instance *in);
 
 /* Opens the registry that a configuration describes. */
 int32_t instance_registry(const struct conf *conf, struct ledger *ledger, struct registry **out,

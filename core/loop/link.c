@@ -233,10 +233,13 @@ int32_t link_listen(const char *host, uint16_t *port, int *out, tn_err *err)
 int32_t link_accept(int listener, const uint8_t key[SECRET_KEY_BYTES], uint64_t until_ns,
                     struct link **out, tn_err *err)
 {
+    tn_err why = TN_ERR_INIT;
+
     for (;;) {
-        tn_err why = TN_ERR_INIT;
         int32_t rc = await(listener, POLLIN, until_ns, err);
         int fd;
+        if (rc == TN_E_TIMEOUT && why.code != TN_OK)
+            return tn_err_set(err, rc, "last turned away: %s", why.msg);
         if (rc != TN_OK)
             return rc;
         fd = accept(listener, NULL, NULL);
@@ -246,11 +249,6 @@ int32_t link_accept(int listener, const uint8_t key[SECRET_KEY_BYTES], uint64_t 
         rc = link_new(fd, key, true, out, &why);
         if (rc == TN_OK)
             return TN_OK;
-        if (rc == TN_E_VERSION || rc == TN_E_NOMEM) {
-            if (err)
-                *err = why;
-            return rc;
-        }
         log_warn("turned a connection away: %s", why.msg);
     }
 }

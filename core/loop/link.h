@@ -22,8 +22,9 @@ struct link;
 /* Listens on host:port; port 0 takes any, and *port tells which. `host` NULL: all addresses. */
 int32_t link_listen(const char *host, uint16_t *port, int *out, tn_err *err);
 
-/* Takes the next connection of somebody who knows the key. TN_E_TIMEOUT at `until_ns`; strangers are logged and turned
- * away, and do not end the wait. */
+/* Takes the next connection of somebody who knows the key. TN_E_TIMEOUT at `until_ns`; strangers, and who speaks another
+ * version, are logged and turned away, and do not end the wait, for anybody can send a number. The message of the timeout tells
+ * of the last of them. */
 int32_t link_accept(int listener, const uint8_t key[SECRET_KEY_BYTES], uint64_t until_ns,
                     struct link **out, tn_err *err);
 

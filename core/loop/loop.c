@@ -11,6 +11,7 @@
 #include "loop/crew.h"
 #include "loop/mailbox.h"
 #include "loop/ticket.h"
+#include "loop/watch.h"
 #include "tenon/ops.h"
 
 /* A step that was scheduled and is not committed. */
@@ -32,8 +33,11 @@ struct loop {
     struct flight flights[STEP_SLOTS]; /* oldest first */
     uint32_t n_flights, max_flights;
     struct ticket *ended; /* tickets whose last event is due */
+    struct watch *watch;  /* of a single rank; several watch each other */
 
-    pthread_mutex_t lock; /* guards stats */
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t ending;
+    bool over; /* the thread touches nothing any more */
     struct loop_stats stats;
 };
 
@@ -140,29 +144,37 @@ static void serve_mailbox(struct loop *l)
 
 /* -- Steps --------------------------------------------------------------------------------------------- */
 
-/* Begins a step. One that cannot even be submitted is committed in its turn, like any other that fails. */
-static void launch(struct loop *l, const struct sched_step *step)
+/* Begins a step. One that cannot even be submitted is committed in its turn, like any other that fails. False: the thread was
+ * given up meanwhile, and has lost everything that it had; so of all that follow. */
+static bool launch(struct loop *l, const struct sched_step *step)
 {
-    struct flight *f = &l->flights[l->n_flights++];
+    struct flight f = {.step = step};
 
-    f->step = step;
-    err_reset(&f->err);
-    f->status = crew_submit(l->in->crew, l->sched, step, &f->err);
+    err_reset(&f.err);
+    watch_away(l->watch);
+    f.status = crew_submit(l->in->crew, l->sched, step, &f.err);
+    if (!watch_back(l->watch))
+        return false;
+    l->flights[l->n_flights++] = f;
+    return true;
 }
 
 /* Waits for the oldest step and hands out what it gave. */
-static void land(struct loop *l)
+static bool land(struct loop *l)
 {
-    struct flight *f = &l->flights[0];
+    struct flight f = l->flights[0];
     struct rank_result got = {NULL, NULL, NULL};
-    struct sched_result result = {.status = f->status};
-    const struct sched_step *step = f->step;
+    struct sched_result result = {.status = f.status};
+    const struct sched_step *step = f.step;
     tn_err err = TN_ERR_INIT;
 
+    watch_away(l->watch);
     if (result.status == TN_OK)
-        result.status = crew_wait(l->in->crew, &got, &f->err);
-    l->failure = f->err;
-    memmove(f, f + 1, --l->n_flights * sizeof *f);
+        result.status = crew_wait(l->in->crew, &got, &f.err);
+    if (!watch_back(l->watch))
+        return false;
+    l->failure = f.err;
+    memmove(l->flights, l->flights + 1, --l->n_flights * sizeof f);
     result.sampled = got.sampled;
     result.logprob = got.logprob;
     l->logits = got.logits;
@@ -171,40 +183,51 @@ static void land(struct loop *l)
     if (crew_failed(l->in->crew, NULL)) { /* nothing can be computed any more */
         l->n_flights = 0;
         sched_abort(l->sched, TN_E_COMM, clock_ns());
-        return;
+        return true;
     }
     if (sched_commit(l->sched, step, &result, clock_ns(), &err) != TN_OK)
         log_error("step %" PRIu64 ": %s", step->number, err.msg);
+    return true;
 }
 
 /* Ends everything. Steps on the device still write where the next would read, so they are waited for, and forgotten. */
-static void abort_all(struct loop *l, int32_t status)
+static bool abort_all(struct loop *l, int32_t status)
 {
     struct rank_result ignored;
 
+    watch_away(l->watch);
     for (uint32_t i = 0; i < l->n_flights; i++)
         if (l->flights[i].status == TN_OK)
             crew_wait(l->in->crew, &ignored, NULL);
+    if (!watch_back(l->watch))
+        return false;
     l->n_flights = 0;
     sched_abort(l->sched, status, clock_ns());
+    return true;
 }
 
-/* Schedules and launches the next step, if there is one. */
-static bool advance(struct loop *l)
+/* Schedules and launches the next step, if there is one (*more). */
+static bool advance(struct loop *l, bool *more)
 {
     const struct sched_step *step = NULL;
     tn_err err = TN_ERR_INIT;
+    bool logits;
 
     if (sched_schedule(l->sched, clock_ns(), &step, &err) != TN_OK) {
         log_error("scheduler: %s", err.msg);
-        abort_all(l, TN_E_INTERNAL);
+        if (!abort_all(l, TN_E_INTERNAL))
+            return false;
     }
+    *more = step != NULL;
     if (!step)
+        return true;
+    logits = rank_wants_logits(step);
+    if (!launch(l, step))
         return false;
-    launch(l, step);
     /* Logits stand in one place, and the next step would overwrite them. */
-    while (rank_wants_logits(step) && l->n_flights > 0)
-        land(l);
+    while (logits && l->n_flights > 0)
+        if (!land(l))
+            return false;
     return true;
 }
 
@@ -219,17 +242,27 @@ static void publish_stats(struct loop *l)
     pthread_mutex_unlock(&l->lock);
 }
 
+static void note_over(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->over = true;
+    pthread_cond_signal(&l->ending);
+    pthread_mutex_unlock(&l->lock);
+}
+
 static void *thread_main(void *arg)
 {
     struct loop *l = arg;
 
     /* With room for two steps, the one ahead runs on the device while the next is prepared here. */
     while (!mailbox_closed(l->mailbox)) {
-        bool more;
+        bool more = false;
         serve_mailbox(l);
-        more = advance(l);
+        if (!advance(l, &more))
+            return NULL;
         if (l->n_flights == l->max_flights || (!more && l->n_flights > 0)) {
-            land(l);
+            if (!land(l))
+                return NULL;
             more = true;
         }
         publish_stats(l);
@@ -238,10 +271,49 @@ static void *thread_main(void *arg)
             mailbox_wait(l->mailbox, sched_next_deadline(l->sched));
     }
     serve_mailbox(l);
-    abort_all(l, TN_E_CANCELED);
+    if (!abort_all(l, TN_E_CANCELED))
+        return NULL;
     publish_stats(l);
     deliver_ended(l);
+    note_over(l);
     return NULL;
+}
+
+/* -- A thread that does not come back -------------------------------------------------------------------- */
+
+static uint64_t step_timeout(const struct loop *l)
+{
+    return (uint64_t)conf_int(l->in->o.conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS;
+}
+
+static uint64_t pulse(void *arg)
+{
+    return crew_pulse(((const struct loop *)arg)->in->crew);
+}
+
+/* Answers everybody in the place of the loop's thread, which is somewhere in the device. */
+static void take_over(void *arg)
+{
+    struct loop *l = arg;
+
+    crew_give_up(l->in->crew, step_timeout(l));
+    crew_failed(l->in->crew, &l->failure);
+    log_error("%s", l->failure.msg);
+    mailbox_close(l->mailbox);
+    serve_mailbox(l);
+    l->n_flights = 0;
+    sched_abort(l->sched, TN_E_COMM, clock_ns());
+    publish_stats(l);
+    deliver_ended(l);
+    note_over(l);
+}
+
+static int32_t start_watch(struct loop *l, tn_err *err)
+{
+    const struct watch_options o = {
+        .timeout_ns = step_timeout(l), .pulse = pulse, .lost = take_over, .arg = l};
+
+    return crew_world(l->in->crew) == 1 ? watch_start(&o, &l->watch, err) : TN_OK;
 }
 
 /* -- Starting and stopping ------------------------------------------------------------------------------ */
@@ -316,11 +388,14 @@ int32_t loop_start(struct instance *in, struct loop **out, tn_err *err)
     l->in = in;
     l->max_flights = crew_depth(in->crew);
     pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->ending, NULL);
     rc = make_scheduler(l, err);
     if (rc == TN_OK)
         rc = mailbox_new(&l->mailbox, err);
     if (rc == TN_OK)
         rc = crew_prepare(in->crew, l->sched, err);
+    if (rc == TN_OK)
+        rc = start_watch(l, err);
     if (rc == TN_OK)
         rc = start_thread(l, err);
     if (rc != TN_OK) {
@@ -337,11 +412,19 @@ void loop_stop(struct loop *l)
         return;
     if (l->started) {
         mailbox_close(l->mailbox);
-        pthread_join(l->thread, NULL);
+        pthread_mutex_lock(&l->lock);
+        while (!l->over)
+            pthread_cond_wait(&l->ending, &l->lock);
+        pthread_mutex_unlock(&l->lock);
     }
+    if (!watch_stop(l->watch))
+        return; /* for the thread, should it come back */
+    if (l->started)
+        pthread_join(l->thread, NULL);
     sched_free(l->sched);
     kv_free(l->kv);
     mailbox_unref(l->mailbox);
+    pthread_cond_destroy(&l->ending);
     pthread_mutex_destroy(&l->lock);
     mem_free(l);
 }

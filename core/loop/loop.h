@@ -18,14 +18,16 @@ struct ticket;
 typedef void (*loop_logits)(void *arg, const float *logits, uint32_t first_position,
                             uint32_t n_rows, uint32_t vocab);
 
-/* Starts the loop. The instance outlives it. */
+/* Starts the loop. The instance outlives it. When a single rank does not get on within parallel.step_timeout_ms, all requests
+ * end with TN_E_COMM, and so do later ones; several ranks watch each other (crew.h). */
 int32_t loop_start(struct instance *in, struct loop **out, tn_err *err);
 
 /* Bytes that the arrays of steps will take, on the host beside the device and on the device; in->n_pages is set. */
 int32_t loop_array_bytes(struct instance *in, const tn_device_info *info, uint64_t *host,
                          uint64_t *device, tn_err *err);
 
-/* Cancels everything, stops the thread and frees the loop. Tickets stay valid until released. */
+/* Cancels everything, stops the thread and frees the loop. Tickets stay valid until released. A thread that was given up
+ * because its device does not answer is left alone, and the loop with it; instance_close tells. */
 void loop_stop(struct loop *l);
 
 enum ticket_event_kind { TICKET_TOKEN, TICKET_FINISHED };

@@ -140,7 +140,6 @@ static int32_t open_tuning(struct rank *r, tn_err *err)
 
 static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding **out, tn_err *err)
 {
-    bool alone = r->o.world_size == 1;
     const struct instance *in = r->in;
     struct bind_options o = {.engine = in->engine,
                              .api = in->api,
@@ -148,7 +147,7 @@ static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding 
                              .place = r->place,
                              .ledger = in->o.ledger,
                              .topo = r->o.topo,
-                             .comm = alone ? NULL : &r->comm,
+                             .comm = &r->comm,
                              .select = {.sources = r->sources,
                                         .n_sources = r->n_attached,
                                         .device = &r->info,
@@ -389,8 +388,10 @@ int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_st
     uint32_t bucket = step_graphs_bucket(&r->graphs, step);
     const struct step_slot *t = step_arrays_fill(&r->arrays, slot, s, step, bucket);
     tn_stream *stream = binding_stream(r->binding);
-    int32_t rc = step_arrays_send(&r->arrays, t, stream, err);
+    int32_t rc;
 
+    atomic_store(&r->comm.beat.step, step->number);
+    rc = step_arrays_send(&r->arrays, t, stream, err);
     if (rc == TN_OK)
         rc = bucket ? step_graphs_launch(&r->graphs, bucket, stream, err)
                     : binding_run(r->binding, &t->batch, t->n_unknown > 0, err);
@@ -414,7 +415,10 @@ int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err)
         (struct rank_result){.sampled = t->sampled,
                              .logprob = t->logprob,
                              .logits = r->arrays.mirrored ? r->logits : binding_logits(r->binding)};
-    return r->done[slot] ? r->in->api->event_sync(r->device, r->done[slot], err) : TN_OK;
+    if (!r->done[slot])
+        return TN_OK;
+    atomic_store(&r->comm.beat.call, "the device");
+    return r->in->api->event_sync(r->device, r->done[slot], err);
 }
 
 /* -- Steps of several ranks ------------------------------------------------------------------------------ */
@@ -445,7 +449,8 @@ int32_t rank_run_parts(struct rank *r, const struct step_parts *p, tn_err *err)
         rc = run_part(r, p, i, err);
     if (rc == TN_OK)
         rc = binding_wait(r->binding, err);
-    atomic_store(&b->call, NULL);
+    if (rc == TN_OK)
+        atomic_store(&b->call, NULL);
     return rc;
 }
 

@@ -102,7 +102,7 @@ START_TEST(a_failing_rank_is_named_and_everybody_is_told)
         ck_assert_msg(strstr(ev.message, f->named) != NULL, "%s", ev.message);
         tn_release(r[i]);
     }
-    ck_assert_msg(clock_ns() - begin < 5 * NS_PER_S + 400 * NS_PER_MS, "took too long");
+    ck_assert_msg(clock_ns() - begin < 30 * NS_PER_S, "took too long");
     tn_stats(rt, &stats);
     ck_assert_int_eq(stats.status, TN_E_COMM);
     p.prompt = prompt;

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shadow.h"
 
@@ -52,15 +53,25 @@ struct tn_event {
 
 /* -- A stream's thread ----------------------------------------------------------------------------- */
 
+/* The process may end, but nothing else does. */
+static void hang(void)
+{
+    for (;;)
+        pause();
+}
+
 static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
 {
+    uint64_t number = c->kind == DO_KERNEL ? atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 : 0;
     int32_t rc = TN_OK;
 
     switch (c->kind) {
     case DO_COPY: memcpy(c->dst, c->src, c->bytes); break;
     case DO_FILL: memset(c->dst, c->byte, c->bytes); break;
     case DO_KERNEL:
-        if (atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 == s->d->s->fail_launch)
+        if (number == s->d->s->hang_kernel)
+            hang();
+        if (number == s->d->s->fail_launch)
             return tn_err_set(err, TN_E_DEVICE, "shadow: a kernel has failed, as it was told to");
         rc = shadow_run(&c->kernel, err);
         break;
@@ -424,6 +435,9 @@ static int32_t graph_launch(tn_device *d, tn_graph *g, tn_stream *s, tn_err *err
 static int32_t launch(tn_device *d, tn_stream *s, const tn_kernel_launch *k, tn_err *err)
 {
     struct command c = {.kind = DO_KERNEL};
+
+    if (atomic_fetch_add(&d->s->n_launches, 1) + 1 == d->s->hang_launch)
+        hang();
 
     (void)d;
     memcpy(&c.kernel, k->params[0], sizeof c.kernel);

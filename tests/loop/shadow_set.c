@@ -364,6 +364,10 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
     for (uint32_t i = 0; i < n; i++) {
         if (strcmp(config[i].key, "fail_launch") == 0)
             s->fail_launch = strtoull(config[i].value, NULL, 10);
+        if (strcmp(config[i].key, "hang_kernel") == 0)
+            s->hang_kernel = strtoull(config[i].value, NULL, 10);
+        if (strcmp(config[i].key, "hang_launch") == 0)
+            s->hang_launch = strtoull(config[i].value, NULL, 10);
         if (strcmp(config[i].key, "expect") != 0)
             continue;
         s->expect_graphs = strstr(config[i].value, "graphs") != NULL;

@@ -379,6 +379,67 @@ START_TEST(a_device_that_dies_takes_nobody_along_silently)
 }
 END_TEST
 
+/* A device that never answers, whether the loop waits for it or is in one of its calls: whoever waits is told so, later ones
+ * too, and closing does not hang. */
+START_TEST(a_device_that_hangs_is_given_up)
+{
+    static const char *const hangs[][2] = {{"plugin.shadow.hang_kernel", "300"},
+                                           {"plugin.shadow.hang_launch", "300"},
+                                           {"plugin.shadow.hang_kernel", "600"}};
+    const char *how = hangs[_i][0], *at = hangs[_i][1];
+    tn_kv settings[] = {{how, at},
+                        {"parallel.step_timeout_ms", "1000"},
+                        {"kernels.graphs", _i == 2 ? "true" : "false"},
+                        {NULL, NULL}};
+    static struct job jobs[4], late;
+    tn_runtime *rt = open_on(true, settings);
+    tn_runtime_stats stats = {.h = TN_HDR(tn_runtime_stats)};
+    tn_request *reqs[4], *refused = NULL;
+    tn_err err = TN_ERR_INIT;
+
+    for (uint64_t i = 0; i < 4; i++) {
+        make_job(&jobs[i], i);
+        jobs[i].params.max_new_tokens = MAX_OUTPUT;
+        jobs[i].params.ignore_eos = 1;
+        ck_assert_ok(tn_submit(rt, &jobs[i].params, &reqs[i], &err), &err);
+    }
+    for (int i = 0; i < 4; i++) {
+        collect(reqs[i], &jobs[i]);
+        ck_assert_uint_eq(jobs[i].finish, TN_FINISH_ERROR);
+        ck_assert_int_eq(jobs[i].status, TN_E_COMM);
+        ck_assert_msg(strstr(jobs[i].message, "rank 0 has not got on with step") != NULL, "%s",
+                      jobs[i].message);
+    }
+    tn_stats(rt, &stats);
+    ck_assert_int_eq(stats.status, TN_E_COMM);
+    make_job(&late, 9);
+    ck_assert_int_eq(tn_submit(rt, &late.params, &refused, &err), TN_E_COMM);
+    ck_assert_err_has(&err, "rank 0");
+    tn_close(rt);
+}
+END_TEST
+
+/* Nor does it hang when the device is found out only while closing. */
+START_TEST(closing_gives_up_a_device_that_hangs)
+{
+    tn_kv settings[] = {{"plugin.shadow.hang_kernel", "300"},
+                        {"parallel.step_timeout_ms", "1000"},
+                        {"kernels.graphs", "false"},
+                        {NULL, NULL}};
+    static struct job job;
+    tn_runtime *rt = open_on(true, settings);
+    tn_request *req = NULL;
+    tn_err err = TN_ERR_INIT;
+
+    make_job(&job, 1);
+    job.params.max_new_tokens = MAX_OUTPUT;
+    ck_assert_ok(tn_submit(rt, &job.params, &req, &err), &err);
+    tn_close(rt);
+    collect(req, &job);
+    ck_assert(job.finish == TN_FINISH_ERROR || job.finish == TN_FINISH_CANCELED);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("loop_shadow");
@@ -393,6 +454,8 @@ int main(void)
     tcase_add_test(t, requests_may_go_at_any_time);
     tcase_add_test(t, closing_waits_for_what_runs);
     tcase_add_loop_test(t, a_device_that_dies_takes_nobody_along_silently, 0, 5);
+    tcase_add_loop_test(t, a_device_that_hangs_is_given_up, 0, 3);
+    tcase_add_test(t, closing_gives_up_a_device_that_hangs);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

@@ -132,7 +132,9 @@ static int32_t exchange(tn_comm_group *g, struct flow *flows, const char *call, 
 
     for (uint32_t r = 0; r < g->n; r++) {
         struct flow *f = &flows[r];
-        snprintf(f->mine.call, sizeof f->mine.call, "%s", call);
+        /* On both sides a message is called what its sender calls it. */
+        snprintf(f->mine.call, sizeof f->mine.call, "%s",
+                 strcmp(call, "recv") == 0 ? "send" : call);
         f->mine.bytes = f->out_bytes;
         f->mine.number = g->peers[r].sent;
         f->number = g->peers[r].received;
@@ -291,9 +293,8 @@ int32_t tcp_send(tn_comm_group *g, const void *buf, uint64_t bytes, uint32_t pee
     int32_t rc = check_peer(g, peer, err);
 
     (void)s;
-    return rc == TN_OK
-               ? one_way(g, (void *)(uintptr_t)buf, bytes, peer, MAX_RANKS + 1, "message", err)
-               : rc;
+    return rc == TN_OK ? one_way(g, (void *)(uintptr_t)buf, bytes, peer, MAX_RANKS + 1, "send", err)
+                       : rc;
 }
 
 int32_t tcp_recv(tn_comm_group *g, void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
@@ -302,7 +303,7 @@ int32_t tcp_recv(tn_comm_group *g, void *buf, uint64_t bytes, uint32_t peer, tn_
     int32_t rc = check_peer(g, peer, err);
 
     (void)s;
-    return rc == TN_OK ? one_way(g, buf, bytes, MAX_RANKS + 1, peer, "message", err) : rc;
+    return rc == TN_OK ? one_way(g, buf, bytes, MAX_RANKS + 1, peer, "recv", err) : rc;
 }
 
 int32_t tcp_barrier(tn_comm_group *g, tn_stream *s, tn_err *err)
