@@ -330,7 +330,7 @@ class Launched(Base):
     def test_a_rank_that_is_a_hundred_times_slower(self):
         faults = ["fault=delay", "fault_rank=3", "fault_call=all_reduce", "fault_at=40", "fault_ms=%d" % (100 * STEP_MS)]
         run = self.launch([a for f in faults for a in ("--set", "plugin.local." + f)], sizes=["--tp-size", "2", "--pp-size", "2"])
-        self.assert_ends(run, COMM, "rank 3", "all_reduce")
+        self.assert_ends(run, COMM, "rank 3", "all_reduce", "tenon: ")
 
     def test_another_engine(self):
         other = self.build("other", dict(MODEL, initializer_range=0.03))

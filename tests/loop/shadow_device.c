@@ -202,15 +202,32 @@ static uint32_t act_dtype(tn_device *d, uint32_t weight_dtype)
     return TN_DT_F32;
 }
 
+/* All blocks, so that those of a device that hangs are not taken for leaks: nobody else has their addresses. */
+struct block {
+    struct block *next, **back;
+};
+
+#define BLOCK_ALIGN 256
+static struct block *blocks;
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static int32_t host_block(tn_device *d, uint64_t bytes, void **out, tn_err *err)
 {
     void *p = NULL;
+    struct block *b;
 
-    if (posix_memalign(&p, 256, bytes ? bytes : 1) != 0)
+    if (posix_memalign(&p, BLOCK_ALIGN, bytes + BLOCK_ALIGN) != 0)
         return tn_err_set(err, TN_E_NOSPACE, "shadow: %llu bytes", (unsigned long long)bytes);
-    memset(p, 0xa5, bytes);
+    memset(p, 0xa5, bytes + BLOCK_ALIGN);
+    b = p;
+    pthread_mutex_lock(&blocks_lock);
+    *b = (struct block){blocks, &blocks};
+    if (b->next)
+        b->next->back = &b->next;
+    blocks = b;
+    pthread_mutex_unlock(&blocks_lock);
     atomic_fetch_add(&d->n_blocks, 1);
-    *out = p;
+    *out = (char *)p + BLOCK_ALIGN;
     return TN_OK;
 }
 
@@ -231,10 +248,18 @@ static int32_t mem_alloc(tn_device *d, uint64_t bytes, void **out, tn_err *err)
 
 static void host_block_free(tn_device *d, void *p)
 {
+    struct block *b;
+
     if (!p)
         return;
+    b = (void *)((char *)p - BLOCK_ALIGN);
     atomic_fetch_sub(&d->n_blocks, 1);
-    free(p);
+    pthread_mutex_lock(&blocks_lock);
+    *b->back = b->next;
+    if (b->next)
+        b->next->back = b->back;
+    pthread_mutex_unlock(&blocks_lock);
+    free(b);
 }
 
 static void mem_free(tn_device *d, void *p)

@@ -3,7 +3,10 @@
  * The comm plugin "mpi": host buffers between the processes of an MPI launcher, and the bootstrap of the others: through it
  * the processes of `mpirun -n 4 tenon ...` learn of each other. It has no settings; Open MPI's own (OMPI_MCA_*) apply.
  */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../common/sum.h"
 #include "group.h"
@@ -62,15 +65,33 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config,
     return TN_OK;
 }
 
+/* The exit status of a run of which a rank has failed; and how long others wait for rank 0, who has the callers to answer. */
+#define FAILED_STATUS 4
+#define LAST_WORDS_S 3
+
+static int waits_for_first;
+
+/* At the end of a process whose run has failed. Shutting down is collective, and somebody would not come: so everything is ended
+ * here, which also gives the launcher its exit status. */
+static void end_run(void)
+{
+    fflush(NULL);
+    if (waits_for_first)
+        sleep(LAST_WORDS_S);
+    MPI_Abort(MPI_COMM_WORLD, FAILED_STATUS);
+}
+
 static void fini(void *instance)
 {
     struct mpi *m = instance;
     int over = 0;
 
     MPI_Finalized(&over);
-    /* Shutting down is collective. After a failure the launcher cleans up. */
+    waits_for_first = m->rank != 0;
     if (m->started && !over && !atomic_load(&m->broken))
         MPI_Finalize();
+    else if (m->started && !over)
+        atexit(end_run);
     pthread_mutex_destroy(&m->lock);
     m->host->free(m->host->ctx, m);
 }
