@@ -65,7 +65,8 @@
     INT(PARALLEL_MICRO, "parallel.micro_batches", "0", 0, LIMIT_MICRO_BATCHES, CONF_RULE_NONE,     \
         "parts of a step that pipeline stages work on at once; 0: by the rows of the step")        \
     INT(PARALLEL_STEP_MS, "parallel.step_timeout_ms", "60000", 10, INT64_C(86400000),              \
-        CONF_RULE_NONE, "longest time of a step of several ranks, or of an op of a single one, "   \
+        CONF_RULE_NONE,                                                                            \
+        "longest time of a step of several ranks, or of an op of a single one, "                   \
         "before a rank counts as lost")                                                            \
     INT(PARALLEL_JOIN_MS, "parallel.join_timeout_ms", "300000", 10, INT64_C(86400000),             \
         CONF_RULE_NONE, "longest wait for all ranks to join and load")                             \
