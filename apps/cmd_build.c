@@ -31,6 +31,10 @@ static const struct opt options[] = {
     {"quant", OPT_TEXT, "SCHEME",
      "quantize linears with this scheme: int8_sq, fp8, or that of any quantization plugin", 0, 0,
      NULL, false},
+    {"dequantize", OPT_FLAG, NULL,
+     "widen matrices that the checkpoint has quantized (FP8, INT8, AWQ, GPTQ) instead of taking "
+     "them as they are; before --quant, if that is given",
+     0, 0, NULL, false},
     {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
      false},
     {"calib-data", OPT_TEXT, "FILE",
@@ -147,6 +151,7 @@ static int32_t body(const struct opts *o, tn_err *err)
                            .tp_size = opts_int(o, "tp-size", 0),
                            .pp_size = opts_int(o, "pp-size", 0),
                            .quant = opts_text(o, "quant"),
+                           .dequantize = opts_flag(o, "dequantize"),
                            .calib_stats = opts_text(o, "calib-stats"),
                            .calib_seed = (uint64_t)opts_int(o, "calib-seed", 0),
                            .max_ppl_increase = opts_real(o, "max-ppl-increase", -1.0),

@@ -33,6 +33,7 @@ struct tool_build {
     bool dummy;
     int64_t max_batch_size, max_input_len, max_output_len, max_num_tokens, tp_size, pp_size;
     const char *quant;               /* scheme; NULL: none */
+    bool dequantize;                 /* widen what the checkpoint has quantized first */
     const struct tool_tokens *calib; /* NULL: none */
     const char *calib_stats;         /* read without `calib`, else written; NULL: neither */
     uint64_t calib_seed;

@@ -80,20 +80,22 @@ static struct token_set tokens_of(const struct tool_tokens *t)
 
 int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
 {
-    struct build_options o = {
-        .model = b->model,
-        .output = b->output,
-        .dummy = b->dummy,
-        .max_batch_size = b->max_batch_size,
-        .max_input_len = b->max_input_len,
-        .max_output_len = b->max_output_len,
-        .max_num_tokens = b->max_num_tokens,
-        .tp_size = b->tp_size,
-        .pp_size = b->pp_size,
-        .quant = {.scheme = b->quant, .options = b->quant_options, .n_options = b->n_quant_options},
-        .quiet = b->quiet,
-        .stop = b->stop,
-        .arg = b->arg};
+    struct build_options o = {.model = b->model,
+                              .output = b->output,
+                              .dummy = b->dummy,
+                              .max_batch_size = b->max_batch_size,
+                              .max_input_len = b->max_input_len,
+                              .max_output_len = b->max_output_len,
+                              .max_num_tokens = b->max_num_tokens,
+                              .tp_size = b->tp_size,
+                              .pp_size = b->pp_size,
+                              .quant = {.scheme = b->quant,
+                                        .dequantize = b->dequantize,
+                                        .options = b->quant_options,
+                                        .n_options = b->n_quant_options},
+                              .quiet = b->quiet,
+                              .stop = b->stop,
+                              .arg = b->arg};
     struct token_set calib = tokens_of(b->calib), eval = tokens_of(b->eval);
     struct runner runner = api_runner(&b->conf);
     struct build_report r;
@@ -119,8 +121,9 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
         return rc;
     *out = json_pack("{s:s, s:s, s:I, s:I, s:f, s:s?, s:i, s:i}", "model_type", r.model_type,
                      "dtype", r.dtype, "engine_bytes", (json_int_t)r.engine_bytes, "weights",
-                     (json_int_t)r.n_weights, "seconds", r.seconds, "quant", r.scheme, "linears",
-                     (int)r.n_linears, "quantized", (int)r.n_quantized);
+                     (json_int_t)r.n_weights, "seconds", r.seconds, "quant",
+                     r.scheme[0] ? r.scheme : NULL, "linears", (int)r.n_linears, "quantized",
+                     (int)r.n_quantized);
     return *out ? TN_OK : err_nomem(err, "a report");
 }
 

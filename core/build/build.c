@@ -20,6 +20,7 @@
 #include "build/output.h"
 #include "build/quant.h"
 #include "build/report.h"
+#include "build/stored.h"
 #include "build/stream.h"
 #include "engine/engine.h"
 #include "engine/meta.h"
@@ -37,6 +38,7 @@ struct building {
     json_t *config;
     json_t *generation;            /* generation_config.json, or NULL */
     struct checkpoint *checkpoint; /* NULL: dummy */
+    struct stored *stored;         /* who reads its quantized matrices; NULL: it has none */
     const char *model_type;
     const tn_model_arch *arch;
     void *instance;
@@ -134,11 +136,12 @@ static int32_t emit(struct building *b)
                             .config = b->config,
                             .config_path = b->config_path,
                             .checkpoint = b->checkpoint,
+                            .stored = b->stored,
                             .dtype = b->dtype};
     int32_t rc = emit_plan(&in, &b->emission, b->err);
 
     if (rc == TN_OK && b->checkpoint)
-        rc = emission_check_unused(&b->emission, b->checkpoint, b->err);
+        rc = emission_check_unused(&b->emission, b->checkpoint, b->stored, b->err);
     return rc;
 }
 
@@ -235,6 +238,7 @@ static json_t *passport(const struct building *b)
     char built[32], sha[SHA256_HEX] = "";
     uint8_t digest[SHA256_BYTES];
     const char *plugin = registry_plugin_of(b->plugins, b->arch);
+    json_t *o;
     time_t now = (time_t)clock_wall_s();
     struct tm tm;
 
@@ -247,11 +251,16 @@ static json_t *passport(const struct building *b)
         hex_encode(digest, sizeof digest, sha);
     gmtime_r(&now, &tm);
     strftime(built, sizeof built, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s}", "built", built, "source",
-                     path_base(b->o->model), "config_sha256", sha, "checkpoint_bytes",
-                     (json_int_t)(b->checkpoint ? checkpoint_bytes(b->checkpoint) : 0), "plugin",
-                     plugin, "plugin_version", info.version ? info.version : "", "plugin_sha256",
-                     info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
+    o = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s}", "built", built, "source",
+                  path_base(b->o->model), "config_sha256", sha, "checkpoint_bytes",
+                  (json_int_t)(b->checkpoint ? checkpoint_bytes(b->checkpoint) : 0), "plugin",
+                  plugin, "plugin_version", info.version ? info.version : "", "plugin_sha256",
+                  info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
+    if (b->stored)
+        json_object_set_new(o, "quant_method", json_string(stored_method(b->stored)));
+    if (b->calib)
+        json_object_set_new(o, "calibration_sha256", json_string(b->calib->data_sha256));
+    return o;
 }
 
 static json_t *quant_json(const struct building *b)
@@ -392,6 +401,12 @@ static bool eight_bits(uint32_t dtype)
     return tn_dtype_bits(dtype) == 8;
 }
 
+/* Whether the engine gets quantized matrices from the checkpoint. */
+static bool keeps_stored(const struct building *b)
+{
+    return b->stored && !b->o->quant.dequantize;
+}
+
 static int32_t write_base(struct building *b)
 {
     b->base_file = path_join(b->output.temp, "base.engine");
@@ -425,12 +440,13 @@ static int32_t quantize(struct building *b)
     const struct build_quant *bq = &b->o->quant;
     struct quant_options o = {.plugins = b->plugins,
                               .scheme = bq->scheme,
+                              .stored = keeps_stored(b) ? b->stored : NULL,
                               .options = bq->options,
                               .n_options = bq->n_options,
                               .tp_size = b->o->tp_size};
     int32_t rc;
 
-    if (!bq->scheme && !eight_bits(bq->kv_dtype))
+    if (!bq->scheme && !o.stored && !eight_bits(bq->kv_dtype))
         return TN_OK;
     rc = quant_open(&o, &b->emission, &b->quant, b->err);
     if (rc == TN_OK)
@@ -517,7 +533,7 @@ static int32_t check_quality(struct building *b, const char *path)
     uint32_t n;
     int32_t rc = TN_OK;
 
-    if (!b->quant || !bq->scheme || !t || !b->checkpoint || t->n_seqs == 0)
+    if (!b->quant || !b->quant->name || !t || !b->checkpoint || t->n_seqs == 0)
         return TN_OK;
     if (!b->base_file) {
         struct emission quantized = b->quantized;
@@ -552,6 +568,29 @@ static int32_t write_engine(struct building *b)
 
 /* -- All ------------------------------------------------------------------------------------------------ */
 
+/* What of the checkpoint is quantized already. */
+static int32_t open_stored(struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    int32_t rc =
+        stored_open(b->plugins, b->config, b->config_path, b->checkpoint, &b->stored, b->err);
+
+    if (rc == TN_OK && !b->stored && bq->dequantize)
+        rc = err_at(b->err, TN_E_CONFIG, b->config_path, TN_NO_OFFSET, "--dequantize",
+                    "the checkpoint is not quantized: its config.json has no quantization_config");
+    if (rc != TN_OK || !b->stored || bq->dequantize)
+        return rc;
+    if (bq->scheme) {
+        err_at(b->err, TN_E_CONFIG, b->config_path, TN_NO_OFFSET, "--quant",
+               "the checkpoint is quantized already (quant_method %.60s), and %.60s was asked for",
+               stored_method(b->stored), bq->scheme);
+        err_remedy(b->err, "leave --quant away to take its matrices as they are, or add "
+                           "--dequantize to widen them first and quantize them anew");
+        return TN_E_CONFIG;
+    }
+    return TN_OK;
+}
+
 static int32_t run(struct building *b)
 {
     int32_t rc;
@@ -559,6 +598,8 @@ static int32_t run(struct building *b)
     if ((rc = read_configs(b)) != TN_OK || (rc = find_arch(b)) != TN_OK)
         return rc;
     if (!b->o->dummy && (rc = checkpoint_open(b->o->model, &b->checkpoint, b->err)) != TN_OK)
+        return rc;
+    if (b->checkpoint && (rc = open_stored(b)) != TN_OK)
         return rc;
     if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK ||
         (rc = set_limits(b)) != TN_OK ||
@@ -574,7 +615,6 @@ static void fill_report(const struct building *b, uint64_t started, struct build
     struct stat st;
 
     *r = (struct build_report){.n_weights = final(b)->plan->n_weights,
-                               .scheme = b->o->quant.scheme,
                                .seconds = (double)(clock_ns() - started) / 1e9,
                                .dtype = tn_dtype_name(b->dtype)};
     for (uint32_t i = 0; b->quant && i < b->quant->n_linears; i++) {
@@ -582,6 +622,8 @@ static void fill_report(const struct building *b, uint64_t started, struct build
         r->n_quantized += b->quant->linears[i].chosen;
     }
     snprintf(r->model_type, sizeof r->model_type, "%s", b->model_type);
+    if (b->quant && b->quant->name)
+        snprintf(r->scheme, sizeof r->scheme, "%s", b->quant->name);
     if (path && stat(path, &st) == 0)
         r->engine_bytes = (uint64_t)st.st_size;
     mem_free(path);
@@ -603,6 +645,7 @@ int32_t build_engine(const struct build_options *o, struct build_report *report,
     mem_free(b.base_file);
     if (b.emission.plan)
         emission_release(&b.emission);
+    stored_close(b.stored);
     checkpoint_close(b.checkpoint);
     json_decref(b.config);
     json_decref(b.generation);

@@ -23,6 +23,8 @@ struct runner;
 /* What becomes of the weights' and the cache's precision. */
 struct build_quant {
     const char *scheme; /* "int8_sq"; NULL: none */
+    bool
+        dequantize; /* what the checkpoint has quantized is widened, before `scheme` if there is one */
     const tn_kv *options;
     uint32_t n_options;
     uint32_t kv_dtype; /* default of the engine's cache, ::tn_dtype; 0: that of the weights */
@@ -55,7 +57,7 @@ struct build_report {
     double seconds;
     char model_type[64];
     const char *dtype;
-    const char *scheme; /* NULL: none */
+    char scheme[64]; /* or the quant_method of the checkpoint; "": nothing is quantized */
     uint32_t n_linears, n_quantized;
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tn_config_api over a JSON object and tn_plan_api over a plan. What the plugin says is checked like any
+/* tn_plan_api over a plan. What the plugin says is checked like any
  * other input: it may be right for a model that this checkpoint is not. */
 #include "build/emit.h"
 
@@ -8,75 +8,12 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/mem.h"
-
-struct tn_config {
-    const json_t *root;
-    const char *path;
-};
+#include "build/config.h"
 
 struct tn_plan_builder {
     const struct emit_input *in;
     struct emission *out;
 };
-
-/* -- tn_config_api ---------------------------------------------------------------------------------- */
-
-static int32_t config_int(const tn_config *c, const char *path, int64_t min, int64_t max,
-                          int64_t *out, tn_err *err)
-{
-    return json_get_int(c->root, c->path, path, min, max, out, err);
-}
-
-static int32_t config_real(const tn_config *c, const char *path, double min, double max,
-                           double *out, tn_err *err)
-{
-    return json_get_real(c->root, c->path, path, min, max, out, err);
-}
-
-static int32_t config_bool(const tn_config *c, const char *path, uint32_t *out, tn_err *err)
-{
-    bool b = false;
-    int32_t rc = json_get_bool(c->root, c->path, path, &b, err);
-
-    if (rc == TN_OK)
-        *out = b;
-    return rc;
-}
-
-static int32_t config_str(const tn_config *c, const char *path, const char **out, tn_err *err)
-{
-    return json_get_str(c->root, c->path, path, out, err);
-}
-
-static int32_t config_count(const tn_config *c, const char *path, uint64_t *out, tn_err *err)
-{
-    const json_t *v = json_at(c->root, path);
-
-    if (!v)
-        return TN_E_NOTFOUND;
-    if (!json_is_array(v) && !json_is_object(v))
-        return err_at(err, TN_E_TYPE, c->path, TN_NO_OFFSET, path, "is not a list or an object");
-    *out = json_is_array(v) ? json_array_size(v) : json_object_size(v);
-    return TN_OK;
-}
-
-static int32_t config_refuse(const tn_config *c, const char *path, const char *why, tn_err *err)
-{
-    const json_t *v = json_at(c->root, path);
-    char text[96] = "absent";
-
-    if (v)
-        json_brief(v, text, sizeof text);
-    return err_at(err, TN_E_FORMAT, c->path, TN_NO_OFFSET, path, "is %s: %s", text, why);
-}
-
-static const tn_config_api config_api = {.h = TN_HDR(tn_config_api),
-                                         .get_int = config_int,
-                                         .get_real = config_real,
-                                         .get_bool = config_bool,
-                                         .get_str = config_str,
-                                         .get_count = config_count,
-                                         .refuse = config_refuse};
 
 /* -- tn_plan_api: weights --------------------------------------------------------------------------- */
 
@@ -121,6 +58,42 @@ static int32_t missing_tensor(const struct emit_input *in, const char *tensor, t
     return TN_E_FORMAT;
 }
 
+/* The same of a matrix that is quantized already: it lies as linears need it, however the model stores its plain ones. */
+static int32_t stored_shape(const struct emit_input *in, const tn_weight_source *s,
+                            const struct plan_weight *w, uint64_t *rows, tn_err *err)
+{
+    uint64_t dims[2] = {0, 0};
+    int32_t rc =
+        in->stored ? stored_describe(in->stored, s->tensor, dims, err) : (int32_t)TN_E_NOTFOUND;
+
+    if (rc != TN_OK)
+        return rc;
+    if (w->n_dims != 2 || dims[1] != w->dims[1])
+        return err_at(err, TN_E_FORMAT, in->config_path, TN_NO_OFFSET, s->tensor,
+                      "is quantized and has %" PRIu64 " columns; config.json makes it %" PRIu64,
+                      dims[1], w->n_dims == 2 ? w->dims[1] : 1);
+    if (s->transpose && checkpoint_find(in->checkpoint, s->tensor))
+        return err_at(err, TN_E_UNSUPPORTED, checkpoint_file_of(in->checkpoint, s->tensor),
+                      TN_NO_OFFSET, s->tensor, "is quantized and stored transposed");
+    *rows = dims[0];
+    return TN_OK;
+}
+
+/* Finds one source; TN_E_NOTFOUND, err unfilled, if the checkpoint lacks it. */
+static int32_t find_source(const struct emit_input *in, const tn_weight_source *s,
+                           const struct plan_weight *w, uint64_t *rows, bool *quantized,
+                           tn_err *err)
+{
+    const struct st_tensor *t;
+    int32_t rc = stored_shape(in, s, w, rows, err);
+
+    *quantized = rc == TN_OK;
+    if (rc != TN_E_NOTFOUND)
+        return rc;
+    t = checkpoint_find(in->checkpoint, s->tensor);
+    return t ? source_shape(in, s, t, w, rows, err) : (int32_t)TN_E_NOTFOUND;
+}
+
 /* Takes the sources that exist; adds up their rows. */
 static int32_t resolve_sources(const struct emit_input *in, const tn_weight_decl *d,
                                const struct plan_weight *w, struct weight_source *out, uint32_t *n,
@@ -131,23 +104,26 @@ static int32_t resolve_sources(const struct emit_input *in, const tn_weight_decl
     *n = 0;
     for (uint32_t i = 0; i < d->n_sources; i++) {
         const tn_weight_source *s = &d->sources[i];
-        const struct st_tensor *t = checkpoint_find(in->checkpoint, s->tensor);
         uint64_t rows = 0, begin = s->row_begin, end;
-        int32_t rc;
-        if (!t && s->optional)
+        bool quantized = false;
+        int32_t rc = find_source(in, s, w, &rows, &quantized, err);
+        if (rc == TN_E_NOTFOUND && s->optional)
             continue;
-        if (!t)
+        if (rc == TN_E_NOTFOUND)
             return missing_tensor(in, s->tensor, err);
-        rc = source_shape(in, s, t, w, &rows, err);
         if (rc != TN_OK)
             return rc;
         end = s->row_end ? s->row_end : rows;
         if (begin >= end || end > rows)
             return err_at(err, TN_E_FORMAT, checkpoint_file_of(in->checkpoint, s->tensor),
-                          t->offset, s->tensor,
+                          TN_NO_OFFSET, s->tensor,
                           "has %" PRIu64 " rows; rows %" PRIu64 " to %" PRIu64 " are wanted", rows,
                           begin, end);
-        out[(*n)++] = (struct weight_source){s->tensor, s->transpose != 0, begin, end};
+        out[(*n)++] = (struct weight_source){.tensor = s->tensor,
+                                             .transpose = s->transpose && !quantized,
+                                             .row_begin = begin,
+                                             .row_end = end,
+                                             .stored = quantized ? in->stored : NULL};
         total += end - begin;
         if (total == w->dims[0])
             break; /* what follows are alternatives */
@@ -273,7 +249,14 @@ static int32_t ignore(tn_plan_builder *b, const char *suffix, tn_err *err)
 
 static uint32_t has_tensor(const tn_plan_builder *b, const char *tensor)
 {
-    return b->in->checkpoint && checkpoint_find(b->in->checkpoint, tensor) != NULL;
+    uint64_t dims[2];
+
+    if (!b->in->checkpoint)
+        return 0;
+    if (checkpoint_find(b->in->checkpoint, tensor))
+        return 1;
+    /* One that is damaged is there too: whoever declares it hears of that. */
+    return b->in->stored && stored_describe(b->in->stored, tensor, dims, NULL) != TN_E_NOTFOUND;
 }
 
 static const tn_plan_api plan_api = {.h = TN_HDR(tn_plan_api),
@@ -297,7 +280,7 @@ int32_t emit_plan(const struct emit_input *in, struct emission *out, tn_err *err
     rc = plan_new(&e.plan, err);
     if (rc != TN_OK)
         return rc;
-    rc = in->arch->build(in->instance, &config_api, &config, &plan_api, &builder, err);
+    rc = in->arch->build(in->instance, &build_config_api, &config, &plan_api, &builder, err);
     if (rc == TN_E_NOTFOUND && err && err->code == TN_OK)
         rc = tn_err_set(err, TN_E_INTERNAL, "the plugin passed on \"not found\" without a message");
     if (rc == TN_OK)
@@ -326,6 +309,7 @@ void emission_release(struct emission *e)
 
 struct unused_search {
     const struct emission *e;
+    const struct stored *stored;
     struct map used;
     const char *found;
 };
@@ -335,6 +319,20 @@ static bool ends_with(const char *s, const char *suffix)
     size_t n = strlen(s), m = strlen(suffix);
 
     return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* Belongs to a quantized matrix that is used, or to none. */
+static bool accounted(const struct unused_search *u, const char *tensor)
+{
+    char weight[LIMIT_TENSOR_NAME + 16] = "";
+    uint64_t v;
+
+    switch (u->stored ? stored_owner(u->stored, tensor, weight, sizeof weight)
+                      : (uint32_t)TN_QUANT_OWNS_NOT) {
+    case TN_QUANT_OWNS_PART: return map_get(&u->used, weight, strlen(weight), &v);
+    case TN_QUANT_OWNS_EXTRA: return true;
+    default: return false;
+    }
 }
 
 static int visit(void *arg, const struct st_tensor *t)
@@ -347,13 +345,16 @@ static int visit(void *arg, const struct st_tensor *t)
     for (size_t i = 0; i < u->e->n_ignored; i++)
         if (ends_with(t->name, u->e->ignored[i]))
             return 0;
+    if (accounted(u, t->name))
+        return 0;
     u->found = t->name;
     return 1;
 }
 
-int32_t emission_check_unused(const struct emission *e, const struct checkpoint *c, tn_err *err)
+int32_t emission_check_unused(const struct emission *e, const struct checkpoint *c,
+                              const struct stored *s, tn_err *err)
 {
-    struct unused_search u = {e, MAP_INIT, NULL};
+    struct unused_search u = {e, s, MAP_INIT, NULL};
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < e->plan->n_weights && rc == TN_OK; i++)

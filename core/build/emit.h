@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "build/checkpoint.h"
+#include "build/stored.h"
 #include "engine/plan.h"
 #include "tenon/model.h"
 
@@ -14,6 +15,7 @@ struct weight_source {
     const char *tensor;
     bool transpose;
     uint64_t row_begin, row_end; /* after the transpose; resolved: row_end > row_begin */
+    const struct stored *stored; /* who knows this quantized matrix; NULL: a plain tensor */
 };
 
 /* What quantization makes of a weight on the way: each may be NULL. */
@@ -51,6 +53,7 @@ struct emit_input {
     const json_t *config;
     const char *config_path;
     const struct checkpoint *checkpoint; /* NULL: dummy weights */
+    const struct stored *stored;         /* NULL: nothing of it is quantized */
     uint32_t dtype;                      /* of matrices, embeddings and heads in the engine */
 };
 
@@ -58,7 +61,8 @@ struct emit_input {
 int32_t emit_plan(const struct emit_input *in, struct emission *out, tn_err *err);
 void emission_release(struct emission *e);
 
-/* Whether the checkpoint tensor `name` is used by a weight or ignored by the plugin. */
-int32_t emission_check_unused(const struct emission *e, const struct checkpoint *c, tn_err *err);
+/* Whether every tensor of the checkpoint is used by a weight or ignored by the plugin. `s` may be NULL. */
+int32_t emission_check_unused(const struct emission *e, const struct checkpoint *c,
+                              const struct stored *s, tn_err *err);
 
 #endif

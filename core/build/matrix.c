@@ -68,6 +68,8 @@ static int32_t load_transposed(const struct loading *l, float *out)
 
 static int32_t load_source(struct loading *l, const struct weight_source *s, float *out)
 {
+    if (s->stored)
+        return stored_widen(s->stored, s, out, l->err);
     l->source = s;
     l->tensor = checkpoint_find(l->c, s->tensor);
     if (!convert_known(l->tensor->dtype, TN_DT_F32))

@@ -18,6 +18,7 @@ static int32_t open_scheme(struct quant *q, tn_err *err)
     if (rc != TN_OK)
         return rc;
     q->plugin = registry_plugin_of(q->o.plugins, q->scheme);
+    q->name = q->scheme->name;
     q->needs = q->scheme->needs;
     q->build = q->instance;
     if (!q->scheme->open && q->o.n_options > 0)
@@ -76,6 +77,8 @@ static void describe(struct quant *q, struct quant_linear *l)
     m->scheme = q->scheme;
     m->build = q->build;
     m->plugin = q->plugin;
+    m->stored = q->scheme ? NULL : q->o.stored;
+    m->weight_error = -1.0;
     m->source = p->weights[l->weight];
     m->origin = q->from->origins[l->weight];
 }
@@ -90,6 +93,10 @@ int32_t quant_open(const struct quant_options *o, const struct emission *from, s
         return err_nomem(err, "quantization");
     q->from = from;
     q->o = *o;
+    if (o->stored) {
+        q->plugin = stored_plugin(o->stored);
+        q->name = stored_method(o->stored);
+    }
     rc = o->scheme ? open_scheme(q, err) : TN_OK;
     if (rc == TN_OK)
         rc = quant_survey(q, err);
@@ -120,8 +127,8 @@ void quant_close(struct quant *q)
 static int32_t refuse_plan(const struct quant *q, const struct quant_linear *l, const char *why,
                            tn_err *err)
 {
-    err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, l->made.source.name, "the scheme %s: %s",
-           q->scheme->name, why);
+    err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, l->made.source.name, "the scheme %s: %s", q->name,
+           why);
     err_plugin(err, q->plugin);
     return TN_E_FORMAT;
 }
@@ -170,7 +177,25 @@ static uint64_t column_units(const struct quant_linear *l)
     return k / unit;
 }
 
-/* Asks the scheme; fills l->chosen or l->why. */
+/* What becomes of the linear, says the scheme; or the format, of a matrix that the checkpoint has quantized. */
+static int32_t ask(const struct quant *q, const struct quant_linear *l, tn_quant_plan *plan,
+                   tn_err *why)
+{
+    const struct weight_origin *o = &l->made.origin;
+
+    if (q->scheme)
+        return q->scheme->plan(q->build, &l->made.op, l->made.stats, plan, why);
+    for (uint32_t i = 0; i < o->n_sources; i++)
+        if (!o->sources[i].stored)
+            return tn_err_set(why, TN_E_UNSUPPORTED,
+                              "the checkpoint has %s of it unquantized, and so is it here",
+                              o->n_sources > 1 ? "a part" : "all");
+    if (o->n_sources == 0) /* a dummy build */
+        return tn_err_set(why, TN_E_UNSUPPORTED, "there is no checkpoint");
+    return stored_plan(q->o.stored, o->sources, o->n_sources, plan, why);
+}
+
+/* Asks; fills l->chosen or l->why. */
 static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
 {
     tn_err why = TN_ERR_INIT;
@@ -182,7 +207,7 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
     *plan = (tn_quant_plan){.h = TN_HDR(tn_quant_plan)};
     if (l->why[0] || l->raised)
         return TN_OK;
-    rc = q->scheme->plan(q->build, &l->made.op, l->made.stats, plan, &why);
+    rc = ask(q, l, plan, &why);
     if (rc == TN_E_UNSUPPORTED) {
         snprintf(l->why, sizeof l->why, "%s", why.msg[0] ? why.msg : "the scheme declines it");
         return TN_OK;
@@ -227,9 +252,9 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
 {
     int32_t rc = TN_OK;
 
-    if (!q->scheme)
+    if (!q->scheme && !q->o.stored)
         return TN_OK;
-    if (!calib && c)
+    if (q->scheme && !calib && c)
         rc = check_needs(q, err);
     if (rc == TN_OK && calib && c && q->needs)
         rc = quant_smooth(q, c, calib, err);
@@ -261,23 +286,33 @@ static uint64_t tensor_bytes(const tn_quant_tensor *t)
     return plan_weight_bytes(&w);
 }
 
+static int32_t make(struct quantized *m, const float *matrix, tn_err *err)
+{
+    int32_t rc;
+
+    if (m->stored)
+        return stored_fill(m->stored, m->origin.sources, m->origin.n_sources, m->out,
+                           &m->weight_error, err);
+    rc = m->scheme->quantize(m->build, &m->op, m->stats, matrix, m->out, err);
+    if (rc != TN_OK && err) {
+        err_plugin(err, m->plugin);
+        err_prefix(err, "%s", m->source.name);
+    }
+    return rc;
+}
+
 int32_t quantized_make(struct quantized *m, const struct checkpoint *c, tn_err *err)
 {
     float *matrix = NULL;
-    int32_t rc = matrix_load(c, &m->source, &m->origin, &matrix, err);
+    int32_t rc = m->stored ? TN_OK : matrix_load(c, &m->source, &m->origin, &matrix, err);
 
     for (uint32_t i = 0; i < m->plan.n_tensors && rc == TN_OK; i++) {
         m->out[i] = mem_zalloc((size_t)tensor_bytes(&m->plan.tensors[i]));
         if (!m->out[i])
             rc = err_nomem(err, "a quantized matrix");
     }
-    if (rc == TN_OK) {
-        rc = m->scheme->quantize(m->build, &m->op, m->stats, matrix, m->out, err);
-        if (rc != TN_OK && err) {
-            err_plugin(err, m->plugin);
-            err_prefix(err, "%s", m->source.name);
-        }
-    }
+    if (rc == TN_OK)
+        rc = make(m, matrix, err);
     mem_free(matrix);
     if (rc != TN_OK)
         quantized_drop(m);

@@ -25,6 +25,8 @@ struct quantized {
     tn_weight weights[2];
     const tn_weight *weight_list[2];
     const tn_quant_stats *stats;
+    const struct stored *stored; /* the checkpoint has it quantized; NULL: the scheme does it */
+    double weight_error; /* of what was made, see tn_quant_format::fill; negative: unknown */
     tn_quant_plan plan;
     struct plan_weight source;
     struct weight_origin origin;
@@ -65,6 +67,8 @@ struct quant_group {
 struct quant_options {
     const struct registry_view *plugins;
     const char *scheme; /* NULL: none, for a quantized cache alone */
+    const struct stored
+        *stored; /* without a scheme: what the checkpoint itself has quantized; or NULL */
     const tn_kv *options;
     uint32_t n_options;
     int64_t tp_size;
@@ -77,8 +81,8 @@ struct quant {
     const tn_quant_scheme *scheme; /* NULL: none */
     void *instance, *build;
     bool opened;
-    const char *plugin;
-    uint32_t needs; /* of calibration; 0: none */
+    const char *plugin, *name; /* of whoever decides: the scheme, or the checkpoint's format */
+    uint32_t needs;            /* of calibration; 0: none */
     struct quant_linear *linears;
     struct quant_group *groups;
     uint32_t n_linears, n_groups;

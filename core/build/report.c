@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "build/report.h"
 
+#include "tenon/ops.h"
+
 static uint64_t bytes_after(const struct quant_linear *l)
 {
     uint64_t sum = 0;
@@ -28,7 +30,27 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
         json_object_set_new(o, "smoothed", json_true());
     if (l->error >= 0.0)
         json_object_set_new(o, "error", json_real(l->error));
+    if (l->chosen && l->made.weight_error >= 0.0)
+        json_object_set_new(o, "weight_error", json_real(l->made.weight_error));
+    if (l->chosen && l->made.plan.note)
+        json_object_set_new(o, "note", json_string(l->made.plan.note));
     return o;
+}
+
+/* Matrices that ops other than linears multiply by: no scheme changes them. */
+static json_t *left_json(const struct quant *q)
+{
+    const struct plan *p = q->from->plan;
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        for (uint32_t k = 0; k < p->ops[i].n_weights; k++) {
+            const struct plan_weight *w = &p->weights[p->ops[i].weights[k]];
+            if (w->role == TN_ROLE_MATRIX && strcmp(p->ops[i].name, TN_OP_LINEAR) != 0)
+                json_array_append_new(
+                    list, json_pack("{s:s, s:s}", "name", w->name, "op", p->ops[i].name));
+        }
+    return list;
 }
 
 static json_t *options_json(const struct quant *q)
@@ -45,7 +67,7 @@ json_t *quant_report(const struct quant *q)
     json_t *linears = json_array();
     uint64_t before = 0, after = 0;
 
-    if (!q->scheme) {
+    if (!q->scheme && !q->o.stored) {
         json_decref(linears);
         return json_object();
     }
@@ -55,8 +77,9 @@ json_t *quant_report(const struct quant *q)
         after += bytes_after(l);
         json_array_append_new(linears, linear_json(q, l));
     }
-    return json_pack("{s:s, s:s, s:s, s:o, s:{s:I, s:I}, s:o}", "scheme", q->scheme->name, "plugin",
-                     q->plugin, "fallback", q->scheme->fallback, "options", options_json(q),
-                     "bytes", "before", (json_int_t)before, "after", (json_int_t)after, "linears",
-                     linears);
+    return json_pack(
+        "{s:s, s:s, s:s, s:b, s:o, s:{s:I, s:I}, s:o, s:o}", "scheme", q->name, "plugin", q->plugin,
+        "fallback", q->scheme ? q->scheme->fallback : stored_format(q->o.stored)->fallback,
+        "prequantized", !q->scheme, "options", options_json(q), "bytes", "before",
+        (json_int_t)before, "after", (json_int_t)after, "linears", linears, "left", left_json(q));
 }

@@ -2,10 +2,14 @@
 /*
  * What quantization did, as JSON that the engine keeps (meta.h, "quant") and `engine inspect` shows:
  *
- *   {"scheme": "int8_sq", "plugin": "int8_sq", "options": {"alpha": "0.5"}, "needs": 3,
+ *   {"scheme": "int8_sq", "plugin": "int8_sq", "options": {"alpha": "0.5"}, "prequantized": false,
  *    "bytes": {"before": ..., "after": ...},              of the matrices that are linears
  *    "linears": [{"name": "layers.0.attn.q.weight", "op": "linear.int8", "smoothed": true, "error": 0.004},
- *                {"name": ..., "kept": "why"}, ...]}
+ *                {"name": ..., "kept": "why"}, ...],
+ *    "left": [{"name": "layers.0.experts.down", "op": "moe_mlp"}, ...]}     matrices of other ops: at full precision
+ *
+ * "prequantized": the checkpoint came so; then "scheme" is its quant_method, and a linear may have "weight_error" (of what
+ * was made against what the checkpoint says) and "note".
  */
 #ifndef CORE_BUILD_REPORT_H
 #define CORE_BUILD_REPORT_H

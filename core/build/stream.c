@@ -108,13 +108,13 @@ static int32_t stream_source(struct streaming *s, const struct plan_weight *w,
         err_at(s->err, TN_E_UNSUPPORTED, checkpoint_file_of(s->o->checkpoint, source->tensor),
                p.tensor->offset, source->tensor, "is stored as %s, which cannot become %s",
                tn_dtype_name(p.tensor->dtype), tn_dtype_name(w->dtype));
-        err_remedy(s->err, "quantized checkpoints need a quantization plugin that reads them");
+        err_remedy(s->err, "its config.json has no quantization_config that says what this is");
         return TN_E_UNSUPPORTED;
     }
     return source->transpose ? stream_transposed(s, &p) : stream_rows(s, &p);
 }
 
-/* A weight that is scaled on the way: whole in memory, then rounded once. */
+/* A weight that is scaled or widened on the way: whole in memory, then rounded once. */
 static int32_t stream_scaled(struct streaming *s, const struct plan_weight *w,
                              const struct weight_origin *o)
 {
@@ -127,8 +127,8 @@ static int32_t stream_scaled(struct streaming *s, const struct plan_weight *w,
         size_t bad = convert_elements(all + at, TN_DT_F32, s->out, w->dtype, count);
         if (bad < count)
             rc = err_at(s->err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
-                        "element %llu, scaled, does not fit %s", (unsigned long long)(at + bad),
-                        tn_dtype_name(w->dtype));
+                        "element %llu, scaled or widened, does not fit %s",
+                        (unsigned long long)(at + bad), tn_dtype_name(w->dtype));
         else
             rc = put(s, s->out, count * tn_dtype_bits(w->dtype) / 8);
     }
@@ -149,6 +149,14 @@ static int32_t stream_made(struct streaming *s, const struct plan_weight *w,
     return rc;
 }
 
+static bool any_stored(const struct weight_origin *o)
+{
+    for (uint32_t i = 0; i < o->n_sources; i++)
+        if (o->sources[i].stored)
+            return true;
+    return false;
+}
+
 static int32_t stream_weight(struct streaming *s, size_t i)
 {
     const struct plan_weight *w = &s->e->plan->weights[i];
@@ -159,7 +167,7 @@ static int32_t stream_weight(struct streaming *s, size_t i)
         return put(s, o->table, (size_t)plan_weight_bytes(w));
     if (o->made)
         return stream_made(s, w, o);
-    if (o->scale)
+    if (o->scale || any_stored(o))
         return stream_scaled(s, w, o);
     for (uint32_t j = 0; j < o->n_sources && rc == TN_OK; j++)
         rc = stream_source(s, w, &o->sources[j]);

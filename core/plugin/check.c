@@ -12,6 +12,7 @@
 #include "tenon/model.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"
+#include "tenon/quant_format.h"
 
 /* No struct of this major comes near; a larger size is garbage, not a later minor. */
 #define MAX_STRUCT 65536
@@ -90,22 +91,26 @@ static int32_t check_mask(const struct place *at, const char *field, uint32_t va
 
 /* -- Interfaces ------------------------------------------------------------------------------------- */
 
-static int32_t check_model(struct place *at, const tn_model_arch *m)
+/* A list of names that ends with NULL and has at least one. */
+static int32_t check_names(const struct place *at, const char *field, const char *const *names)
 {
     uint32_t n = 0;
 
-    NEED(at, m, model_types);
-    NEED(at, m, build);
-    for (; m->model_types[n]; n++) {
-        int32_t rc = check_text(at, "model_types", m->model_types[n]);
+    for (; names[n]; n++) {
+        int32_t rc = check_text(at, field, names[n]);
         if (rc != TN_OK)
             return rc;
         if (n == MAX_LIST)
-            return fail(at, TN_E_REFUSED, "model_types", "has no end within %d entries", MAX_LIST);
+            return fail(at, TN_E_REFUSED, field, "has no end within %d entries", MAX_LIST);
     }
-    if (n == 0)
-        return fail(at, TN_E_REFUSED, "model_types", "is empty");
-    return TN_OK;
+    return n > 0 ? TN_OK : fail(at, TN_E_REFUSED, field, "is empty");
+}
+
+static int32_t check_model(struct place *at, const tn_model_arch *m)
+{
+    NEED(at, m, model_types);
+    NEED(at, m, build);
+    return check_names(at, "model_types", m->model_types);
 }
 
 static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
@@ -122,6 +127,25 @@ static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
     NEED(at, q, quantize);
     rc = check_mask(at, "needs", q->needs, needs);
     return rc == TN_OK ? check_mask(at, "flags", q->flags, TN_QUANT_NEEDS_OPTIONAL) : rc;
+}
+
+static int32_t check_format(struct place *at, const tn_quant_format *f)
+{
+    int32_t rc = check_text(at, "name", f->name);
+
+    if (rc != TN_OK)
+        return rc;
+    NEED(at, f, summary);
+    NEED(at, f, fallback);
+    NEED(at, f, methods);
+    NEED(at, f, open);
+    NEED(at, f, close);
+    NEED(at, f, describe);
+    NEED(at, f, owns);
+    NEED(at, f, plan);
+    NEED(at, f, fill);
+    NEED(at, f, widen);
+    return check_names(at, "methods", f->methods);
 }
 
 static int32_t check_comm(struct place *at, const tn_comm_backend *c)
@@ -347,6 +371,7 @@ static const struct iface_kind {
 } iface_kinds[] = {
     {TN_IFACE_MODEL, TN_KIND_MODEL, sizeof(tn_model_arch)},
     {TN_IFACE_QUANT, TN_KIND_QUANT, sizeof(tn_quant_scheme)},
+    {TN_IFACE_FORMAT, TN_KIND_QUANT, sizeof(tn_quant_format)},
     {TN_IFACE_COMM, TN_KIND_COMM, sizeof(tn_comm_backend)},
     {TN_IFACE_DEVICE, TN_KIND_DEVICE, sizeof(tn_device_api)},
     {TN_IFACE_KERNELS, TN_KIND_KERNELS, sizeof(tn_kernel_set)},
@@ -354,6 +379,8 @@ static const struct iface_kind {
 
 static int32_t check_vtable(struct place *at, uint32_t kind, const void *vtbl)
 {
+    if (strcmp(at->iface, TN_IFACE_FORMAT) == 0)
+        return check_format(at, vtbl);
     switch (kind) {
     case TN_KIND_MODEL: return check_model(at, vtbl);
     case TN_KIND_QUANT: return check_quant(at, vtbl);

@@ -16,9 +16,10 @@
 #include "plugin/loader.h"
 #include "plugin/os.h"
 
-enum { IFACE_KINDS = 5 };
+enum { IFACE_KINDS = 6 };
 
-static const char *const iface_ids[IFACE_KINDS] = {TN_IFACE_MODEL, TN_IFACE_QUANT, TN_IFACE_COMM,
+static const char *const iface_ids[IFACE_KINDS] = {TN_IFACE_MODEL,  TN_IFACE_QUANT,
+                                                   TN_IFACE_FORMAT, TN_IFACE_COMM,
                                                    TN_IFACE_DEVICE, TN_IFACE_KERNELS};
 
 struct iface_list {
@@ -389,6 +390,8 @@ static const char *provided_name(int kind, const void *vtbl, uint32_t i)
 {
     if (kind == kind_of(TN_IFACE_MODEL))
         return ((const tn_model_arch *)vtbl)->model_types[i];
+    if (kind == kind_of(TN_IFACE_FORMAT))
+        return ((const tn_quant_format *)vtbl)->methods[i];
     if (i > 0)
         return NULL;
     if (kind == kind_of(TN_IFACE_QUANT))
@@ -611,6 +614,17 @@ int32_t registry_quant(const struct registry_view *view, const char *name,
 
     if (rc == TN_OK)
         *scheme = vtbl;
+    return rc;
+}
+
+int32_t registry_format(const struct registry_view *view, const char *method,
+                        const tn_quant_format **format, void **instance, tn_err *err)
+{
+    const void *vtbl;
+    int32_t rc = look_up(view, TN_IFACE_FORMAT, "quant_method", method, &vtbl, instance, err);
+
+    if (rc == TN_OK)
+        *format = vtbl;
     return rc;
 }
 

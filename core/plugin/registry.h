@@ -24,6 +24,7 @@
 #include "tenon/model.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"
+#include "tenon/quant_format.h"
 
 struct ledger;
 struct registry;
@@ -151,6 +152,9 @@ int32_t registry_model(const struct registry_view *view, const char *model_type,
                        const tn_model_arch **arch, void **instance, tn_err *err);
 int32_t registry_quant(const struct registry_view *view, const char *name,
                        const tn_quant_scheme **scheme, void **instance, tn_err *err);
+/* The reader of checkpoints with that `quant_method`. */
+int32_t registry_format(const struct registry_view *view, const char *method,
+                        const tn_quant_format **format, void **instance, tn_err *err);
 int32_t registry_comm(const struct registry_view *view, const char *name,
                       const tn_comm_backend **backend, void **instance, tn_err *err);
 

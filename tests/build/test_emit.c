@@ -312,7 +312,7 @@ static int32_t emit_from(const struct llama_tweak *t, const json_t *config, tn_e
     ck_assert_ok(checkpoint_open(dir, &c, err), err);
     rc = llama_emit(config, c, &e, err);
     if (rc == TN_OK)
-        rc = emission_check_unused(&e, c, err);
+        rc = emission_check_unused(&e, c, NULL, err);
     emission_release(&e);
     checkpoint_close(c);
     return rc;

@@ -16,6 +16,7 @@
 #include "tenon/model.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"
+#include "tenon/quant_format.h"
 
 #ifndef PLUG_NAME
 #define PLUG_NAME "good"
@@ -119,6 +120,72 @@ static const tn_quant_scheme quant = {.h = TN_HDR(tn_quant_scheme),
                                       .fallback = "none",
                                       .plan = quant_plan,
                                       .quantize = quantize};
+
+/* -- quant.format ------------------------------------------------------------------------------------ */
+
+static int32_t format_open(void *instance, const tn_quant_source *source, void **build, tn_err *err)
+{
+    (void)instance, (void)source, (void)build;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "no");
+}
+
+static void format_close(void *instance, void *build)
+{
+    (void)instance, (void)build;
+}
+
+static int32_t describe(void *build, const char *module, uint64_t dims[2], tn_err *err)
+{
+    (void)build, (void)module, (void)dims, (void)err;
+    return TN_E_NOTFOUND;
+}
+
+static uint32_t owns(void *build, const char *tensor)
+{
+    (void)build, (void)tensor;
+    return TN_QUANT_OWNS_NOT;
+}
+
+static int32_t format_plan(void *build, const tn_quant_part *parts, uint32_t n_parts,
+                           tn_quant_plan *out, tn_err *err)
+{
+    (void)build, (void)parts, (void)n_parts, (void)out;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "no");
+}
+
+static int32_t format_fill(void *build, const tn_quant_part *parts, uint32_t n_parts,
+                           void *const *out, double *error, tn_err *err)
+{
+    (void)build, (void)parts, (void)n_parts, (void)out, (void)error;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "no");
+}
+
+static int32_t widen(void *build, const tn_quant_part *part, float *w, tn_err *err)
+{
+    (void)build, (void)part, (void)w;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "no");
+}
+
+static const char *const format_methods[] = {
+#ifndef PLUG_NO_METHODS
+    PLUG_NAME "-format",
+#endif
+    NULL};
+
+static const tn_quant_format format = {.h = TN_HDR(tn_quant_format),
+                                       .name = PLUG_NAME "-format",
+                                       .summary = "none",
+                                       .fallback = "none",
+                                       .methods = format_methods,
+                                       .open = format_open,
+                                       .close = format_close,
+#ifndef PLUG_NULL_DESCRIBE
+                                       .describe = describe,
+#endif
+                                       .owns = owns,
+                                       .plan = format_plan,
+                                       .fill = format_fill,
+                                       .widen = widen};
 
 /* -- comm.backend ------------------------------------------------------------------------------------ */
 
@@ -476,7 +543,8 @@ static void fini(void *instance)
 
 static const tn_iface ifaces[] = {
     {TN_HDR(tn_iface), TN_IFACE_MODEL, &model},     {TN_HDR(tn_iface), TN_IFACE_QUANT, &quant},
-    {TN_HDR(tn_iface), TN_IFACE_COMM, &comm},       {TN_HDR(tn_iface), TN_IFACE_DEVICE, &device},
+    {TN_HDR(tn_iface), TN_IFACE_FORMAT, &format},   {TN_HDR(tn_iface), TN_IFACE_COMM, &comm},
+    {TN_HDR(tn_iface), TN_IFACE_DEVICE, &device},
 #ifndef PLUG_NO_KERNELS
     {TN_HDR(tn_iface), TN_IFACE_KERNELS, &kernels},
 #endif

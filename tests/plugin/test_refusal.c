@@ -135,6 +135,8 @@ START_TEST(descriptors_are_checked_field_by_field)
         {"no_kernels", "plugin.ifaces", TN_E_REFUSED},
         {"null_build", "model.arch.build", TN_E_REFUSED},
         {"quant_flags", "quant.scheme.flags", TN_E_ABI},
+        {"null_describe", "quant.format.describe", TN_E_REFUSED},
+        {"no_methods", "quant.format.methods", TN_E_REFUSED},
         {"null_abort", "comm.backend.abort", TN_E_REFUSED},
         {"null_copy", "device.copy", TN_E_REFUSED},
         {"half_pinned", "device.pinned_free", TN_E_REFUSED},

@@ -40,6 +40,9 @@ typedef struct tn_config_api {
     int32_t (*get_count)(const tn_config *c, const char *path, uint64_t *out, tn_err *err);
     /** Fills `err` with TN_E_FORMAT, this file, `path`, the value there, and `why`; returns the code. */
     int32_t (*refuse)(const tn_config *c, const char *path, const char *why, tn_err *err);
+    /** Name of member `index` of the object at `path`, in the order of the file. */
+    int32_t (*get_key)(const tn_config *c, const char *path, uint64_t index, const char **out,
+                       tn_err *err);
 } tn_config_api;
 
 /* -- Declaring a plan ------------------------------------------------------------------------- */

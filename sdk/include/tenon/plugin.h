@@ -17,11 +17,12 @@ extern "C" {
 #endif
 
 /* Interface ids and the structs that their vtables are. */
-#define TN_IFACE_MODEL "model.arch"   /**< tn_model_arch, model.h */
-#define TN_IFACE_QUANT "quant.scheme" /**< tn_quant_scheme, quant.h */
-#define TN_IFACE_COMM "comm.backend"  /**< tn_comm_backend, comm.h */
-#define TN_IFACE_DEVICE "device"      /**< tn_device_api, device.h */
-#define TN_IFACE_KERNELS "kernel.set" /**< tn_kernel_set, kernels.h */
+#define TN_IFACE_MODEL "model.arch"    /**< tn_model_arch, model.h */
+#define TN_IFACE_QUANT "quant.scheme"  /**< tn_quant_scheme, quant.h */
+#define TN_IFACE_FORMAT "quant.format" /**< tn_quant_format, quant_format.h */
+#define TN_IFACE_COMM "comm.backend"   /**< tn_comm_backend, comm.h */
+#define TN_IFACE_DEVICE "device"       /**< tn_device_api, device.h */
+#define TN_IFACE_KERNELS "kernel.set"  /**< tn_kernel_set, kernels.h */
 
 /** One interface that a plugin offers. `vtbl` begins with a ::tn_hdr and lives as long as the mapping. */
 typedef struct tn_iface {

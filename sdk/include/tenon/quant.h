@@ -59,6 +59,7 @@ typedef struct tn_quant_plan {
     uint32_t n_attrs;
     tn_quant_tensor tensors[TN_QUANT_MAX_TENSORS];
     tn_attr attrs[TN_QUANT_MAX_ATTRS]; /**< of that op; names and texts are static */
+    const char *note; /**< what people should know about this linear; static, or NULL */
 } tn_quant_plan;
 
 /** Statistics of a linear's input over the calibration data, after smoothing; fields not asked for are NULL or 0. */

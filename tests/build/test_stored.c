@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Quantized matrices of a checkpoint through the plugin that reads them: parts of one linear, whose scales differ. */
+#include "build/stored.h"
+
+#include "base/mem.h"
+#include "build/emit.h"
+#include "check_util.h"
+#include "tenon/float.h"
+#include "tenon/ops.h"
+
+static char dir[64];
+static struct registry *registry;
+static const struct registry_view *view;
+static struct checkpoint *checkpoint;
+static struct stored *stored;
+static json_t *config;
+
+#define MAX_TENSORS 16
+
+static struct st_tensor tensors[MAX_TENSORS];
+static const void *datas[MAX_TENSORS];
+static size_t n_tensors;
+
+static void put(const char *name, uint32_t dtype, uint64_t d0, uint64_t d1, const void *data)
+{
+    struct st_tensor *t = &tensors[n_tensors];
+
+    *t = (struct st_tensor){.name = name, .dtype = dtype, .n_dims = d1 ? 2 : 1, .dims = {d0, d1}};
+    t->bytes = d0 * (d1 ? d1 : 1) * tn_dtype_bits(dtype) / 8;
+    datas[n_tensors++] = data;
+}
+
+static void open_plugins(void)
+{
+    const char *paths[] = {BUILD_DIR "/lib/tenon/plugins"};
+    struct registry_options o = {.paths = paths, .n_paths = 1};
+    tn_err err = TN_ERR_INIT;
+
+    temp_dir(dir, sizeof dir);
+    n_tensors = 0;
+    ck_assert_ok(registry_open(&o, &registry, &err), &err);
+    view = registry_acquire(registry);
+}
+
+/* The checkpoint of what was put, described by `text`. */
+static int32_t open_checkpoint(const char *text, tn_err *err)
+{
+    char path[128];
+    int32_t rc;
+
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    ck_assert_ok(safetensors_write(path, tensors, datas, n_tensors, err), err);
+    ck_assert_ok(checkpoint_open(dir, &checkpoint, err), err);
+    ck_assert_ok(json_parse(text, strlen(text), "config.json", &config, err), err);
+    rc = stored_open(view, config, "config.json", checkpoint, &stored, err);
+    return rc;
+}
+
+static void close_all(void)
+{
+    tn_err err = TN_ERR_INIT;
+
+    stored_close(stored);
+    checkpoint_close(checkpoint);
+    json_decref(config);
+    registry_release(view);
+    registry_close(registry);
+    stored = NULL;
+    checkpoint = NULL;
+    config = NULL;
+    ck_assert_ok(dir_remove(dir, &err), &err);
+}
+
+static struct weight_source rows_of(const char *tensor, uint64_t begin, uint64_t end)
+{
+    return (struct weight_source){
+        .tensor = tensor, .row_begin = begin, .row_end = end, .stored = stored};
+}
+
+/* -- Eight bits ------------------------------------------------------------------------------------------ */
+
+START_TEST(scales_per_tensor_become_scales_per_row_when_parts_are_joined)
+{
+    static const uint8_t a[2 * 4] = {1, 2, 3, 4, 5, 6, 7, 8}, b[3 * 4] = {11, 12, 13, 14, 15, 16};
+    static const float scale_a = 0.5f, scale_b = 0.25f, in_a = 0.125f, in_b = 0.0625f;
+    struct weight_source sources[2];
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    tn_err err = TN_ERR_INIT;
+    uint8_t codes[4 * 4] = {0};
+    float scales[4] = {0}, wide[2 * 4];
+    void *out[] = {codes, scales};
+    double error = -1.0;
+
+    put("a.weight", TN_DT_F8E4M3, 2, 4, a);
+    put("a.weight_scale", TN_DT_F32, 1, 0, &scale_a);
+    put("a.input_scale", TN_DT_F32, 1, 0, &in_a);
+    put("b.weight", TN_DT_F8E4M3, 3, 4, b);
+    put("b.weight_scale", TN_DT_F32, 1, 0, &scale_b);
+    put("b.input_scale", TN_DT_F32, 1, 0, &in_b);
+    ck_assert_ok(open_checkpoint("{\"quantization_config\": {\"quant_method\": \"fp8\", "
+                                 "\"activation_scheme\": \"static\"}}",
+                                 &err),
+                 &err);
+    sources[0] = rows_of("a.weight", 0, 2);
+    sources[1] = rows_of("b.weight", 1, 3);
+    ck_assert_ok(stored_plan(stored, sources, 2, &plan, &err), &err);
+    ck_assert_str_eq(plan.op, TN_OP_LINEAR_FP8);
+    ck_assert_uint_eq(plan.n_tensors, 2);
+    ck_assert_uint_eq(plan.tensors[0].dims[0], 4);
+    ck_assert_uint_eq(plan.n_attrs, 1);
+    ck_assert_str_eq(plan.attrs[0].name, "act_scale");
+    ck_assert_double_eq(plan.attrs[0].f,
+                        0.125); /* the larger: its range holds the inputs of both */
+    ck_assert_ok(stored_fill(stored, sources, 2, out, &error, &err), &err);
+    ck_assert_double_eq(error, 0.0);
+    ck_assert_mem_eq(codes, a, 8);
+    ck_assert_mem_eq(codes + 8, b + 4, 8);
+    ck_assert(scales[0] == 0.5f && scales[1] == 0.5f && scales[2] == 0.25f && scales[3] == 0.25f);
+    ck_assert_ok(stored_widen(stored, &sources[1], wide, &err), &err);
+    for (int i = 0; i < 8; i++)
+        ck_assert(wide[i] == 0.25f * tn_f8e4m3_to_f32(b[4 + i]));
+}
+END_TEST
+
+START_TEST(parts_of_two_kinds_are_declined)
+{
+    static const uint8_t a[4] = {1, 2, 3, 4};
+    static const float scale = 0.5f;
+    struct weight_source sources[2];
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    tn_err err = TN_ERR_INIT;
+
+    put("a.weight", TN_DT_F8E4M3, 1, 4, a);
+    put("a.weight_scale", TN_DT_F32, 1, 0, &scale);
+    put("b.weight", TN_DT_I8, 1, 4, a);
+    put("b.weight_scale", TN_DT_F32, 1, 0, &scale);
+    ck_assert_ok(
+        open_checkpoint("{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", "
+                        "\"config_groups\": {"
+                        "\"x\": {\"targets\": [\"a\"], \"weights\": {\"type\": \"float\"}, "
+                        "\"input_activations\": {\"type\": \"float\", \"dynamic\": true}}, "
+                        "\"y\": {\"targets\": [\"Linear\"], \"weights\": {\"type\": \"int\"}, "
+                        "\"input_activations\": {\"type\": \"int\", \"dynamic\": true}}}}}",
+                        &err),
+        &err);
+    sources[0] = rows_of("a.weight", 0, 1);
+    sources[1] = rows_of("b.weight", 0, 1);
+    ck_assert_ok(stored_plan(stored, &sources[1], 1, &plan, &err), &err);
+    ck_assert_str_eq(plan.op, TN_OP_LINEAR_INT8);
+    ck_assert_int_eq(stored_plan(stored, sources, 2, &plan, &err), TN_E_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "different ways") != NULL, "%s", err.msg);
+}
+END_TEST
+
+/* -- Four bits ------------------------------------------------------------------------------------------- */
+
+/* Eight rows of 16 columns in groups of 16 (a) and 8 (b), all codes 9; zero points 8 and 7. */
+START_TEST(groups_of_two_sizes_and_zero_points_of_one_part_are_joined)
+{
+    uint32_t qa[16 / 8 * 8], qb[16 / 8 * 8], za[1] = {0x77777777}, zb[2] = {0x66666666, 0x66666666};
+    uint16_t sa[8], sb[16];
+    uint8_t codes[16 * 16 / 2] = {0};
+    float scales[16 * 2] = {0};
+    int8_t zeros[16 * 2] = {0};
+    void *out[] = {codes, scales, zeros};
+    struct weight_source sources[2];
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    tn_err err = TN_ERR_INIT;
+    double error = -1.0;
+    uint64_t dims[2] = {0, 0};
+
+    for (int i = 0; i < 16; i++) {
+        qa[i] = qb[i] = 0x99999999;
+        sb[i] = tn_f32_to_f16(0.25f);
+        sa[i / 2] = tn_f32_to_f16(0.5f);
+    }
+    put("a.weight_packed", TN_DT_I32, 8, 2, qa);
+    put("b.qweight", TN_DT_I32, 2, 8, qb);
+    put("b.qzeros", TN_DT_I32, 2, 1, zb);
+    put("b.scales", TN_DT_F16, 2, 8, sb);
+    put("c.qweight", TN_DT_I32, 2, 8, qa);
+    put("c.qzeros", TN_DT_I32, 2, 1, (uint32_t[]){za[0], za[0]});
+    put("c.scales", TN_DT_F16, 2, 8,
+        (uint16_t[]){sa[0], sa[0], sa[0], sa[0], sa[0], sa[0], sa[0], sa[0], sa[0], sa[0], sa[0],
+                     sa[0], sa[0], sa[0], sa[0], sa[0]});
+    ck_assert_ok(
+        open_checkpoint("{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4, "
+                        "\"group_size\": 8}}",
+                        &err),
+        &err);
+    ck_assert_int_ne(stored_describe(stored, "a.weight", dims, &err),
+                     TN_OK); /* of another layout */
+    sources[0] = rows_of("c.weight", 0, 8);
+    sources[1] = rows_of("b.weight", 0, 8);
+    ck_assert_ok(stored_plan(stored, &sources[0], 1, &plan, &err), &err);
+    ck_assert_uint_eq(plan.n_tensors, 2); /* zero points that are all 8 are none */
+    plan = (tn_quant_plan){.h = TN_HDR(tn_quant_plan)};
+    ck_assert_ok(stored_plan(stored, sources, 2, &plan, &err), &err);
+    ck_assert_str_eq(plan.op, TN_OP_LINEAR_INT4);
+    ck_assert_uint_eq(plan.n_tensors, 3);
+    ck_assert_ok(stored_fill(stored, sources, 2, out, &error, &err), &err);
+    for (int i = 0; i < 16 * 16 / 2; i++)
+        ck_assert_uint_eq(codes[i], 0x11); /* 9 - 8 */
+    for (int i = 0; i < 32; i++) {
+        ck_assert_int_eq(zeros[i], i < 16 ? 0 : -1); /* stored 6, which stands for 7: less 8 */
+        ck_assert(scales[i] == (i < 16 ? 0.5f : 0.25f));
+    }
+}
+END_TEST
+
+START_TEST(tensors_know_whose_they_are)
+{
+    static const uint8_t a[4] = {1, 2, 3, 4};
+    static const float scale = 0.5f;
+    tn_err err = TN_ERR_INIT;
+    char weight[64] = "";
+    float scales[2] = {0};
+    uint32_t dtype = 0;
+
+    put("l.a.weight", TN_DT_F8E4M3, 1, 4, a);
+    put("l.a.weight_scale", TN_DT_F32, 1, 0, &scale);
+    put("l.attn.k_scale", TN_DT_F32, 1, 0, &scale);
+    put("l.attn.v_scale", TN_DT_F32, 1, 0, &scale);
+    ck_assert_ok(open_checkpoint("{\"quantization_config\": {\"quant_method\": \"fp8\"}}", &err),
+                 &err);
+    ck_assert_uint_eq(stored_owner(stored, "l.a.weight_scale", weight, sizeof weight),
+                      TN_QUANT_OWNS_PART);
+    ck_assert_str_eq(weight, "l.a.weight");
+    ck_assert_uint_eq(stored_owner(stored, "l.attn.k_scale", weight, sizeof weight),
+                      TN_QUANT_OWNS_EXTRA);
+    ck_assert_uint_eq(stored_owner(stored, "l.a.bias", weight, sizeof weight), TN_QUANT_OWNS_NOT);
+    ck_assert_uint_eq(stored_owner(stored, "scale", weight, sizeof weight), TN_QUANT_OWNS_NOT);
+    ck_assert_ok(stored_cache(stored, "l.attn.v_proj.weight", &dtype, scales, &err), &err);
+    ck_assert_uint_eq(dtype, TN_DT_F8E4M3);
+    ck_assert(scales[0] == 0.5f && scales[1] == 0.5f);
+    ck_assert_int_eq(stored_cache(stored, "l.a.weight", &dtype, scales, &err), TN_E_NOTFOUND);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("build_stored");
+    TCase *t = tcase_create("all");
+
+    tcase_add_checked_fixture(t, open_plugins, close_all);
+    tcase_add_test(t, scales_per_tensor_become_scales_per_row_when_parts_are_joined);
+    tcase_add_test(t, parts_of_two_kinds_are_declined);
+    tcase_add_test(t, groups_of_two_sizes_and_zero_points_of_one_part_are_joined);
+    tcase_add_test(t, tensors_know_whose_they_are);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
