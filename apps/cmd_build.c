@@ -35,6 +35,11 @@ static const struct opt options[] = {
      "widen matrices that the checkpoint has quantized (FP8, INT8, AWQ, GPTQ) instead of taking "
      "them as they are; before --quant, if that is given",
      0, 0, NULL, false},
+    {"fp8-fallback", OPT_TEXT, "HOW",
+     "on a device without FP8 arithmetic: keep (FP8 weights, wider arithmetic; said at every "
+     "load), "
+     "or float16, which builds the engine so",
+     0, 0, NULL, false},
     {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
      false},
     {"calib-data", OPT_TEXT, "FILE",
@@ -71,6 +76,15 @@ static int32_t check_format(const char *format, bool *dummy, tn_err *err)
         return TN_OK;
     return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--load-format",
                   "is \"%s\"; safetensors and dummy are supported", format);
+}
+
+static int32_t check_fallback(const char *how, bool *float16, tn_err *err)
+{
+    *float16 = how && strcmp(how, "float16") == 0;
+    if (!how || *float16 || strcmp(how, "keep") == 0)
+        return TN_OK;
+    return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--fp8-fallback",
+                  "is \"%s\"; keep and float16 are supported", how);
 }
 
 static void print_report(const char *output, const json_t *r)
@@ -163,6 +177,8 @@ static int32_t body(const struct opts *o, tn_err *err)
     json_t *report = NULL;
     int32_t rc = check_format(opts_text(o, "load-format"), &b.dummy, err);
 
+    if (rc == TN_OK)
+        rc = check_fallback(opts_text(o, "fp8-fallback"), &b.fp8_as_float16, err);
     if (rc == TN_OK)
         rc = parse_quant_options(o, &quant, err);
     b.quant_options = quant.items;

@@ -92,8 +92,9 @@ static void print_op(const json_t *op)
         printf("\n");
     }
     json_array_foreach((json_t *)(uintptr_t)chosen, i, v)
-        printf("  + %-32s up to %lld rows\n", text_of(v, "variant"),
-               (long long)json_integer_value(json_object_get(v, "max_rows")));
+        printf("  + %-32s up to %lld rows%s\n", text_of(v, "variant"),
+               (long long)json_integer_value(json_object_get(v, "max_rows")),
+               json_is_true(json_object_get(v, "fallback")) ? ", in wider arithmetic" : "");
     json_array_foreach(json_object_get(op, "losers"), i, v)
         printf("  - %-32s %s\n", text_of(v, "variant"), text_of(v, "reason"));
     strbuf_release(&layers);
@@ -113,6 +114,8 @@ static int32_t explain(const struct opts *o, tn_err *err)
     printf("%s (%s): activations %s, cache %s in layout %s\n\n", text_of(r, "device"),
            text_of(r, "device_name"), text_of(r, "activation_dtype"), text_of(r, "kv_dtype"),
            text_of(r, "kv_layout"));
+    if (json_is_string(json_object_get(r, "fallback")))
+        printf("no arithmetic of its own for some ops: %s\n\n", text_of(r, "fallback"));
     json_array_foreach(json_object_get(r, "ops"), i, op) print_op(op);
     json_decref(r);
     return TN_OK;

@@ -4,6 +4,7 @@
 #include "api/runner.h"
 
 #include "api/runtime.h"
+#include "api/session.h"
 #include "base/mem.h"
 #include "exec/bind.h"
 #include "loop/rank.h"
@@ -132,6 +133,17 @@ static void close_run(void *arg)
     mem_free(r);
 }
 
+/* Settings of the command line but the cache's dtype, which is to be the engine's own; room is left for eight more. */
+static uint32_t copy_settings(const struct tool_conf *conf, tn_kv *out)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < conf->n_settings && n < MAX_SETTINGS - 8; i++)
+        if (strcmp(conf->settings[i].key, "kv.dtype") != 0)
+            out[n++] = conf->settings[i];
+    return n;
+}
+
 static int32_t open_run(void *arg, const char *engine, uint32_t max_len, run_tap tap, void *tap_arg,
                         void **run, tn_err *err)
 {
@@ -150,9 +162,7 @@ static int32_t open_run(void *arg, const char *engine, uint32_t max_len, run_tap
     r->tap_arg = tap_arg;
     watch.arg = r;
     snprintf(len, sizeof len, "%u", max_len);
-    for (uint32_t i = 0; i < conf->n_settings && n < MAX_SETTINGS - 8; i++)
-        if (strcmp(conf->settings[i].key, "kv.dtype") != 0) /* the engine's own */
-            settings[n++] = conf->settings[i];
+    n = copy_settings(conf, settings);
     settings[n++] = (tn_kv){"scheduler.max_batch_size", "1"};
     settings[n++] = (tn_kv){"scheduler.max_seq_len", len};
     settings[n++] = (tn_kv){"kernels.graphs", "false"};
@@ -205,14 +215,26 @@ static int32_t run_ids(void *run, const int32_t *ids, uint32_t n, run_logits fn,
     return rc;
 }
 
-static const char *fallback(void *run)
+static int32_t probe(void *arg, const char *engine, char *op, size_t size, tn_err *err)
 {
-    const struct running *r = run;
+    const struct tool_conf *conf = arg;
+    struct instance *in = NULL;
+    struct session s;
+    const char *name;
+    tn_kv settings[MAX_SETTINGS];
+    struct tool_conf own = {conf->path, settings, copy_settings(conf, settings)};
+    int32_t rc = session_dry(&own, engine, &s, &in, err);
 
-    return binding_fallback(r->rt->instance->ranks[0]->binding);
+    if (rc != TN_OK)
+        return rc;
+    name = binding_fallback(in->ranks[0]->binding);
+    snprintf(op, size, "%s", name ? name : "");
+    instance_close(in);
+    session_close(&s);
+    return TN_OK;
 }
 
 struct runner api_runner(const struct tool_conf *conf)
 {
-    return (struct runner){(void *)(uintptr_t)conf, open_run, run_ids, close_run, fallback};
+    return (struct runner){(void *)(uintptr_t)conf, open_run, run_ids, close_run, probe};
 }

@@ -5,6 +5,7 @@
 
 #include "api/runner.h"
 #include "api/runtime.h"
+#include "api/session.h"
 #include "api/tools.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -17,35 +18,6 @@
 #include "loop/loop.h"
 #include "loop/rank.h"
 #include "loop/tune.h"
-
-/* What every tool with plugins opens. */
-struct session {
-    struct conf *conf;
-    struct ledger *ledger;
-    struct registry *registry;
-};
-
-static void session_close(struct session *s)
-{
-    registry_close(s->registry);
-    ledger_free(s->ledger);
-    conf_free(s->conf);
-}
-
-static int32_t session_open(const struct tool_conf *c, struct session *s, tn_err *err)
-{
-    int32_t rc;
-
-    *s = (struct session){0};
-    rc = runtime_load_conf(c->path, c->settings, c->n_settings, &s->conf, err);
-    if (rc == TN_OK)
-        rc = ledger_new(&s->ledger, err);
-    if (rc == TN_OK)
-        rc = instance_registry(s->conf, s->ledger, &s->registry, err);
-    if (rc != TN_OK)
-        session_close(s);
-    return rc;
-}
 
 /* -- build --------------------------------------------------------------------------------------------- */
 
@@ -114,16 +86,17 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
     o.quant.stats = b->calib_stats;
     o.quant.max_ppl_increase = b->max_ppl_increase;
     o.quant.max_kl = b->max_kl;
+    o.quant.fp8_as_float16 = b->fp8_as_float16;
     o.quant.runner = &runner;
     rc = build_engine(&o, &r, err);
     session_close(&s);
     if (rc != TN_OK)
         return rc;
-    *out = json_pack("{s:s, s:s, s:I, s:I, s:f, s:s?, s:i, s:i}", "model_type", r.model_type,
+    *out = json_pack("{s:s, s:s, s:I, s:I, s:f, s:s?, s:s?, s:i, s:i}", "model_type", r.model_type,
                      "dtype", r.dtype, "engine_bytes", (json_int_t)r.engine_bytes, "weights",
                      (json_int_t)r.n_weights, "seconds", r.seconds, "quant",
-                     r.scheme[0] ? r.scheme : NULL, "linears", (int)r.n_linears, "quantized",
-                     (int)r.n_quantized);
+                     r.scheme[0] ? r.scheme : NULL, "fp8_fallback", r.fp8_fallback, "linears",
+                     (int)r.n_linears, "quantized", (int)r.n_quantized);
     return *out ? TN_OK : err_nomem(err, "a report");
 }
 
@@ -230,11 +203,13 @@ static json_t *op_json(const struct selected *s)
     json_t *chosen = json_array(), *losers = json_array(), *members = json_array();
 
     for (uint32_t i = 0; i < s->choice.n; i++)
-        json_array_append_new(chosen,
-                              json_pack("{s:o, s:i, s:b}", "variant",
-                                        variant_name(s->choice.ranges[i].candidate), "max_rows",
-                                        (int)s->choice.ranges[i].max_rows, "measured",
-                                        (int)judge_measured(s->choice.ranges[i].candidate, s->op)));
+        json_array_append_new(
+            chosen,
+            json_pack("{s:o, s:i, s:b, s:b}", "variant",
+                      variant_name(s->choice.ranges[i].candidate), "max_rows",
+                      (int)s->choice.ranges[i].max_rows, "measured",
+                      (int)judge_measured(s->choice.ranges[i].candidate, s->op), "fallback",
+                      (s->choice.ranges[i].candidate->v->flags & TN_VARIANT_FALLBACK) != 0));
     for (const struct verdict *v = s->losers; v; v = v->next)
         json_array_append_new(losers, json_pack("{s:o, s:s}", "variant", variant_name(v->candidate),
                                                 "reason", v->reason));
@@ -277,27 +252,11 @@ static json_t *explanation(const struct instance *in)
 
     for (size_t i = 0; i < s->n_ops; i++)
         append_op(ops, &s->ops[i]);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "device", r->place, "device_name",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s?, s:o}", "device", r->place, "device_name",
                      r->info.name, "activation_dtype", tn_dtype_name(r->act_dtype), "kv_dtype",
                      tn_dtype_name(r->kv_dtype), "kv_layout",
-                     s->kv_layout ? s->kv_layout->name : "", "ops", ops);
-}
-
-static int32_t open_dry(const struct tool_conf *c, const char *engine, struct session *s,
-                        struct instance **in, tn_err *err)
-{
-    struct instance_options o = {.engine = engine, .dry = true};
-    int32_t rc = session_open(c, s, err);
-
-    if (rc != TN_OK)
-        return rc;
-    o.conf = s->conf;
-    o.registry = s->registry;
-    o.ledger = s->ledger;
-    rc = instance_open(&o, in, err);
-    if (rc != TN_OK)
-        session_close(s);
-    return rc;
+                     s->kv_layout ? s->kv_layout->name : "", "fallback",
+                     binding_fallback(r->binding) ? rank_fallback_text(r) : NULL, "ops", ops);
 }
 
 int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
@@ -305,7 +264,7 @@ int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_
 {
     struct instance *in = NULL;
     struct session s;
-    int32_t rc = open_dry(c, engine, &s, &in, err);
+    int32_t rc = session_dry(c, engine, &s, &in, err);
 
     if (rc != TN_OK)
         return rc;
@@ -378,7 +337,7 @@ int32_t tool_tune(const struct tool_conf *c, const char *engine, bool quiet, int
     struct tune_progress p = {.stop = stop, .arg = arg};
     struct instance *in = NULL;
     struct session s;
-    int32_t rc = open_dry(c, engine, &s, &in, err);
+    int32_t rc = session_dry(c, engine, &s, &in, err);
 
     if (rc != TN_OK)
         return rc;
@@ -430,7 +389,7 @@ int32_t tool_memory(const struct tool_conf *c, const char *engine, json_t **out,
     struct binding *b = NULL;
     struct session s;
     uint32_t n_pages = 0;
-    int32_t rc = open_dry(c, engine, &s, &in, err);
+    int32_t rc = session_dry(c, engine, &s, &in, err);
 
     if (rc != TN_OK)
         return rc;

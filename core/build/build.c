@@ -26,6 +26,7 @@
 #include "engine/meta.h"
 #include "engine/names.h"
 #include "exec/graph.h"
+#include "tenon/ops.h"
 
 #define DEFAULT_BATCH 64
 #define DEFAULT_NUM_TOKENS 2048
@@ -48,6 +49,8 @@ struct building {
     struct emission quantized; /* with `quant`: the plan that is written */
     struct calibration *calib; /* NULL: none */
     struct gate_result gate;   /* n_targets 0: not asked for */
+    char fallback[64];         /* an op that this machine computes in wider arithmetic; "": none */
+    bool plain;                /* float16 took the place of FP8 */
     char *base_file;           /* the model as it is, while it is needed */
     struct output output;
     struct progress bar;
@@ -258,6 +261,8 @@ static json_t *passport(const struct building *b)
                   info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
     if (b->stored)
         json_object_set_new(o, "quant_method", json_string(stored_method(b->stored)));
+    if (b->fallback[0])
+        json_object_set_new(o, "fp8_fallback", json_string(b->plain ? "float16" : "keep"));
     if (b->calib)
         json_object_set_new(o, "calibration_sha256", json_string(b->calib->data_sha256));
     return o;
@@ -384,7 +389,7 @@ static int32_t finish_engine(struct building *b, const char *path)
     json_t *meta = meta_json(b);
     int32_t rc = meta ? TN_OK : err_nomem(b->err, "an engine");
 
-    if (rc == TN_OK && b->quant)
+    if (rc == TN_OK && (b->quant || b->fallback[0]))
         rc = engine_replace_meta(path, meta, b->err);
     if (rc == TN_OK)
         rc = write_request(b, meta);
@@ -404,7 +409,7 @@ static bool eight_bits(uint32_t dtype)
 /* Whether the engine gets quantized matrices from the checkpoint. */
 static bool keeps_stored(const struct building *b)
 {
-    return b->stored && !b->o->quant.dequantize;
+    return b->stored && !b->o->quant.dequantize && !b->plain;
 }
 
 static int32_t write_base(struct building *b)
@@ -439,17 +444,17 @@ static int32_t quantize(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
     struct quant_options o = {.plugins = b->plugins,
-                              .scheme = bq->scheme,
+                              .scheme = b->plain ? NULL : bq->scheme,
                               .stored = keeps_stored(b) ? b->stored : NULL,
                               .options = bq->options,
                               .n_options = bq->n_options,
                               .tp_size = b->o->tp_size};
     int32_t rc;
 
-    if (!bq->scheme && !o.stored && !eight_bits(bq->kv_dtype))
+    if (!o.scheme && !o.stored && !eight_bits(bq->kv_dtype))
         return TN_OK;
     rc = quant_open(&o, &b->emission, &b->quant, b->err);
-    if (rc == TN_OK)
+    if (rc == TN_OK && !b->calib)
         rc = find_calibration(b);
     if (rc == TN_OK && eight_bits(bq->kv_dtype) && b->checkpoint && !b->calib) {
         rc = err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--kv-cache-dtype",
@@ -551,11 +556,62 @@ static int32_t check_quality(struct building *b, const char *path)
     return rc;
 }
 
+/* The engine anew, with linears in float16; what quantizes the cache stays. */
+static int32_t rewrite_plain(struct building *b, const char *path)
+{
+    int32_t rc;
+
+    emission_release(&b->quantized);
+    quant_close(b->quant);
+    b->quant = NULL;
+    emission_release(&b->emission);
+    b->plain = true;
+    b->dtype = TN_DT_F16;
+    if ((rc = emit(b)) != TN_OK || (rc = set_limits(b)) != TN_OK || (rc = quantize(b)) != TN_OK)
+        return rc;
+    if (remove(path) != 0)
+        return err_errno(b->err, "remove", path, errno);
+    return write_file(b, path);
+}
+
+static bool has_fp8(const struct plan *p)
+{
+    for (size_t i = 0; i < p->n_ops; i++)
+        if (strcmp(p->ops[i].name, TN_OP_LINEAR_FP8) == 0)
+            return true;
+    return false;
+}
+
+/* Whether this machine computes FP8; opening the engine so far has said it if not. A machine that cannot run the
+ * engine at all may still build it for another. */
+static int32_t check_arithmetic(struct building *b, const char *path)
+{
+    const struct runner *r = b->o->quant.runner;
+    tn_err why = TN_ERR_INIT;
+
+    if (!r || !has_fp8(final(b)->plan))
+        return TN_OK;
+    if (r->probe(r->arg, path, b->fallback, sizeof b->fallback, &why) != TN_OK) {
+        log_warn("whether this machine computes FP8 could not be found out: %s", why.msg);
+        return TN_OK;
+    }
+    if (!b->fallback[0])
+        return TN_OK;
+    if (!b->o->quant.fp8_as_float16) {
+        log_warn("--fp8-fallback float16 would build this engine in float16 instead");
+        return TN_OK;
+    }
+    log_warn("the engine is built anew in float16, as --fp8-fallback says");
+    return rewrite_plain(b, path);
+}
+
 static int32_t write_engine(struct building *b)
 {
     char *path = path_join(b->output.temp, ENGINE_FILE);
     int32_t rc = path ? write_file(b, path) : err_nomem(b->err, "an engine");
 
+    if (rc == TN_OK)
+        rc = check_arithmetic(b, path);
     if (rc == TN_OK)
         rc = check_quality(b, path);
     if (rc == TN_OK)
@@ -622,6 +678,8 @@ static void fill_report(const struct building *b, uint64_t started, struct build
         r->n_quantized += b->quant->linears[i].chosen;
     }
     snprintf(r->model_type, sizeof r->model_type, "%s", b->model_type);
+    if (b->fallback[0])
+        r->fp8_fallback = b->plain ? "float16" : "keep";
     if (b->quant && b->quant->name)
         snprintf(r->scheme, sizeof r->scheme, "%s", b->quant->name);
     if (path && stat(path, &st) == 0)

@@ -34,7 +34,8 @@ struct build_quant {
     const struct token_set *eval; /* for the gate; NULL: none */
     double max_ppl_increase;      /* 0.01: one percent; negative: no limit */
     double max_kl;                /* nats; negative: no limit */
-    const struct runner *runner;  /* NULL: nothing that runs the model is asked for */
+    bool fp8_as_float16; /* where the device has no FP8 arithmetic, the engine becomes float16 */
+    const struct runner *runner; /* NULL: nothing that runs the model is asked for */
 };
 
 struct build_options {
@@ -58,6 +59,8 @@ struct build_report {
     char model_type[64];
     const char *dtype;
     char scheme[64]; /* or the quant_method of the checkpoint; "": nothing is quantized */
+    const char *
+        fp8_fallback; /* "keep" or "float16": the machine has no FP8 arithmetic; NULL: it has, or needs none */
     uint32_t n_linears, n_quantized;
 };
 

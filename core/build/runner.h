@@ -37,8 +37,8 @@ struct runner {
     int32_t (*run)(void *run, const int32_t *ids, uint32_t n, run_logits fn, void *arg,
                    tn_err *err);
     void (*close)(void *run); /* NULL is allowed */
-    /* The first op of the engine that the device has no arithmetic for, or NULL. */
-    const char *(*fallback)(void *run);
+    /* The first op of the engine that the device has no arithmetic for; "" if there is none. Loads nothing. */
+    int32_t (*probe)(void *arg, const char *engine, char *op, size_t size, tn_err *err);
 };
 
 #endif

@@ -91,16 +91,20 @@ static int32_t copy_pins(struct rank *r, tn_err *err)
     return TN_OK;
 }
 
+const char *rank_fallback_text(const struct rank *r)
+{
+    const char *how = json_string_value(json_at(r->in->engine->meta, "quant.fallback"));
+
+    return how ? how : "it is computed in wider arithmetic";
+}
+
 /* Never silently: the user asked for arithmetic that this device does not have. */
 static void tell_fallback(const struct rank *r)
 {
-    const char *op = binding_fallback(r->binding), *how;
+    const char *op = binding_fallback(r->binding);
 
-    if (!op || r->o.topo.tp_rank != 0)
-        return;
-    how = json_string_value(json_at(r->in->engine->meta, "quant.fallback"));
-    log_warn("%s has no arithmetic of its own for %s: %s", r->place, op,
-             how ? how : "it is computed in wider arithmetic");
+    if (op && r->o.topo.tp_rank == 0)
+        log_warn("%s has no arithmetic of its own for %s: %s", r->place, op, rank_fallback_text(r));
 }
 
 /* Name, driver and kernel sets: what measured times depend on beside the ops. */

@@ -53,6 +53,9 @@ void rank_close(struct rank *r); /* NULL is allowed */
 /* Binds the engine's plan. Several ranks have joined their groups before (their `comm`). */
 int32_t rank_bind(struct rank *r, tn_err *err);
 
+/* What becomes of ops that the device has no arithmetic for: a line for people. Lives as long as the engine. */
+const char *rank_fallback_text(const struct rank *r);
+
 /* Another binding, by the measured times that there are now, with or without fusions; the caller's. */
 int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err);
 

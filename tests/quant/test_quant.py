@@ -159,6 +159,40 @@ class Quality(Case):
             self.perplexity(engine, "--max-windows", "1")
 
 
+class Fallback(Case):
+    """FP8 on a machine that has no arithmetic for it: a CPU."""
+
+    def test_it_is_said_at_building_and_at_loading(self):
+        r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("e"), "--quant", "fp8", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertRegex(r.stderr, "no arithmetic of its own for linear.fp8: weights stay FP8")
+        self.assertIn("--fp8-fallback float16", r.stderr)
+        self.assertEqual(json.loads(r.stdout)["fp8_fallback"], "keep")
+        self.assertEqual(self.meta(self.path("e"))["passport"]["fp8_fallback"], "keep")
+        r = tenon("run", "--engine", self.path("e"), "--prompt", "a", "--max-tokens", "1")
+        self.assertIn("no arithmetic of its own for linear.fp8", r.stderr)
+        explained = self.ok("plugin", "explain", "--engine", self.path("e"))
+        self.assertRegex(explained, "no arithmetic of its own for some ops: weights stay FP8")
+        self.assertRegex(explained, "in wider arithmetic")
+
+    def test_float16_takes_its_place(self):
+        for more, cache in (((), None), (("--kv-cache-dtype", "fp8", *self.calibrated()), "float8_e4m3")):
+            engine = self.build("e", "--quant", "fp8", "--fp8-fallback", "float16", *more)
+            meta = self.meta(engine)
+            self.assertEqual(meta["dtype"], "float16")
+            self.assertEqual(meta["passport"]["fp8_fallback"], "float16")
+            self.assertEqual(meta["kv_dtype"], cache)
+            self.assertNotIn("linear.fp8", self.ok("engine", "plan", engine))
+            self.assertLess(self.perplexity(engine) / self.perplexity(self.build("base")), 1.005)
+
+    def test_it_needs_no_fallback_where_every_op_is_native(self):
+        engine = self.build("e", "--quant", "fp8", "--fp8-fallback", "float16", "--kernels", "reference")
+        self.assertNotIn("fp8_fallback", self.meta(engine)["passport"])
+        self.assertIn("linear.fp8", self.ok("engine", "plan", engine))
+        self.refused("--fp8-fallback", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant",
+                     "fp8", "--fp8-fallback", "bfloat16")
+
+
 class Outliers(Case):
     """Channels 128 times as large in two layers, by a norm and the matrices behind it: the same function."""
 
