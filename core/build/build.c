@@ -424,6 +424,7 @@ static int32_t find_calibration(struct building *b)
     struct calibrate_options o = {.runner = bq->runner,
                                   .data = bq->calib,
                                   .seed = bq->calib_seed,
+                                  .all = bq->stats != NULL,
                                   .quiet = b->o->quiet,
                                   .stop = b->o->stop,
                                   .arg = b->o->arg};
@@ -438,6 +439,27 @@ static int32_t find_calibration(struct building *b)
     if (rc == TN_OK && bq->stats)
         rc = calibration_save(b->calib, bq->stats, b->err);
     return rc;
+}
+
+/* What stays as it is although people may expect otherwise. */
+static void tell_left(const struct building *b)
+{
+    uint32_t left = 0, kept = 0;
+
+    if (!b->quant->name)
+        return;
+    for (size_t i = 0; i < b->emission.plan->n_ops; i++)
+        left += report_left(b->emission.plan, &b->emission.plan->ops[i]);
+    for (uint32_t i = 0; i < b->quant->n_linears; i++)
+        kept += !b->quant->linears[i].chosen;
+    if (left)
+        log_warn("%" PRIu32 " matrices of ops that are no linears (moe_mlp) stay at full precision",
+                 left);
+    if (kept)
+        log_warn("%" PRIu32 " of %" PRIu32
+                 " linears are not quantized in the engine; `tenon engine "
+                 "inspect` tells why",
+                 kept, b->quant->n_linears);
 }
 
 static int32_t quantize(struct building *b)
@@ -465,6 +487,8 @@ static int32_t quantize(struct building *b)
         rc = quant_decide(b->quant, b->checkpoint, b->calib, b->err);
     if (rc == TN_OK)
         rc = quant_rewrite(b->quant, b->calib, &b->quantized, b->err);
+    if (rc == TN_OK)
+        tell_left(b);
     return rc == TN_OK ? check_topology(b) : rc;
 }
 

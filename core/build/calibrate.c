@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "base/limits.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
 #include "tenon/ops.h"
@@ -64,16 +66,42 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
     return rc;
 }
 
-static int32_t add_inputs(struct calibrating *x, uint64_t seed, tn_err *err)
+/* Sampled rows and histograms take most of the memory: only where they are wanted. */
+static uint32_t what_to_keep(const struct quant *q, bool all)
+{
+    return (all || q->needs & TN_QUANT_SAMPLE ? CALIBRATION_SAMPLES : 0u) |
+           (all || q->needs & TN_QUANT_PERCENTILE ? CALIBRATION_HISTOGRAM : 0u);
+}
+
+/* The memory that statistics take is known, and bounded, before the model runs. */
+static int32_t check_memory(const struct quant *q, uint32_t keep, tn_err *err)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < q->n_groups; i++)
+        sum += calibration_bytes(q->groups[i].n_channels, keep);
+    log_info("calibration: statistics of %" PRIu32 " inputs take %" PRIu64 " MiB", q->n_groups,
+             sum >> 20);
+    if (sum <= LIMIT_CALIBRATION_BYTES)
+        return TN_OK;
+    err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, "--calib-data",
+           "statistics of this model would take %" PRIu64 " MiB; %" PRIu64 " are allowed",
+           sum >> 20, (uint64_t)(LIMIT_CALIBRATION_BYTES) >> 20);
+    err_remedy(err, "leave --calib-stats away, so that only what the scheme needs is kept");
+    return TN_E_LIMIT;
+}
+
+static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
+    uint32_t keep = what_to_keep(x->q, all);
     struct calibration_input *in;
-    int32_t rc = TN_OK;
+    int32_t rc = check_memory(x->q, keep, err);
 
     for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++) {
         const struct quant_group *g = &x->q->groups[i];
         const struct quant_linear *first = &x->q->linears[g->linears[0]];
-        rc = calibration_add(x->c, p->weights[first->weight].name, g->n_channels, true, seed, &in,
+        rc = calibration_add(x->c, p->weights[first->weight].name, g->n_channels, keep, seed, &in,
                              err);
     }
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
@@ -83,7 +111,7 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, tn_err *err)
             if (strcmp(op->name, TN_OP_KV_APPEND) != 0)
                 break;
             snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, k ? 'v' : 'k');
-            rc = calibration_add(x->c, name, p->values[op->in[k]].width, false, seed, &in, err);
+            rc = calibration_add(x->c, name, p->values[op->in[k]].width, 0, seed, &in, err);
         }
     return rc;
 }
@@ -128,7 +156,7 @@ int32_t calibrate(const struct quant *q, const struct calibrate_options *o,
     int32_t rc = calibration_new(&x.c, err);
 
     if (rc == TN_OK)
-        rc = add_inputs(&x, o->seed, err);
+        rc = add_inputs(&x, o->seed, o->all, err);
     if (rc == TN_OK)
         rc = digest_data(o->data, x.c);
     if (rc == TN_OK)

@@ -12,6 +12,7 @@ struct calibrate_options {
     const char *engine; /* of the model as it is */
     const struct token_set *data;
     uint64_t seed;
+    bool all; /* keep what any scheme may ask for, not this one alone */
     bool quiet;
     int (*stop)(void *arg);
     void *arg;

@@ -35,7 +35,34 @@ struct calibration_input *calibration_find(const struct calibration *c, const ch
     return c && map_get(&c->names, name, strlen(name), &i) ? c->inputs[i] : NULL;
 }
 
-int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, bool sampled,
+uint64_t calibration_bytes(uint64_t n_channels, uint32_t keep)
+{
+    const struct calibration_input *in = NULL;
+    uint64_t each = sizeof *in->absmax + sizeof *in->squares + sizeof *in->sums;
+
+    if (keep & CALIBRATION_SAMPLES)
+        each += CALIBRATION_SAMPLE * sizeof *in->sample;
+    if (keep & CALIBRATION_HISTOGRAM)
+        each += HISTOGRAM_BUCKETS * sizeof *in->histogram.counts;
+    return n_channels * each; /* at most 2^24 * 788 */
+}
+
+/* The parts that not every scheme asks for. */
+static bool add_kept(struct calibration *c, struct calibration_input *in, uint32_t keep)
+{
+    size_t n = (size_t)in->n_channels;
+
+    in->histogram.n_channels = in->n_channels;
+    if (keep & CALIBRATION_SAMPLES)
+        in->sample = arena_array(&c->arena, n, CALIBRATION_SAMPLE * sizeof *in->sample);
+    if (keep & CALIBRATION_HISTOGRAM)
+        in->histogram.counts =
+            arena_array(&c->arena, n, HISTOGRAM_BUCKETS * sizeof *in->histogram.counts);
+    return (!(keep & CALIBRATION_SAMPLES) || in->sample) &&
+           (!(keep & CALIBRATION_HISTOGRAM) || in->histogram.counts);
+}
+
+int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, uint32_t keep,
                         uint64_t seed, struct calibration_input **out, tn_err *err)
 {
     struct calibration_input *in = arena_alloc(&c->arena, sizeof *in);
@@ -49,9 +76,7 @@ int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_chan
     in->absmax = arena_array(&c->arena, n, sizeof *in->absmax);
     in->squares = arena_array(&c->arena, n, sizeof *in->squares);
     in->sums = arena_array(&c->arena, n, sizeof *in->sums);
-    if (sampled)
-        in->sample = arena_array(&c->arena, n, CALIBRATION_SAMPLE * sizeof *in->sample);
-    if (!in->name || !in->absmax || !in->squares || !in->sums || (sampled && !in->sample))
+    if (!in->name || !in->absmax || !in->squares || !in->sums || !add_kept(c, in, keep))
         return err_nomem(err, "calibration");
     if (map_put(&c->names, in->name, strlen(in->name), c->n_inputs) != MAP_ADDED)
         return err_at(err, TN_E_EXISTS, NULL, TN_NO_OFFSET, name, "is calibrated twice");
@@ -63,6 +88,7 @@ int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_chan
 bool calibration_take(struct calibration_input *in, const float *row)
 {
     uint64_t n = in->n_channels, slot = in->n_rows;
+    float most = 0.0f;
 
     for (uint64_t k = 0; k < n; k++)
         if (!isfinite(row[k]))
@@ -70,9 +96,12 @@ bool calibration_take(struct calibration_input *in, const float *row)
     for (uint64_t k = 0; k < n; k++) {
         float a = fabsf(row[k]);
         in->absmax[k] = a > in->absmax[k] ? a : in->absmax[k];
+        most = a > most ? a : most;
         in->squares[k] += (double)row[k] * (double)row[k];
         in->sums[k] += (double)row[k];
     }
+    if (in->histogram.counts)
+        histogram_take(&in->histogram, row, most);
     /* Every row is kept with equal probability, however many there will be (Vitter 1985, algorithm R). */
     if (slot >= CALIBRATION_SAMPLE)
         slot = rng_below(&in->rng, in->n_rows + 1);
@@ -87,10 +116,16 @@ bool calibration_take(struct calibration_input *in, const float *row)
 
 /* -- The file --------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_INPUT = 5 };
+enum { TENSORS_PER_INPUT = 7 };
 
-static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares", "rows", "sample",
-                                                        "sums"};
+static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares",   "rows", "sample",
+                                                        "sums",   "histogram", "base"};
+
+/* The base of a histogram whose top bucket ends at infinity. */
+#define MAX_BASE (0x7f8 - HISTOGRAM_BUCKETS)
+
+/* 2^48 rows would take years. */
+#define MAX_ROWS (UINT64_C(1) << 48)
 
 struct saving {
     struct arena arena;
@@ -119,12 +154,25 @@ static bool save_tensor(struct saving *s, const char *prefix, const char *suffix
     return true;
 }
 
+static bool save_histogram(struct saving *s, const struct calibration_input *in)
+{
+    int64_t *base = arena_alloc(&s->arena, sizeof *base);
+
+    if (!base)
+        return false;
+    *base = in->histogram.base;
+    return save_tensor(s, in->name, suffixes[5], TN_DT_I32, in->n_channels, HISTOGRAM_BUCKETS,
+                       in->histogram.counts) &&
+           save_tensor(s, in->name, suffixes[6], TN_DT_I64, 0, 1, base);
+}
+
 static bool save_input(struct saving *s, const struct calibration_input *in)
 {
     return save_tensor(s, in->name, suffixes[0], TN_DT_F32, 0, in->n_channels, in->absmax) &&
            save_tensor(s, in->name, suffixes[1], TN_DT_F64, 0, in->n_channels, in->squares) &&
            save_tensor(s, in->name, suffixes[2], TN_DT_I64, 0, 1, &in->n_rows) &&
            save_tensor(s, in->name, suffixes[4], TN_DT_F64, 0, in->n_channels, in->sums) &&
+           (!in->histogram.counts || save_histogram(s, in)) &&
            (in->n_sample == 0 || save_tensor(s, in->name, suffixes[3], TN_DT_F32, in->n_sample,
                                              in->n_channels, in->sample));
 }
@@ -190,13 +238,62 @@ static int32_t check_values(const struct reading *r, const struct calibration_in
         if (!isfinite(in->sample[k]))
             return err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, in->name,
                           "a sampled row is not finite");
+    if (in->n_rows == 0 || in->n_rows > MAX_ROWS)
+        return err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, in->name,
+                      "says that %" PRIu64 " rows were seen", in->n_rows);
     return TN_OK;
+}
+
+/* Channels have as many counts as rows were seen (fewer where a count was full). */
+static int32_t read_histogram(const struct reading *r, const char *name,
+                              struct calibration_input *in)
+{
+    int64_t base = 0;
+    int32_t rc = read_tensor(r, name, suffixes[5], TN_DT_I32, in->n_channels * HISTOGRAM_BUCKETS,
+                             in->histogram.counts);
+
+    if (rc == TN_OK)
+        rc = needed(r, name, read_tensor(r, name, suffixes[6], TN_DT_I64, 1, &base));
+    if (rc == TN_OK && (base < -HISTOGRAM_BUCKETS || base > MAX_BASE))
+        rc = err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, name,
+                    "the base of its histogram is %" PRId64, base);
+    in->histogram.base = (int32_t)base;
+    for (uint64_t k = 0; k < in->n_channels && rc == TN_OK; k++) {
+        uint64_t sum = 0;
+        for (uint64_t i = 0; i < HISTOGRAM_BUCKETS; i++)
+            sum += in->histogram.counts[k * HISTOGRAM_BUCKETS + i];
+        if (sum > in->n_rows)
+            rc = err_at(r->err, TN_E_RANGE, r->f->path, TN_NO_OFFSET, name,
+                        "channel %" PRIu64 " has %" PRIu64 " counts of %" PRIu64 " rows", k, sum,
+                        in->n_rows);
+    }
+    return rc;
+}
+
+/* Whether the tensor NAME/SUFFIX is there. */
+static const struct st_tensor *find_part(const struct reading *r, const char *name,
+                                         const char *suffix)
+{
+    char full[LIMIT_TENSOR_NAME + 16];
+
+    snprintf(full, sizeof full, "%s/%s", name, suffix);
+    return safetensors_find(r->h, full);
+}
+
+static int32_t read_sample(const struct reading *r, const char *name, const struct st_tensor *t,
+                           struct calibration_input *in)
+{
+    if (t->n_dims != 2 || t->dims[0] > CALIBRATION_SAMPLE)
+        return err_at(r->err, TN_E_FORMAT, r->f->path, t->offset, t->name,
+                      "must have two dimensions, and at most %d rows", CALIBRATION_SAMPLE);
+    in->n_sample = t->dims[0];
+    return read_tensor(r, name, suffixes[3], TN_DT_F32, in->n_sample * in->n_channels, in->sample);
 }
 
 static int32_t read_input(const struct reading *r, const char *name, const struct st_tensor *absmax)
 {
-    char sample_name[LIMIT_TENSOR_NAME + 16];
-    const struct st_tensor *sample;
+    const struct st_tensor *sample = find_part(r, name, suffixes[3]);
+    bool histogram = find_part(r, name, suffixes[5]) != NULL;
     struct calibration_input *in = NULL;
     uint64_t n = absmax->dims[0];
     int32_t rc;
@@ -204,24 +301,21 @@ static int32_t read_input(const struct reading *r, const char *name, const struc
     if (absmax->n_dims != 1 || n == 0 || n > MAX_CHANNELS)
         return err_at(r->err, TN_E_FORMAT, r->f->path, absmax->offset, absmax->name,
                       "must have one dimension of at most %" PRIu64, MAX_CHANNELS);
-    snprintf(sample_name, sizeof sample_name, "%s/%s", name, suffixes[3]);
-    sample = safetensors_find(r->h, sample_name);
-    rc = calibration_add(r->c, name, n, sample != NULL, 0, &in, r->err);
+    rc = calibration_add(r->c, name, n,
+                         (sample ? CALIBRATION_SAMPLES : 0u) |
+                             (histogram ? CALIBRATION_HISTOGRAM : 0u),
+                         0, &in, r->err);
     if (rc != TN_OK)
         return rc;
-    if (sample && (sample->n_dims != 2 || sample->dims[0] > CALIBRATION_SAMPLE))
-        return err_at(r->err, TN_E_FORMAT, r->f->path, sample->offset, sample_name,
-                      "must have two dimensions, and at most %d rows", CALIBRATION_SAMPLE);
-    in->n_sample = sample ? sample->dims[0] : 0;
     if ((rc = read_tensor(r, name, suffixes[0], TN_DT_F32, n, in->absmax)) != TN_OK ||
         (rc = read_tensor(r, name, suffixes[1], TN_DT_F64, n, in->squares)) != TN_OK ||
         (rc = read_tensor(r, name, suffixes[4], TN_DT_F64, n, in->sums)) != TN_OK ||
         (rc = read_tensor(r, name, suffixes[2], TN_DT_I64, 1, &in->n_rows)) != TN_OK)
         return needed(r, name, rc);
-    if (sample &&
-        (rc = read_tensor(r, name, suffixes[3], TN_DT_F32, in->n_sample * n, in->sample)) != TN_OK)
+    if (sample && (rc = read_sample(r, name, sample, in)) != TN_OK)
         return rc;
-    return check_values(r, in);
+    rc = check_values(r, in);
+    return rc == TN_OK && histogram ? read_histogram(r, name, in) : rc;
 }
 
 static int32_t read_all(const struct reading *r)

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/map.h"
 #include "base/rng.h"
+#include "build/histogram.h"
 
 /* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
 #define CALIBRATION_SAMPLE 64
@@ -24,7 +25,8 @@ struct calibration_input {
     double *sums;    /* [n_channels] sums of x */
     float *sample;   /* [n_sample, n_channels]; NULL: none kept */
     uint64_t n_sample;
-    struct rng rng; /* which rows are kept */
+    struct histogram histogram; /* counts NULL: none kept */
+    struct rng rng;             /* which rows are kept */
 };
 
 struct calibration {
@@ -41,14 +43,21 @@ void calibration_free(struct calibration *c); /* NULL is allowed */
 
 struct calibration_input *calibration_find(const struct calibration *c, const char *name);
 
-/* Adds an input. `seed` decides which rows are kept; `sampled`: whether any are. */
-int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, bool sampled,
+/* What is kept beyond absmax and sums. */
+enum calibration_keep { CALIBRATION_SAMPLES = 1, CALIBRATION_HISTOGRAM = 2 };
+
+/* Bytes that an input of so many channels takes: all that calibration needs, however long the data is. */
+uint64_t calibration_bytes(uint64_t n_channels, uint32_t keep);
+
+/* Adds an input. `seed` decides which rows are kept; `keep` is a mask of ::calibration_keep. */
+int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, uint32_t keep,
                         uint64_t seed, struct calibration_input **out, tn_err *err);
 
 /* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
 bool calibration_take(struct calibration_input *in, const float *row);
 
-/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows and NAME/sample. */
+/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
+ * NAME/histogram and NAME/base. */
 int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
 int32_t calibration_load(const char *path, struct calibration **out, tn_err *err);
 

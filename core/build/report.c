@@ -37,19 +37,30 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
     return o;
 }
 
-/* Matrices that ops other than linears multiply by: no scheme changes them. */
-static json_t *left_json(const struct quant *q)
+static bool is_left(const struct plan *p, const struct plan_op *op, uint32_t i)
 {
-    const struct plan *p = q->from->plan;
+    return p->weights[op->weights[i]].role == TN_ROLE_MATRIX && strcmp(op->name, TN_OP_LINEAR) != 0;
+}
+
+uint32_t report_left(const struct plan *p, const struct plan_op *op)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < op->n_weights; i++)
+        n += is_left(p, op, i);
+    return n;
+}
+
+static json_t *left_json(const struct plan *p)
+{
     json_t *list = json_array();
 
     for (size_t i = 0; i < p->n_ops; i++)
-        for (uint32_t k = 0; k < p->ops[i].n_weights; k++) {
-            const struct plan_weight *w = &p->weights[p->ops[i].weights[k]];
-            if (w->role == TN_ROLE_MATRIX && strcmp(p->ops[i].name, TN_OP_LINEAR) != 0)
-                json_array_append_new(
-                    list, json_pack("{s:s, s:s}", "name", w->name, "op", p->ops[i].name));
-        }
+        for (uint32_t k = 0; k < p->ops[i].n_weights; k++)
+            if (is_left(p, &p->ops[i], k))
+                json_array_append_new(list, json_pack("{s:s, s:s}", "name",
+                                                      p->weights[p->ops[i].weights[k]].name, "op",
+                                                      p->ops[i].name));
     return list;
 }
 
@@ -77,9 +88,10 @@ json_t *quant_report(const struct quant *q)
         after += bytes_after(l);
         json_array_append_new(linears, linear_json(q, l));
     }
-    return json_pack(
-        "{s:s, s:s, s:s, s:b, s:o, s:{s:I, s:I}, s:o, s:o}", "scheme", q->name, "plugin", q->plugin,
-        "fallback", q->scheme ? q->scheme->fallback : stored_format(q->o.stored)->fallback,
-        "prequantized", !q->scheme, "options", options_json(q), "bytes", "before",
-        (json_int_t)before, "after", (json_int_t)after, "linears", linears, "left", left_json(q));
+    return json_pack("{s:s, s:s, s:s, s:b, s:o, s:{s:I, s:I}, s:o, s:o}", "scheme", q->name,
+                     "plugin", q->plugin, "fallback",
+                     q->scheme ? q->scheme->fallback : stored_format(q->o.stored)->fallback,
+                     "prequantized", !q->scheme, "options", options_json(q), "bytes", "before",
+                     (json_int_t)before, "after", (json_int_t)after, "linears", linears, "left",
+                     left_json(q->from->plan));
 }

@@ -18,6 +18,9 @@
 
 #include "build/quant.h"
 
+/* How many matrices the op multiplies by that no scheme changes, because it is no linear. */
+uint32_t report_left(const struct plan *p, const struct plan_op *op);
+
 /* NULL without memory. */
 json_t *quant_report(const struct quant *q);
 

@@ -3,7 +3,6 @@
  * end of the plan to its start, so that a matrix whose rows are divided is seen so when its own columns are smoothed. */
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/mem.h"
 #include "build/matrix.h"
@@ -12,31 +11,6 @@
 #define PERCENTILE 0.999
 
 /* -- Statistics --------------------------------------------------------------------------------------- */
-
-static int compare_floats(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
-/* Of the sampled rows. */
-static int32_t find_percentile(const float *sample, uint64_t n, float *out, tn_err *err)
-{
-    float *sorted = n ? mem_array((size_t)n, sizeof *sorted) : NULL;
-
-    *out = 0.0f;
-    if (n == 0)
-        return TN_OK;
-    if (!sorted)
-        return err_nomem(err, "calibration");
-    for (uint64_t i = 0; i < n; i++)
-        sorted[i] = fabsf(sample[i]);
-    qsort(sorted, (size_t)n, sizeof *sorted, compare_floats);
-    *out = sorted[(uint64_t)((double)(n - 1) * PERCENTILE)];
-    mem_free(sorted);
-    return TN_OK;
-}
 
 /* Fills g->stats with what the scheme asks for, of the value divided by `divide` (NULL: by 1). */
 static int32_t set_stats(struct quant *q, struct quant_group *g, const float *divide, tn_err *err)
@@ -47,6 +21,7 @@ static int32_t set_stats(struct quant *q, struct quant_group *g, const float *di
     float *second = arena_array(&q->arena, (size_t)n, sizeof *second);
     float *sample = arena_array(&q->arena, (size_t)(in->n_sample * n), sizeof *sample);
     float largest = 0.0f;
+    int32_t rc;
 
     if (!absmax || !second || !sample)
         return err_nomem(err, "calibration");
@@ -66,7 +41,11 @@ static int32_t set_stats(struct quant *q, struct quant_group *g, const float *di
                                 .sample = in->n_sample ? sample : NULL,
                                 .n_sample = in->n_sample,
                                 .absmax = largest};
-    return find_percentile(sample, in->n_sample * n, &g->stats.percentile, err);
+    if (!in->histogram.counts)
+        return TN_OK;
+    rc = histogram_percentile(&in->histogram, divide, PERCENTILE, &g->stats.percentile, err);
+    g->stats.percentile = fminf(g->stats.percentile, largest);
+    return rc;
 }
 
 static int32_t find_stats(struct quant *q, struct quant_group *g, const struct calibration *calib,
@@ -79,6 +58,14 @@ static int32_t find_stats(struct quant *q, struct quant_group *g, const struct c
         err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, w->name,
                "the calibration has no statistics of %" PRIu64 " channels for this matrix",
                g->n_channels);
+        err_remedy(err, "calibrate this model anew with --calib-data");
+        return TN_E_FORMAT;
+    }
+    if ((q->needs & TN_QUANT_SAMPLE && !g->raw->n_sample) ||
+        (q->needs & TN_QUANT_PERCENTILE && !g->raw->histogram.counts)) {
+        err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, w->name,
+               "the calibration kept no %s of this matrix's input, which the scheme %s asks for",
+               g->raw->n_sample ? "histogram" : "rows", q->name);
         err_remedy(err, "calibrate this model anew with --calib-data");
         return TN_E_FORMAT;
     }

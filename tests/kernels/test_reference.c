@@ -120,6 +120,59 @@ START_TEST(int8_rounds_ties_to_even)
 }
 END_TEST
 
+/* A weight of these bytes. */
+static tn_weight *weight_of(uint32_t dtype, uint64_t d0, uint64_t d1, const void *data, size_t n)
+{
+    tn_weight *w = kit_alloc(&k, sizeof *w);
+    void *copy = kit_alloc(&k, n);
+
+    memcpy(copy, data, n);
+    *w = (tn_weight){.h = TN_HDR(tn_weight),
+                     .name = "w",
+                     .dtype = dtype,
+                     .n_dims = d1 ? 2 : 1,
+                     .dims = {d0, d1},
+                     .data = copy,
+                     .stride0 = n / d0};
+    return w;
+}
+
+/* Two rows of four columns in groups of two, with and without zero points and bias. */
+START_TEST(int4_has_scales_and_zero_points_by_group)
+{
+    static const float x[4] = {1.0f, 2.0f, 3.0f, -4.0f};
+    static const uint8_t w[4] = {0x87, 0xF1, 0x20, 0x39}; /* {7, -8, 1, -1}, {0, 2, -7, 3} */
+    static const float scale[4] = {0.5f, 2.0f, 1.0f, 0.25f}, bias[2] = {10.0f, -1.0f};
+    static const int8_t zero[4] = {-1, 1, 8, 0};
+    /* Without zero points: 0.5 * (7 - 16) + 2 * (3 + 4), 1 * 4 + 0.25 * (-21 - 12). With them each is less the sum of the
+     * group's inputs (3 and -1) times scale and zero point. */
+    static const double plain[2] = {9.5, -4.25}, shifted[2] = {9.5 + 1.5 + 2.0, -4.25 - 24.0};
+    tn_batch *b = rows_at(0, 1);
+
+    for (int form = 0; form < 4; form++) {
+        bool zeros = form & 1, biased = form & 2;
+        tn_op *op = kit_op(&k, TN_OP_LINEAR_INT4);
+        struct env e = {.kv = NULL};
+        op_in(op, kit_value(&k, TN_VALUE_ROWS, TN_DT_F32, 4));
+        op_out(op, kit_value(&k, TN_VALUE_ROWS, TN_DT_F32, 2));
+        op_weight(op, weight_of(TN_DT_I4, 2, 4, w, sizeof w));
+        op_weight(op, weight_of(TN_DT_F32, 2, 2, scale, sizeof scale));
+        if (zeros)
+            op_weight(op, weight_of(TN_DT_I8, 2, 2, zero, sizeof zero));
+        if (biased)
+            op_weight(op, weight_of(TN_DT_F32, 2, 0, bias, sizeof bias));
+        op_int(op, "group", 2);
+        op_int(op, "zero", zeros);
+        env_fill(&k, &e, op->in[0], b, 1.0f, false);
+        memcpy(floats(&e, op->in[0]), x, sizeof x);
+        run_reference(&k, &reference, op, b, &e);
+        for (uint64_t n = 0; n < 2; n++)
+            near(at(op->out[0], &e, 0, n),
+                 (zeros ? shifted[n] : plain[n]) + (biased ? (double)bias[n] : 0.0), 1e-6, "int4");
+    }
+}
+END_TEST
+
 START_TEST(outputs_are_rounded_once_to_even)
 {
     struct shape s = {.in_width = {2, 2}, .act = TN_DT_BF16};
@@ -447,6 +500,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, norms_of_small_rows);
     tcase_add_test(c, int8_rounds_ties_to_even);
+    tcase_add_test(c, int4_has_scales_and_zero_points_by_group);
     tcase_add_test(c, outputs_are_rounded_once_to_even);
     tcase_add_test(c, experts_tie_to_the_lower_index);
     tcase_add_test(c, activations_follow_their_formulas);

@@ -147,6 +147,8 @@ class Eight(Case):
         engine = self.build(config)
         kinds = {x["name"]: x.get("op") for x in self.meta(engine)["quant"]["linears"]}
         self.assertIsNone(kinds["layers.0.mlp.up.weight"])
+        r = tenon("build", "--quiet", "--model", self.path("model"), "--output", self.path("engine"))
+        self.assertRegex(r.stderr, "7 of 21 linears are not quantized")
         self.assertEqual(kinds["layers.1.mlp.up.weight"], "linear.fp8")
         self.assertEqual(kinds["layers.2.attn.o.weight"], "linear.int8")
         self.assertClose(self.build(config, "--dequantize", name="widened"), "cpu", None, 1e-5)
@@ -250,6 +252,17 @@ class Choices(Case):
         self.assertEqual(self.ops(engine), {"linear.int4"})
         r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("y"), "--dequantize")
         self.assertRegex(r.stderr, "not quantized")
+
+
+    def test_float16_takes_the_place_of_fp8_where_it_must(self):
+        self.checkpoint.quantize(layouts.fp8, spread="row")
+        config = compressed("float-quantized", args8("float", "channel"), args8("float", "token", True))
+        engine = self.build(config, "--fp8-fallback", "float16")
+        meta = self.meta(engine)
+        self.assertEqual(meta["dtype"], "float16")
+        self.assertEqual(meta["passport"]["fp8_fallback"], "float16")
+        self.assertNotIn("quant", meta)
+        self.assertClose(engine, "cpu", None, 2e-3)
 
 
 class Hostile(Case):

@@ -258,8 +258,17 @@ class Calibration(Case):
         stats = self.path("stats.safetensors")
         a = self.build("a", "--quant", "int8_sq", *self.calibrated(), "--calib-stats", stats)
         b = self.build("b", "--quant", "int8_sq", "--calib-stats", stats)
+        digest = self.meta(a)["quant"]["calibration"]["data_sha256"]
+        for engine in (a, b):
+            self.assertEqual(self.meta(engine)["passport"]["calibration_sha256"], digest)
         differences = json.loads(self.ok("engine", "diff", "--json", a, b))
         self.assertFalse([d for d in differences if d["what"].startswith(("layers", "op"))], differences)
+
+    def test_statistics_of_one_scheme_serve_another(self):
+        stats = self.path("stats.safetensors")
+        self.build("a", "--quant", "fp8", *self.calibrated(), "--calib-stats", stats)
+        self.build("b", "--quant", "int8_sq", "--quant-option", "alpha=search", "--calib-stats", stats)
+        self.build("c", "--quant", "int4_g128", "--kv-cache-dtype", "int8", "--calib-stats", stats)
 
     def test_texts_are_tokenized(self):
         lines = b"".join(b'{"text": "The tenon fits the mortise %d times."}\n' % i for i in range(40))
@@ -272,12 +281,27 @@ class Calibration(Case):
     def test_hostile_statistics_are_refused(self):
         stats = self.path("stats.safetensors")
         self.build("a", "--quant", "int8_sq", *self.calibrated(), "--calib-stats", stats)
-        for damage, says in (("nan", "finite"), ("short", "safetensors|must be|incomplete"), ("lost", "no statistics|incomplete")):
+        for damage, says in (
+            ("absmax", "finite"), ("squares", "finite"), ("sums", "finite"), ("sample", "not finite"), ("rows", "0 rows"),
+            ("histogram", "counts of"), ("base", "base of its histogram"), ("shape", "must have"),
+            ("short", "safetensors|must be|incomplete"), ("lost", "no statistics|incomplete"), ("sha256", "no digest"),
+        ):
             s = Safetensors(stats)
             name = next(n for n in s.header if n.endswith("q.weight/absmax"))
-            begin = s.header[name]["data_offsets"][0]
-            if damage == "nan":
+            other = name.replace("absmax", damage) if damage != "sha256" else "data/sha256"
+            begin = s.header.get(other, s.header[name])["data_offsets"][0]
+            if damage in ("absmax", "sample"):
                 s.data[begin : begin + 4] = struct.pack("<f", float("nan"))
+            elif damage in ("squares", "sums"):
+                s.data[begin : begin + 8] = struct.pack("<d", float("inf"))
+            elif damage in ("rows", "base"):
+                s.data[begin : begin + 8] = struct.pack("<q", 0 if damage == "rows" else 1 << 40)
+            elif damage == "histogram":
+                s.data[begin : begin + 4] = struct.pack("<i", -1)
+            elif damage == "sha256":
+                s.data[begin : begin + 4] = b"xyz!"
+            elif damage == "shape":
+                s.header[name]["shape"] = [2, s.header[name]["shape"][0] // 2]
             elif damage == "short":
                 del s.data[-4:]
             else:

@@ -47,7 +47,8 @@ static void tear_down(void)
 
 START_TEST(every_sample_loads)
 {
-    static const char *const names[] = {"acme-int8", "acme-loop", "acme-qwen2", "acme"};
+    static const char *const names[] = {"acme-int8", "acme-loop", "acme-qwen2", "acme",
+                                        "int4_g128"};
     uint32_t found = 0;
 
     for (uint32_t i = 0; i < registry_count(reg); i++) {
@@ -55,11 +56,11 @@ START_TEST(every_sample_loads)
         registry_info(reg, i, &info);
         ck_assert_msg(info.state == REGISTRY_LOADED, "%s: %s %s", info.path, info.err->field,
                       info.err->msg);
-        for (size_t j = 0; j < 4; j++)
+        for (size_t j = 0; j < 5; j++)
             found += strcmp(info.name, names[j]) == 0;
     }
-    ck_assert_uint_eq(registry_count(reg), 4);
-    ck_assert_uint_eq(found, 4);
+    ck_assert_uint_eq(registry_count(reg), 5);
+    ck_assert_uint_eq(found, 5);
 }
 END_TEST
 
@@ -202,6 +203,46 @@ START_TEST(the_quant_sample_rounds_to_nearest)
     ck_assert_float_eq(scale[2], 0.0f);
     w[5] = NAN;
     ck_assert_int_eq(s->quantize(instance, &op, NULL, w, out, &err), TN_E_NAN);
+}
+END_TEST
+
+enum { GROUPED = 96, GROUP = 32 };
+
+/* Symmetric (0) and with zero points (1). */
+START_TEST(the_int4_scheme_rounds_within_its_groups)
+{
+    const tn_weight weight = {
+        .h = TN_HDR(tn_weight), .name = "w", .dtype = TN_DT_F32, .n_dims = 2, .dims = {N, GROUPED}};
+    const tn_weight *const weights[] = {&weight};
+    const tn_op op = {.h = TN_HDR(tn_op), .name = "linear", .n_weights = 1, .weights = weights};
+    const tn_kv options[] = {{"group", "32"}, {"zero", _i ? "on" : "off"}};
+    const tn_quant_scheme *s;
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    float w[N * GROUPED], scale[N * GROUPED / GROUP];
+    uint8_t q[N * GROUPED / 2] = {0};
+    int8_t zero[N * GROUPED / GROUP] = {0};
+    void *const out[] = {q, scale, zero};
+    struct rng rng = {1};
+    tn_err err = TN_ERR_INIT;
+    uint32_t needs = 0;
+    void *instance, *build;
+
+    ck_assert_ok(registry_quant(view, "int4_g128", &s, &instance, &err), &err);
+    ck_assert_ok(s->open(instance, options, 2, &build, &needs, &err), &err);
+    ck_assert_ok(s->plan(build, &op, NULL, &plan, &err), &err);
+    ck_assert_str_eq(plan.op, "linear.int4");
+    ck_assert_uint_eq(plan.n_tensors, 2 + (uint32_t)_i);
+    ck_assert_uint_eq(plan.tensors[0].dtype, TN_DT_I4);
+    ck_assert_uint_eq(plan.tensors[1].dims[1], GROUPED / GROUP);
+    for (int i = 0; i < N * GROUPED; i++)
+        w[i] = (rng_unit(&rng) - (_i ? 0.1f : 0.5f)) * 3.0f;
+    ck_assert_ok(s->quantize(build, &op, NULL, w, out, &err), &err);
+    for (int i = 0; i < N * GROUPED; i++) {
+        int code = q[i / 2] >> (i % 2 * 4) & 15, g = i / GROUP;
+        float got = scale[g] * (float)((code > 7 ? code - 16 : code) - zero[g]);
+        ck_assert_float_le(fabsf(w[i] - got), 0.5001f * scale[g]);
+    }
+    s->close(instance, build);
 }
 END_TEST
 
@@ -443,6 +484,7 @@ int main(void)
     tcase_add_test(t, the_model_sample_windows_upper_layers);
     tcase_add_test(t, the_model_sample_refuses_what_it_does_not_implement);
     tcase_add_test(t, the_quant_sample_rounds_to_nearest);
+    tcase_add_loop_test(t, the_int4_scheme_rounds_within_its_groups, 0, 2);
     tcase_add_test(t, the_kernel_sample_computes);
     tcase_add_test(t, the_comm_sample_moves_and_sums);
     tcase_add_test(t, the_comm_sample_never_hangs);

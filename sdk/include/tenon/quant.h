@@ -22,7 +22,7 @@ extern "C" {
 enum tn_quant_need {
     TN_QUANT_ABSMAX_CHANNEL = 1, /**< max |x| per input channel */
     TN_QUANT_ABSMAX_TENSOR = 2,  /**< max |x| of the input */
-    TN_QUANT_PERCENTILE = 4,     /**< 99.9th percentile of |x| of the input */
+    TN_QUANT_PERCENTILE = 4,     /**< 99.9th percentile of |x| of the input, within 12.5% */
     TN_QUANT_SECOND_MOMENT = 8,  /**< mean of x^2 per input channel */
     TN_QUANT_SAMPLE = 16         /**< some rows of the input */
 };
