@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* model.engine as a whole: written, opened, verified; and files whose sections disagree with each other. */
 #include <fcntl.h>
+#include <math.h>
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -488,7 +489,7 @@ END_TEST
 /* Long stretches are made in another way. */
 START_TEST(dummy_weights_do_not_depend_on_how_much_is_read_at_once)
 {
-    static const uint32_t dtypes[] = {TN_DT_BF16, TN_DT_F16, TN_DT_F32};
+    static const uint32_t dtypes[] = {TN_DT_BF16, TN_DT_F16, TN_DT_F32, TN_DT_F8E4M3, TN_DT_I8};
     static const uint32_t n = 300001;
     struct plan_weight w = {.dtype = dtypes[_i], .role = TN_ROLE_MATRIX};
     uint64_t size = tn_dtype_bits(w.dtype) / 8;
@@ -519,6 +520,27 @@ START_TEST(dummy_weights_fill_exactly_their_bytes)
                       "%s: %d of %d bytes are zero", tn_dtype_name(dtype), zeros, (int)bytes);
         mem_free(p);
     }
+}
+END_TEST
+
+/* Else a benchmark of a quantized engine would compute with zeros or infinities after a few layers. */
+START_TEST(dummy_weights_of_8_bits_and_their_scales_have_the_spread_of_a_matrix)
+{
+    enum { N = 1 << 16 };
+    static const uint32_t dtypes[] = {TN_DT_F8E4M3, TN_DT_I8};
+    struct plan_weight w = {.dtype = dtypes[_i], .role = TN_ROLE_MATRIX};
+    struct plan_weight scale = {.dtype = TN_DT_F32, .role = TN_ROLE_SCALE};
+    static uint8_t q[N];
+    static float s[N];
+    double squares = 0;
+
+    dummy_fill(&w, 1, 0, N, q);
+    dummy_fill(&scale, 2, 0, N, s);
+    for (int i = 0; i < N; i++) {
+        double x = w.dtype == TN_DT_I8 ? (int8_t)q[i] : (double)tn_f8e4m3_to_f32(q[i]);
+        squares += x * x * (double)s[i] * (double)s[i];
+    }
+    ck_assert_double_eq_tol(sqrt(squares / N), 0.02, 5e-3);
 }
 END_TEST
 
@@ -563,8 +585,10 @@ int main(void)
     tcase_add_test(t, writing_survives_memory_running_out);
     tcase_add_test(t, opening_13_gigabytes_reads_kilobytes);
     tcase_add_test(d, dummy_weights_do_not_depend_on_where_reading_begins);
-    tcase_add_loop_test(d, dummy_weights_do_not_depend_on_how_much_is_read_at_once, 0, 3);
+    tcase_add_loop_test(d, dummy_weights_do_not_depend_on_how_much_is_read_at_once, 0, 5);
     tcase_add_test(d, dummy_weights_fill_exactly_their_bytes);
+    tcase_add_loop_test(d, dummy_weights_of_8_bits_and_their_scales_have_the_spread_of_a_matrix, 0,
+                        2);
     tcase_add_test(d, dummy_weights_have_the_stated_spread);
     suite_add_tcase(s, t);
     suite_add_tcase(s, d);

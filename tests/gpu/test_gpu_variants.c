@@ -63,6 +63,8 @@ static void check_variants(uint32_t dtype, uint32_t *variants, uint32_t *cases)
             if (!wanted(s.v) || !(s.v->act_dtypes & TN_DT_BIT(dtype)))
                 continue;
             cases_of(&s);
+            if (ran == 0 && (s.v->flags & TN_VARIANT_FALLBACK))
+                continue; /* this GPU can do without */
             ck_assert_msg(ran > 0, "%s took none of the cases", s.v->name);
             printf("%s %s: %u cases\n", s.v->name, tn_dtype_name(dtype), ran);
             (*variants)++;

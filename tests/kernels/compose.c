@@ -26,12 +26,27 @@ static void add_out(struct kit *k, tn_op *op, uint32_t kind, uint32_t dtype, uin
 
 /* -- One basic op: weights, attributes and outputs, given its inputs ----------------------------------- */
 
+static void add_groups(struct kit *k, tn_op *op, const struct shape *s, uint64_t n)
+{
+    uint64_t groups = op->in[0]->width / s->quant_group;
+
+    op_weight(op, kit_weight(k, TN_DT_F32, n, groups, 0.4f / sqrtf((float)op->in[0]->width), 0));
+    if (s->zero)
+        op_weight(op, kit_weight(k, TN_DT_I8, n, groups, 7.99f, 0));
+    op_int(op, "group", (int64_t)s->quant_group);
+    op_int(op, "zero", s->zero);
+}
+
 static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint64_t n,
                           uint32_t kind)
 {
     uint64_t width = op->in[0]->width;
     bool int8 = is(op->name, TN_OP_LINEAR_INT8), fp8 = is(op->name, TN_OP_LINEAR_FP8);
-    float limit = int8 ? 127.99f : fp8 ? 400.0f : 1.7f / sqrtf((float)width); /* outputs about 1 */
+    bool int4 = is(op->name, TN_OP_LINEAR_INT4);
+    float limit = int8   ? 127.99f
+                  : fp8  ? 400.0f
+                  : int4 ? 7.99f
+                         : 1.7f / sqrtf((float)width); /* outputs about 1 */
 
     op_weight(op, kit_weight(k, s->matrix, n, width, limit, s->gap));
     if (int8 || fp8)
@@ -41,6 +56,8 @@ static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint6
         *(int8_t *)op->weights[0]->data = -128; /* random entries stop at -127 */
     if (int8 || fp8)
         op_real(op, "act_scale", s->act_scale);
+    if (int4)
+        add_groups(k, op, s, n);
     if (s->bias)
         op_weight(op, kit_weight(k, vector(s), n, 0, 1.0f, 0));
     if (is(op->name, TN_OP_LOGITS)) {
@@ -139,7 +156,7 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
 {
     const char *name = op->name;
 
-    if (is(name, TN_OP_LINEAR) || is(name, TN_OP_LINEAR_INT8) || is(name, TN_OP_LINEAR_FP8))
+    if (strncmp(name, TN_OP_LINEAR, strlen(TN_OP_LINEAR)) == 0)
         finish_linear(k, op, s, s->linear_width[(*linears)++], TN_VALUE_ROWS);
     else if (is(name, TN_OP_LOGITS))
         finish_linear(k, op, s, s->linear_width[0], TN_VALUE_LOGITS);
@@ -302,7 +319,8 @@ tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s)
 
 struct shape shape_for(const tn_variant *v)
 {
-    struct shape s = {.in_width = {200, 77, 77}, .linear_width = {77, 77, 77}, .bias = true};
+    struct shape s = {
+        .in_width = {200, 77, 77}, .linear_width = {77, 77, 77}, .bias = true, .quant_group = 40};
 
     while (v->weight_dtypes && !(v->weight_dtypes & TN_DT_BIT(s.matrix)))
         s.matrix++;

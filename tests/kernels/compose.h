@@ -23,7 +23,9 @@ struct shape {
     int64_t table, first; /* entries of a table; vocab_first */
     uint32_t experts, top_k;
     const char *norm, *act_name;
-    double act_scale; /* of quantized linears; 0: dynamic */
+    double act_scale;     /* of quantized linears; 0: dynamic */
+    uint64_t quant_group; /* of linear.int4 */
+    bool zero;            /* linear.int4 with zero points */
 };
 
 /* Basic op `name` with fresh inputs. */

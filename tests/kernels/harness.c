@@ -330,6 +330,11 @@ static void store(void *p, uint32_t dtype, uint64_t i, float f)
     case TN_DT_BF16: ((uint16_t *)p)[i] = tn_f32_to_bf16(f); break;
     case TN_DT_I8: ((int8_t *)p)[i] = (int8_t)f; break;
     case TN_DT_F8E4M3: ((uint8_t *)p)[i] = tn_f32_to_f8e4m3(f); break;
+    case TN_DT_I4: {
+        uint8_t *pair = (uint8_t *)p + i / 2, q = (uint8_t)((int)f & 15);
+        *pair = (uint8_t)(i % 2 ? (*pair & 15) | q << 4 : (*pair & 240) | q);
+        break;
+    }
     default: ((float *)p)[i] = f; break;
     }
 }
@@ -349,7 +354,7 @@ static float load(const void *p, uint32_t dtype, uint64_t i)
 tn_weight *kit_weight(struct kit *k, uint32_t dtype, uint64_t rows, uint64_t cols, float limit,
                       uint64_t gap)
 {
-    uint64_t inner = (cols ? cols : 1) * tn_dtype_bits(dtype) / 8;
+    uint64_t inner = ((cols ? cols : 1) * tn_dtype_bits(dtype) + 7) / 8;
     uint64_t stride = cols ? inner + gap : inner;
     unsigned char *data = kit_alloc(k, rows * stride);
     tn_weight *w = kit_alloc(k, sizeof *w);

@@ -4,17 +4,16 @@
  * plans of launches cover their work within the limits of the chip. The arithmetic is tested on a GPU (tests/gpu).
  */
 #include "check_util.h"
+#include "eight.h"
 #include "hopper.h"
 #include "tenon/plugin.h"
 
 #define SHARED_LIMIT (227u * 1024) /* of a block on compute capability 9.0 */
 
-const unsigned char tenon_image_skinny[] = "s", tenon_image_wide[] = "w",
-                    tenon_image_decode[] = "d";
-const unsigned char tenon_image_prefill[] = "p", tenon_image_rows[] = "r";
-const uint64_t tenon_image_skinny_bytes = 1, tenon_image_wide_bytes = 1,
-               tenon_image_decode_bytes = 1;
-const uint64_t tenon_image_prefill_bytes = 1, tenon_image_rows_bytes = 1;
+#define IMAGE(IMAGE, name)                                                                         \
+    const unsigned char tenon_image_##name[] = #name;                                              \
+    const uint64_t tenon_image_##name##_bytes = 1;
+HOPPER_IMAGES(IMAGE)
 
 extern const tn_plugin *tn_plugin_query_v1(const tn_host *host, uint32_t host_minor);
 
@@ -24,6 +23,8 @@ static struct noted {
     const char *entry;
     tn_kernel_launch k;
     struct product_params products;
+    struct eight_params eight;
+    struct quantize_params quantize;
     struct attention_params attention;
 } launches[8];
 static uint32_t n_launches, n_images;
@@ -101,6 +102,10 @@ static int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_launch *k
     n->k = *k;
     if (strncmp(n->entry, "skinny", 6) == 0 || strncmp(n->entry, "wide", 4) == 0)
         n->products = *(const struct product_params *)k->params[0];
+    if (strncmp(n->entry, "few", 3) == 0 || strncmp(n->entry, "many", 4) == 0)
+        n->eight = *(const struct eight_params *)k->params[0];
+    if (strncmp(n->entry, "quantize", 8) == 0)
+        n->quantize = *(const struct quantize_params *)k->params[0];
     if (strncmp(n->entry, "decode", 6) == 0 || strncmp(n->entry, "prefill", 7) == 0)
         n->attention = *(const struct attention_params *)k->params[0];
     ck_assert_uint_le(k->shared_bytes, SHARED_LIMIT);
@@ -206,7 +211,7 @@ static char memory[64];
 
 static void launch(const tn_variant *v, const tn_op *op, const tn_batch *b, const tn_kv_layer *kv)
 {
-    const void *in[4] = {memory, memory, memory, memory};
+    const void *in[8] = {memory, memory, memory, memory, memory, memory, memory, memory};
     void *out[4] = {memory, memory, memory, memory};
     tn_launch l = {.h = TN_HDR(tn_launch),
                    .op = op,
@@ -336,6 +341,140 @@ START_TEST(rows_that_want_logits_are_gathered_first)
     ck_assert_str_eq(launches[0].entry, "gather");
     ck_assert_uint_eq(launches[0].k.grid[0], 5);
     ck_assert_uint_eq(launches[1].products.rows, 5);
+}
+END_TEST
+
+/* -- Products of 8 bits ---------------------------------------------------------------------------------- */
+
+/* Product i in weights 2 i (matrix) and 2 i + 1 (scales). */
+static tn_op *eight(int i, uint32_t dtype, uint64_t n, uint64_t k)
+{
+    value(2 * i, TN_VALUE_ROWS, k);
+    value(2 * i + 1, TN_VALUE_ROWS, n);
+    weight(2 * i, dtype, n, k);
+    weights[2 * i].stride0 = k;
+    weight(2 * i + 1, TN_DT_F32, n, 0);
+    ops[i] = (tn_op){.h = TN_HDR(tn_op),
+                     .name = dtype == TN_DT_I8 ? TN_OP_LINEAR_INT8 : TN_OP_LINEAR_FP8,
+                     .n_in = 1,
+                     .n_out = 1,
+                     .n_weights = 2,
+                     .in = &value_list[2 * i],
+                     .out = &value_list[2 * i + 1],
+                     .weights = &weight_list[2 * i]};
+    return &ops[i];
+}
+
+/* Rows are quantized, then multiplied by few or by many, in tiles that cover the matrix. */
+START_TEST(plan_of_a_product_of_8_bits_covers_it)
+{
+    static const uint32_t ns[] = {8, 136, 4096, 11008, 128256}, ks[] = {16, 720, 4096, 28672};
+    static const uint32_t rows[] = {1, 8, 9, 33, 64, 128, 129, 256, 257, 2048};
+
+    for (size_t i = 0; i < 5 * 4 * 10; i++) {
+        uint32_t n = ns[i / 40], k = ks[i / 10 % 4], t = rows[i % 10], units;
+        const struct noted *quantizing = &launches[0], *product = &launches[1];
+        const struct product_params *p = &product->eight.p;
+        tn_batch b = batch_of(t);
+        unsigned tile = 256, tokens = 128, stages = 4, threads = 0, chunks = 0;
+        const tn_op *op = eight(0, TN_DT_F8E4M3, n, k);
+        ck_assert_ok(hopper_linear_fp8.can_run(instance, op, &err), &err);
+        launch(&hopper_linear_fp8, op, &b, NULL);
+        ck_assert_uint_eq(n_launches, 2);
+        ck_assert_int_eq(sscanf(quantizing->entry, "quantize_e4m3_bf16_%ux%u", &threads, &chunks),
+                         2);
+        ck_assert_uint_eq(quantizing->k.block[0], threads);
+        ck_assert_uint_ge(threads * chunks * 8, k);
+        ck_assert_uint_eq(quantizing->k.grid[0], t);
+        if (t <= 128)
+            ck_assert_int_eq(
+                sscanf(product->entry, "few_e4m3_bf16_%ux%ux%u", &tile, &tokens, &stages), 3);
+        else
+            ck_assert_str_eq(product->entry, "many_e4m3_bf16");
+        ck_assert_uint_eq(p->tiles, (n + tile - 1) / tile);
+        ck_assert_uint_ge(p->k_blocks * EIGHT_K, k);
+        ck_assert_uint_ge(product->k.shared_bytes, stages * (tile + tokens) * 128);
+        units = t <= 128 ? p->tiles * product->k.cluster[0] : p->tiles * ((t + 255) / 256) * 2;
+        ck_assert_uint_eq(product->k.grid[0],
+                          t > 128 && units > HOPPER_UNITS ? HOPPER_UNITS : units);
+        ck_assert_ptr_eq(product->eight.step, memory + (uint64_t)t * k);
+    }
+}
+END_TEST
+
+static tn_op *norm_qkv(void)
+{
+    static tn_op fused;
+    static const tn_weight *all[7];
+    static const tn_value *out[3];
+
+    for (int i = 0; i < 3; i++) {
+        member_list[1 + i] = eight(i, TN_DT_I8, i ? 1000 : 4096, 512);
+        out[i] = &values[2 * i + 1];
+        all[1 + 2 * i] = &weights[2 * i];
+        all[2 + 2 * i] = &weights[2 * i + 1];
+    }
+    all[0] = weight(6, TN_DT_F32, 512, 0);
+    ops[3] = (tn_op){
+        .h = TN_HDR(tn_op), .name = TN_OP_RMS_NORM, .n_weights = 1, .weights = &weight_list[6]};
+    member_list[0] = &ops[3];
+    fused = (tn_op){.h = TN_HDR(tn_op),
+                    .name = "norm_qkv.int8",
+                    .n_in = 1,
+                    .n_out = 3,
+                    .n_weights = 7,
+                    .n_members = 4,
+                    .in = value_list,
+                    .out = out,
+                    .weights = all,
+                    .members = member_list};
+    return &fused;
+}
+
+START_TEST(norm_is_done_while_rows_are_quantized)
+{
+    const struct eight_params *p = &launches[1].eight;
+    tn_batch b = batch_of(3);
+    tn_op *op = norm_qkv();
+
+    ck_assert_ok(hopper_norm_qkv_int8.can_run(instance, op, &err), &err);
+    launch(&hopper_norm_qkv_int8, op, &b, NULL);
+    ck_assert_str_eq(launches[0].entry, "quantize_s8_bf16_512x1");
+    ck_assert_ptr_nonnull(launches[0].quantize.weight);
+    ck_assert_uint_eq(p->p.n_parts, 3);
+    ck_assert_uint_eq(p->p.parts[1].first, 64); /* tiles of 64 rows */
+    ck_assert_uint_eq(p->p.parts[2].first, 80);
+    launch(&hopper_linear_int8, member_list[1], &b, NULL);
+    ck_assert_ptr_null(launches[0].quantize.weight);
+}
+END_TEST
+
+START_TEST(product_of_8_bits_that_does_not_fit_is_refused)
+{
+    static const tn_attr one = TN_ATTR_REAL("act_scale", 0.5);
+    tn_op *op;
+
+    ck_assert_int_eq(hopper_linear_fp8.can_run(instance, eight(0, TN_DT_F8E4M3, 64, 24), &err),
+                     TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "multiple of 16");
+    ck_assert_int_eq(hopper_linear_fp8.can_run(instance, eight(0, TN_DT_I8, 64, 64), &err),
+                     TN_E_UNSUPPORTED);
+    ck_assert_int_eq(hopper_linear_fp8.can_run(instance, eight(0, TN_DT_F8E4M3, 64, 32784), &err),
+                     TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "up to 32768");
+    op = eight(0, TN_DT_F8E4M3, 64, 64);
+    weights[1].dtype = TN_DT_F16;
+    ck_assert_int_eq(hopper_linear_fp8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "must be float32");
+    op = norm_qkv();
+    ops[1].attrs = &one; /* the keys' rows would be divided by another number */
+    ops[1].n_attrs = 1;
+    ck_assert_int_eq(hopper_norm_qkv_int8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "different scales");
+    op = norm_qkv();
+    weights[6].dims[0] = 64; /* a norm per head */
+    ck_assert_int_eq(hopper_norm_qkv_int8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "whole rows");
 }
 END_TEST
 
@@ -574,6 +713,9 @@ int main(void)
     tcase_add_test(t, parts_of_a_fused_product_begin_at_their_tiles);
     tcase_add_test(t, product_that_does_not_fit_is_refused);
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
+    tcase_add_test(t, plan_of_a_product_of_8_bits_covers_it);
+    tcase_add_test(t, norm_is_done_while_rows_are_quantized);
+    tcase_add_test(t, product_of_8_bits_that_does_not_fit_is_refused);
     tcase_add_test(t, attention_has_a_block_for_every_head_of_every_row);
     tcase_add_test(t, long_runs_of_rows_take_the_kernel_for_them);
     tcase_add_test(t, attention_without_a_cache_is_refused);

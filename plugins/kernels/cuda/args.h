@@ -100,23 +100,49 @@ struct linear_args {
     float scale, softcap; /* of logits; scale 1, softcap 0: off */
 };
 
-/* Rows of activations quantized to int8. */
+/* Rows of activations quantized to int8 or e4m3. */
 struct quantize_args {
     const void *x;
-    int8_t *q;
-    float *step; /* [rows] */
-    uint64_t k;  /* elements of a row; rows of q are padded to a multiple of 16 */
+    void *q;
+    float *step;       /* [rows] */
+    uint64_t k, pitch; /* elements of a row of x; of q, padded with zeros */
+    float scale;       /* static; 0: the row's own */
 };
 
-struct int8_args {
-    const int8_t *q;
-    const float *step;
-    const int8_t *w;
-    const float *scale;
+/* Scales and zero points of int4 weights, one per row of the matrix and `group` inputs. */
+struct int4_groups {
+    const void *scale, *zero;           /* float32; int8 or NULL */
+    uint64_t scale_stride, zero_stride; /* bytes between rows */
+    uint32_t group;
+};
+
+/* A plain product of quantized operands: y = step * scale * (x * w^T) + bias. */
+struct quant_args {
+    const void *x, *w;
+    const float *step, *scale; /* [rows], [n]; NULL: 1 */
     const void *bias;
     void *y;
-    uint64_t n, k, stride;
+    uint64_t n, k, pitch, stride; /* pitch: elements between rows of x */
     uint32_t rows, bias_dtype;
+    struct int4_groups groups;
+};
+
+/* The same after a library has made the sums. */
+struct descale_args {
+    const void *sums;          /* [rows, n] int32 or float32 */
+    const float *step, *scale; /* NULL: 1 */
+    const void *bias;
+    void *y;
+    uint64_t n;
+    uint32_t bias_dtype;
+};
+
+/* A matrix [n, k] of quantized weights in the dtype of the rows. */
+struct widen_args {
+    const void *w;
+    void *y;
+    uint64_t n, k, stride;
+    struct int4_groups groups;
 };
 
 /* Finishes what a library's product left: y = softcap(scale * (x + b)), or rows gathered. */

@@ -102,7 +102,14 @@ void gemm_close(struct gemm *g)
 
 static cudaDataType_t type_of(uint32_t dtype)
 {
-    return dtype == TN_DT_BF16 ? CUDA_R_16BF : dtype == TN_DT_F16 ? CUDA_R_16F : CUDA_R_32F;
+    switch (dtype) {
+    case TN_DT_BF16: return CUDA_R_16BF;
+    case TN_DT_F16: return CUDA_R_16F;
+    case TN_DT_F8E4M3: return CUDA_R_8F_E4M3;
+    case TN_DT_I8: return CUDA_R_8I;
+    case TN_DT_I32: return CUDA_R_32I;
+    default: return CUDA_R_32F;
+    }
 }
 
 static cublasStatus_t describe(const struct gemm_library *l, const struct gemm_shape *s,
@@ -111,7 +118,9 @@ static cublasStatus_t describe(const struct gemm_library *l, const struct gemm_s
     cublasOperation_t transpose = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     cudaDataType_t in = type_of(s->dtype), out = type_of(s->out_dtype);
-    cublasStatus_t status = l->desc_create(&p->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasStatus_t status = s->dtype == TN_DT_I8
+                                ? l->desc_create(&p->product, CUBLAS_COMPUTE_32I, CUDA_R_32I)
+                                : l->desc_create(&p->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
 
     if (!status)
         status = l->desc_set(p->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose);
@@ -197,6 +206,8 @@ int32_t gemm_run(struct gemm *g, const struct gemm_call *c, tn_err *err)
     const struct gemm_shape *s = &c->shape;
     struct gemm_plan *p = NULL;
     float beta = c->residual ? 1.0f : 0.0f;
+    int32_t one = 1, none = 0;
+    int exact = s->dtype == TN_DT_I8; /* alpha and beta are of the type of the sums */
     cublasStatus_t status;
 
     if (s->rows == 0)
@@ -206,7 +217,8 @@ int32_t gemm_run(struct gemm *g, const struct gemm_call *c, tn_err *err)
         status = g->lib.desc_set(p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &c->bias,
                                  sizeof c->bias);
     if (!status)
-        status = g->lib.matmul(g->handle, p->product, &c->alpha, c->w, p->w, c->x, p->x, &beta,
+        status = g->lib.matmul(g->handle, p->product, exact ? (const void *)&one : &c->alpha, c->w,
+                               p->w, c->x, p->x, exact ? (const void *)&none : &beta,
                                c->residual ? c->residual : c->y, p->y, c->y, p->y, &p->algo,
                                c->workspace, GEMM_WORKSPACE, c->stream);
     if (!status)

@@ -19,8 +19,9 @@
 struct gemm_shape {
     uint64_t n, k, stride; /* stride: elements between rows of w */
     uint32_t rows;
-    uint32_t dtype;      /* of x and w */
-    uint32_t out_dtype;  /* of y, bias and residual: dtype or float32 */
+    uint32_t dtype; /* of x and w */
+    uint32_t
+        out_dtype; /* of y, bias and residual: dtype or float32; of int8: int32, and alpha is 1 */
     uint32_t bias, adds; /* has a bias; adds a residual */
 };
 

@@ -10,7 +10,7 @@
 /* -- What it takes, what it costs -------------------------------------------------------------------------------- */
 
 /* Sustained float16 and float32 operations per nanosecond of a whole chip of that capability, roughly. */
-static double flops_per_ns(const tn_device *d, uint32_t dtype)
+double gemm_flops_per_ns(const tn_device *d, uint32_t dtype)
 {
     static const struct {
         int capability;
@@ -22,23 +22,15 @@ static double flops_per_ns(const tn_device *d, uint32_t dtype)
 
     while (i > 0 && chips[i].capability > capability)
         i--;
+    if (tn_dtype_bits(dtype) == 8)
+        return 2.0 * chips[i].half;
     return dtype == TN_DT_F32 ? chips[i].single : chips[i].half;
-}
-
-static const struct set_device *any_device(void *instance)
-{
-    struct cuda_instance *in = instance;
-
-    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
-        if (in->set.devices[i].device)
-            return &in->set.devices[i];
-    return NULL;
 }
 
 /* A product's own time for every matrix of the op, and a launch for each. */
 double gemm_cost_ns(void *instance, const tn_op *op, uint32_t rows)
 {
-    const struct set_device *d = any_device(instance);
+    const struct set_device *d = set_any_device(instance);
     double ns = 0.0;
 
     for (uint32_t i = 0; i < op->n_weights; i++) {
@@ -47,14 +39,14 @@ double gemm_cost_ns(void *instance, const tn_op *op, uint32_t rows)
         if (w->n_dims != 2)
             continue;
         ns += 1500.0 + set_time_ns(size * tn_dtype_bits(w->dtype) / 8, 2.0 * size * (double)rows,
-                                   flops_per_ns(d ? d->device : NULL, w->dtype));
+                                   gemm_flops_per_ns(d ? d->device : NULL, w->dtype));
     }
     return ns;
 }
 
 static int32_t check_library(void *instance, const tn_op *op, tn_err *err)
 {
-    const struct set_device *d = any_device(instance);
+    const struct set_device *d = set_any_device(instance);
 
     if (!d)
         return cuda_require(op, 0, "the set is not attached to a device", err);

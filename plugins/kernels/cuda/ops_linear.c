@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The portable set's matrix products without a library: linear, logits, linear.int8. Threads: set.h. */
+/* The portable set's matrix products without a library: linear and logits. Threads: set.h. */
 #include "set.h"
 
 #define TILE 64
 /* What the plain kernels reach, roughly: they are the last resort. */
 #define FLOPS_PER_NS 8e3
-#define INT8_OPS_PER_NS 2e4
 
 static double product_cost(const tn_op *op, uint32_t rows, double flops_per_ns)
 {
@@ -93,74 +92,4 @@ int32_t logits_launch(void *instance, const tn_launch *l, tn_err *err)
                             .softcap = (float)tn_op_real(l->op, "softcap", 0.0)};
 
     return launch_product(instance, l, &a, ENTRY_logits_f32, err);
-}
-
-/* -- int8 -------------------------------------------------------------------------------------------------- */
-
-int32_t linear_int8_can_run(void *instance, const tn_op *op, tn_err *err)
-{
-    const tn_weight *w = op->n_weights > 1 ? op->weights[0] : NULL;
-
-    (void)instance;
-    if (!cuda_form(op, 1, 1, 2, 3) || op->in[0]->dtype != op->out[0]->dtype || !w ||
-        w->dtype != TN_DT_I8 || w->n_dims != 2 || w->dims[0] != op->out[0]->width ||
-        w->dims[1] != op->in[0]->width)
-        return cuda_require(op, 0, "needs an int8 matrix and values of one float dtype", err);
-    if (op->weights[1]->dtype != TN_DT_F32 || !cuda_vector(op->weights[1], op->out[0]->width))
-        return cuda_require(op, 0, "needs one float32 scale per output", err);
-    return cuda_require(op, op->n_weights < 3 || cuda_vector(op->weights[2], op->out[0]->width),
-                        "the bias must be as wide as the output", err);
-}
-
-double linear_int8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
-{
-    (void)instance;
-    return product_cost(op, rows, INT8_OPS_PER_NS) + 3000.0;
-}
-
-static uint64_t padded(uint64_t k)
-{
-    return (k + 15) / 16 * 16;
-}
-
-/* The quantized rows, then their steps. */
-int32_t linear_int8_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
-                              uint32_t max_context, uint64_t *bytes, tn_err *err)
-{
-    (void)instance;
-    (void)max_seqs;
-    (void)max_context;
-    (void)err;
-    *bytes = max_rows * (padded(op->in[0]->width) + sizeof(float));
-    return TN_OK;
-}
-
-int32_t linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
-{
-    const struct set_device *d = set_device_of(instance, l->device);
-    const tn_op *op = l->op;
-    uint32_t rows = l->batch->n_rows, dtype = cuda_float_index(op->in[0]->dtype);
-    uint64_t k = op->in[0]->width;
-    struct quantize_args q = {.x = l->in[0], .q = l->workspace, .k = k};
-    struct int8_args a = {.q = l->workspace,
-                          .w = l->weights[0],
-                          .scale = l->weights[1],
-                          .y = l->out[0],
-                          .n = op->out[0]->width,
-                          .k = k,
-                          .stride = op->weights[0]->stride0,
-                          .rows = rows};
-    struct cuda_grid g = {.x = rows ? cuda_div_up(a.n, TILE) : 0, .threads = 256};
-    int32_t rc;
-
-    q.step = (float *)(q.q + rows * padded(k));
-    a.step = q.step;
-    if (op->n_weights > 2) {
-        a.bias = l->weights[2];
-        a.bias_dtype = op->weights[2]->dtype;
-    }
-    g.y = cuda_div_up(rows, TILE);
-    rc = set_launch(d, l, IMAGE_linear, ENTRY_quantize + dtype,
-                    (struct cuda_grid){.x = rows, .threads = 256}, &q, err);
-    return rc ? rc : set_launch(d, l, IMAGE_linear, ENTRY_int8 + dtype, g, &a, err);
 }

@@ -52,10 +52,27 @@ WORKSPACE_OPS(WORKING)
     };
 GEMM_OPS(GEMM)
 
+#define GEMM_QUANT(id, op_name, dtype, more)                                                       \
+    static const tn_variant gemm_quant_##id = {                                                    \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = "linear_" #id ".cublaslt",                                                         \
+        .op = op_name,                                                                             \
+        .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | (more),                        \
+        .act_dtypes = CUDA_FLOATS,                                                                 \
+        .weight_dtypes = TN_DT_BIT(dtype),                                                         \
+        .gpus = gpus,                                                                              \
+        .can_run = gemm_##id##_can_run,                                                            \
+        .cost_ns = gemm_quant_cost_ns,                                                             \
+        .workspace = gemm_quant_workspace,                                                         \
+        .launch = gemm_quant_launch,                                                               \
+    };
+GEMM_QUANT_OPS(GEMM_QUANT)
+
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
-static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
-                                                 GEMM_OPS(GEMM_ADDRESS)};
+#define GEMM_QUANT_ADDRESS(id, op_name, dtype, more) &gemm_quant_##id,
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS) GEMM_OPS(
+    GEMM_ADDRESS) GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS)};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};
@@ -91,6 +108,16 @@ const struct set_device *set_device_of(void *instance, const tn_device *device)
     while (i + 1 < CUDA_MAX_DEVICES && s->devices[i].device != device)
         i++;
     return &s->devices[i];
+}
+
+const struct set_device *set_any_device(void *instance)
+{
+    struct set_state *s = state_of(instance);
+
+    for (uint32_t i = 0; i < CUDA_MAX_DEVICES; i++)
+        if (s->devices[i].device)
+            return &s->devices[i];
+    return NULL;
 }
 
 static void unload(struct set_device *d)

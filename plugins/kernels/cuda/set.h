@@ -23,7 +23,12 @@
 #define LINEAR_ENTRIES(X, F)                                                                       \
     F(linear_f32)                                                                                  \
     F(linear_f16)                                                                                  \
-    F(linear_bf16) F(logits_f32) F(logits_f16) F(logits_bf16) F(quantize) F(int8) X(finish)
+    F(linear_bf16) F(logits_f32) F(logits_f16) F(logits_bf16) X(finish)
+#define QUANT_ENTRIES(X, F)                                                                        \
+    F(quantize_i8)                                                                                 \
+    F(quantize_f8)                                                                                 \
+    F(finish_i32)                                                                                  \
+    F(finish_f32) F(widen_f8) F(widen_i4) F(product_i8) F(product_f8) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
@@ -33,7 +38,8 @@
 #define IMAGES(X)                                                                                  \
     X(rows, ROWS_ENTRIES)                                                                          \
     X(attention, ATTENTION_ENTRIES)                                                                \
-    X(linear, LINEAR_ENTRIES) X(moe, MOE_ENTRIES) X(sample, SAMPLE_ENTRIES)
+    X(linear, LINEAR_ENTRIES)                                                                      \
+    X(quant, QUANT_ENTRIES) X(moe, MOE_ENTRIES) X(sample, SAMPLE_ENTRIES)
 
 #define ENTRY_ONE(name) ENTRY_##name,
 #define ENTRY_THREE(name) ENTRY_##name, ENTRY_##name##_f16_, ENTRY_##name##_bf16_,
@@ -64,6 +70,9 @@ extern const tn_kernel_set cuda_kernel_set;
 
 /* The set on the device of `l`, which it is attached to. */
 const struct set_device *set_device_of(void *instance, const tn_device *device);
+
+/* Any device that the set is attached to; NULL: none yet. What can_run and cost_ns speak of. */
+const struct set_device *set_any_device(void *instance);
 
 /* Launches a kernel of `image`. */
 static inline int32_t set_launch(const struct set_device *d, const tn_launch *l, enum image image,
@@ -104,11 +113,13 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(read, TN_OP_READ, NULL, 0, 0)                                                                \
     X(attention, TN_OP_ATTENTION, NULL, 0, CUDA_FLOATS)                                            \
     X(linear, TN_OP_LINEAR, NULL, CUDA_FLOATS, 0)                                                  \
+    X(linear_int4, TN_OP_LINEAR_INT4, NULL, TN_DT_BIT(TN_DT_I4), 0)                                \
     X(logits, TN_OP_LOGITS, NULL, CUDA_FLOATS, 0)                                                  \
     X(moe_route, TN_OP_MOE_ROUTE, NULL, 0, 0)
 
 #define WORKSPACE_OPS(X)                                                                           \
     X(linear_int8, TN_OP_LINEAR_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
+    X(linear_fp8, TN_OP_LINEAR_FP8, NULL, TN_DT_BIT(TN_DT_F8E4M3), 0)                              \
     X(moe_mlp, TN_OP_MOE_MLP, NULL, CUDA_FLOATS, 0)                                                \
     X(sample, TN_OP_SAMPLE, NULL, 0, 0)
 
@@ -140,6 +151,25 @@ int32_t gemm_can_run(void *instance, const tn_op *op, tn_err *err);
 double gemm_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 int32_t gemm_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                        uint32_t max_context, uint64_t *bytes, tn_err *err);
+
+/* Sustained operations per nanosecond on tensor cores (float32: without) of the chip of `d`, roughly, by the dtype of the
+ * operands. */
+double gemm_flops_per_ns(const tn_device *d, uint32_t dtype);
+
+/* X(id, op, dtype of the matrix, flags): quantized products through cuBLASLt; fp8_wide is for GPUs without e4m3. */
+#define GEMM_QUANT_OPS(X)                                                                          \
+    X(int8, TN_OP_LINEAR_INT8, TN_DT_I8, 0)                                                        \
+    X(fp8, TN_OP_LINEAR_FP8, TN_DT_F8E4M3, 0)                                                      \
+    X(fp8_wide, TN_OP_LINEAR_FP8, TN_DT_F8E4M3, TN_VARIANT_FALLBACK)                               \
+    X(int4, TN_OP_LINEAR_INT4, TN_DT_I4, 0)
+
+#define GEMM_QUANT_DECLARE(id, op_name, dtype, more)                                               \
+    int32_t gemm_##id##_can_run(void *instance, const tn_op *op, tn_err *err);
+GEMM_QUANT_OPS(GEMM_QUANT_DECLARE)
+double gemm_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows);
+int32_t gemm_quant_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                             uint32_t max_context, uint64_t *bytes, tn_err *err);
+int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err);
 
 /* What a launch tells the kernels of the cache. */
 static inline struct kv_args set_kv(const tn_kv_layer *kv)

@@ -18,7 +18,19 @@
 /* Multiprocessors that launches are planned for; H100 and H200 have 132, and on others plans are merely less even. */
 #define HOPPER_UNITS 132
 
-enum hopper_image { IMAGE_SKINNY, IMAGE_WIDE, IMAGE_DECODE, IMAGE_PREFILL, IMAGE_ROWS, N_IMAGES };
+/* X(image, its name in lower case): tenon_image_NAME with the kernels NAME_entries. */
+#define HOPPER_IMAGES(X)                                                                           \
+    X(SKINNY, skinny)                                                                              \
+    X(WIDE, wide)                                                                                  \
+    X(EIGHT_FEW, eight_few)                                                                        \
+    X(EIGHT_MANY, eight_many)                                                                      \
+    X(QUANTIZE, quantize)                                                                          \
+    X(DECODE, decode)                                                                              \
+    X(PREFILL, prefill)                                                                            \
+    X(ROWS, rows)
+
+#define HOPPER_IMAGE(IMAGE, name) IMAGE_##IMAGE,
+enum hopper_image { HOPPER_IMAGES(HOPPER_IMAGE) N_IMAGES };
 
 /* CUresult cuTensorMapEncodeTiled(...), by its numbers: the set includes nothing of CUDA on the host. */
 typedef int32_t (*encode_tiled_fn)(void *map, int32_t type, uint32_t rank, void *address,
@@ -61,6 +73,11 @@ int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const v
                           uint64_t rows, uint64_t width, uint64_t stride, uint32_t box_rows,
                           struct tensor_map *out, tn_err *err);
 
+/* The same for a matrix of 8 bits in boxes of 128 elements. */
+int32_t tensor_map_bytes(const struct hopper_device *d, const void *address, uint64_t rows,
+                         uint64_t width, uint64_t stride, uint32_t box_rows, struct tensor_map *out,
+                         tn_err *err);
+
 /* A layer's cache in layout "hnd" as [page][2 (keys, values)][head_dim / 64][head and token][64]: a box holds `box_tokens`
  * keys and their values, in planes of 64 elements. */
 int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
@@ -72,7 +89,21 @@ int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, u
 
 /* -- Variants ---------------------------------------------------------------------------------------- */
 
-/* X(id): the tn_variant called hopper_ID. products.c, attend.c, norm.c */
+/* The forms of products of 8 bits, of scheme q. eight.c */
+#define HOPPER_EIGHT(X, q)                                                                         \
+    X(linear_##q)                                                                                  \
+    X(qkv_##q)                                                                                     \
+    X(linear_add_##q)                                                                              \
+    X(gate_silu_##q)                                                                               \
+    X(gate_gelu_##q)                                                                               \
+    X(gate_gelu_tanh_##q)                                                                          \
+    X(norm_linear_##q)                                                                             \
+    X(norm_qkv_##q)                                                                                \
+    X(norm_gate_silu_##q)                                                                          \
+    X(norm_gate_gelu_##q)                                                                          \
+    X(norm_gate_gelu_tanh_##q)
+
+/* X(id): the tn_variant called hopper_ID. products.c, eight.c, attend.c, norm.c */
 #define HOPPER_VARIANTS(X)                                                                         \
     X(linear)                                                                                      \
     X(logits)                                                                                      \
@@ -81,6 +112,8 @@ int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, u
     X(gate_gelu)                                                                                   \
     X(gate_gelu_tanh)                                                                              \
     X(linear_add)                                                                                  \
+    HOPPER_EIGHT(X, fp8)                                                                           \
+    HOPPER_EIGHT(X, int8)                                                                          \
     X(rms_norm)                                                                                    \
     X(add_rms_norm)                                                                                \
     X(attention_bf16)                                                                              \
@@ -96,9 +129,10 @@ extern const tn_gpu_target hopper_gpus[];
 extern const tn_kernel_set hopper_kernel_set;
 
 /* Names of entries in the order of their numbers, per image. */
-extern const char *const skinny_entries[],
-    *const wide_entries[], *const decode_entries[], *const prefill_entries[], *const rows_entries[];
-extern const uint32_t n_skinny_entries, n_wide_entries, n_decode_entries, n_prefill_entries,
-    n_rows_entries;
+#define HOPPER_ENTRIES(IMAGE, name)                                                                \
+    extern const char *const name##_entries[];                                                     \
+    extern const uint32_t n_##name##_entries;
+HOPPER_IMAGES(HOPPER_ENTRIES)
+#undef HOPPER_ENTRIES
 
 #endif

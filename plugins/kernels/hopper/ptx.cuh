@@ -45,6 +45,13 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// At a barrier of the cluster, whose address is peer_address's. It orders no ordinary memory accesses beyond the block: with the
+// scope of the cluster, each arrival would wait for all stores of the thread to reach the second-level cache.
+__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -81,6 +88,16 @@ __device__ __forceinline__ void copy_2d(uint32_t to, const void *map, int32_t x,
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
                  "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+// To the same place in all blocks of the cluster that `blocks` has bits for, and to their barriers.
+__device__ __forceinline__ void copy_2d_to(uint32_t to, const void *map, int32_t x, int32_t y,
+                                           uint32_t barrier, uint64_t policy, uint16_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks), "l"(policy)
                  : "memory");
 }
 

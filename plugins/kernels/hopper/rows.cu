@@ -1,62 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops that go row by row: norms, rotation with append, gathering. One block per row.
-#include "params.h"
-#include "ptx.cuh"
-#include "tenon/dtype.h"
-
-template <typename T>
-__device__ __forceinline__ void load8(const void *p, uint64_t i, float (&x)[8])
-{
-    const uint4 v = *reinterpret_cast<const uint4 *>(static_cast<const T *>(p) + i);
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const float2 f = element<T>::unpack(words[j]);
-        x[2 * j] = f.x;
-        x[2 * j + 1] = f.y;
-    }
-}
-
-template <typename T>
-__device__ __forceinline__ void store8(void *p, uint64_t i, const float (&x)[8])
-{
-    const uint4 v = {element<T>::pack(x[0], x[1]), element<T>::pack(x[2], x[3]),
-                     element<T>::pack(x[4], x[5]), element<T>::pack(x[6], x[7])};
-    *reinterpret_cast<uint4 *>(static_cast<T *>(p) + i) = v;
-}
-
-// Weights of norms may be of another float dtype than the rows.
-__device__ __forceinline__ void load_weight8(const norm_params &p, uint64_t i, float (&w)[8])
-{
-    if (p.weight_dtype == TN_DT_BF16) {
-        load8<__nv_bfloat16>(p.weight, i, w);
-    } else if (p.weight_dtype == TN_DT_F16) {
-        load8<__half>(p.weight, i, w);
-    } else {
-        const float4 *from =
-            reinterpret_cast<const float4 *>(static_cast<const float *>(p.weight) + i);
-        const float4 a = from[0], b = from[1];
-        w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
-        w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
-    }
-}
-
-// The sum of `x` over the block.
-__device__ __forceinline__ float block_sum(float x)
-{
-    __shared__ float sums[NORM_THREADS / 32];
-
-    for (int step = 16; step > 0; step /= 2)
-        x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
-    if (threadIdx.x % 32 == 0)
-        sums[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = sums[threadIdx.x % (NORM_THREADS / 32)];
-    for (int step = NORM_THREADS / 64; step > 0; step /= 2)
-        x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
-    return x;
-}
+#include "rows.cuh"
 
 // out = (a + b) / sqrt(mean((a + b)^2) + eps) * (offset + weight); sum = a + b, rounded, if there is a b. A thread has
 // CHUNKS times eight elements of the row.
@@ -70,7 +14,7 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void norm_row(const
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * NORM_THREADS + threadIdx.x) * 8;
         if (i < p.width)
-            load_weight8(p, i, w[c]);
+            load_weight8(p.weight, p.weight_dtype, i, w[c]);
     }
     wait_for_predecessor();
 #pragma unroll
@@ -91,7 +35,8 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void norm_row(const
         for (int j = 0; j < 8; j++)
             squares += x[c][j] * x[c][j];
     }
-    const float norm = rsqrtf(block_sum(squares) / static_cast<float>(p.width) + p.eps);
+    const float norm =
+        rsqrtf(block_sum<NORM_THREADS>(squares) / static_cast<float>(p.width) + p.eps);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * NORM_THREADS + threadIdx.x) * 8;

@@ -7,10 +7,10 @@
 const tn_gpu_target hopper_gpus[] = {
     {.vendor = NVIDIA, .major = 9, .minor = 0, .mode = TN_GPU_EXACT}, {.vendor = 0}};
 
-extern const unsigned char tenon_image_skinny[], tenon_image_wide[], tenon_image_decode[],
-    tenon_image_prefill[], tenon_image_rows[];
-extern const uint64_t tenon_image_skinny_bytes, tenon_image_wide_bytes, tenon_image_decode_bytes,
-    tenon_image_prefill_bytes, tenon_image_rows_bytes;
+#define IMAGE_BYTES(IMAGE, name)                                                                   \
+    extern const unsigned char tenon_image_##name[];                                               \
+    extern const uint64_t tenon_image_##name##_bytes;
+HOPPER_IMAGES(IMAGE_BYTES)
 
 int32_t hopper_find(struct hopper_instance *in, const tn_launch *l,
                     const struct hopper_device **out, tn_err *err)
@@ -46,15 +46,9 @@ static int32_t load(struct hopper_device *d, const tn_device_api *api, tn_device
         const char *const *names;
         uint32_t n;
     } images[N_IMAGES] = {
-        [IMAGE_SKINNY] = {tenon_image_skinny, tenon_image_skinny_bytes, skinny_entries,
-                          n_skinny_entries},
-        [IMAGE_WIDE] = {tenon_image_wide, tenon_image_wide_bytes, wide_entries, n_wide_entries},
-        [IMAGE_DECODE] = {tenon_image_decode, tenon_image_decode_bytes, decode_entries,
-                          n_decode_entries},
-        [IMAGE_PREFILL] = {tenon_image_prefill, tenon_image_prefill_bytes, prefill_entries,
-                           n_prefill_entries},
-        [IMAGE_ROWS] = {tenon_image_rows, tenon_image_rows_bytes, rows_entries, n_rows_entries},
-    };
+#define IMAGE_ROW(IMAGE, name)                                                                     \
+    {tenon_image_##name, tenon_image_##name##_bytes, name##_entries, n_##name##_entries},
+        HOPPER_IMAGES(IMAGE_ROW)};
     void *symbol = NULL;
     int32_t rc = api->native_symbol(device, "cuTensorMapEncodeTiled", &symbol, err);
 

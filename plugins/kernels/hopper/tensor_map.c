@@ -2,6 +2,7 @@
 /* Descriptors for the tensor copy engine, which the driver encodes. The numbers are those of cuda.h. Any thread. */
 #include "hopper.h"
 
+#define TYPE_U8 0
 #define TYPE_F16 6
 #define TYPE_BF16 9
 #define SWIZZLE_128 3
@@ -12,9 +13,9 @@ static int32_t encode(const struct hopper_device *d, uint32_t dtype, uint32_t ra
                       const uint32_t *box, struct tensor_map *out, tn_err *err)
 {
     static const uint32_t ones[5] = {1, 1, 1, 1, 1};
-    int32_t rc = d->encode(out->words, dtype == TN_DT_F16 ? TYPE_F16 : TYPE_BF16, rank,
-                           (void *)(uintptr_t)address, dims, strides, box, ones, 0, SWIZZLE_128,
-                           PROMOTE_256, 0);
+    int32_t type = dtype == TN_DT_F16 ? TYPE_F16 : dtype == TN_DT_BF16 ? TYPE_BF16 : TYPE_U8;
+    int32_t rc = d->encode(out->words, type, rank, (void *)(uintptr_t)address, dims, strides, box,
+                           ones, 0, SWIZZLE_128, PROMOTE_256, 0);
 
     if (rc == 0)
         return TN_OK;
@@ -33,6 +34,16 @@ int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const v
     uint32_t box[2] = {64, box_rows};
 
     return encode(d, dtype, 2, address, dims, strides, box, out, err);
+}
+
+int32_t tensor_map_bytes(const struct hopper_device *d, const void *address, uint64_t rows,
+                         uint64_t width, uint64_t stride, uint32_t box_rows, struct tensor_map *out,
+                         tn_err *err)
+{
+    uint64_t dims[2] = {width, rows}, strides[1] = {stride};
+    uint32_t box[2] = {128, box_rows};
+
+    return encode(d, TN_DT_U8, 2, address, dims, strides, box, out, err);
 }
 
 int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Quantized products (linear.int8, linear.fp8, linear.int4 of tenon/ops.h): rows of activations quantized exactly as the
+ * definitions say, products by plain kernels in tiles of 64 by 64, and what is left to do where cuBLASLt made the product.
+ */
+#include <cuda_fp8.h>
+
+#include "../common/cuda_dtype.cuh"
+#include "../common/cuda_reduce.cuh"
+#include "args.h"
+
+#define TILE 64
+#define DEPTH 16
+
+/* -- Rows of activations ------------------------------------------------------------------------------------ */
+
+__device__ __forceinline__ uint8_t to_int8(float x)
+{
+    return (uint8_t)(int8_t)fmaxf(-127.0f, fminf(127.0f, rintf(x)));
+}
+
+__device__ __forceinline__ uint8_t to_e4m3(float x)
+{
+    return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);
+}
+
+__device__ __forceinline__ float from_e4m3(uint8_t x)
+{
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(x, __NV_E4M3)));
+}
+
+/* One block per row: step = scale, or the largest |x| / most if that is 0; q = x / step, rounded. A row that is not finite
+ * gets the step NaN. */
+template <typename T, bool INT8> __device__ __forceinline__ void quantize(const quantize_args &p)
+{
+    __shared__ float scratch[32];
+    const T *x = (const T *)p.x + blockIdx.x * p.k;
+    uint8_t *q = (uint8_t *)p.q + blockIdx.x * p.pitch;
+    float largest = 0.0f;
+
+    for (uint64_t i = threadIdx.x; i < p.k; i += blockDim.x) {
+        float a = fabsf(widen(x[i]));
+        largest = a <= 3.402823466e38f ? fmaxf(largest, a) : INFINITY;
+        if (largest == INFINITY)
+            break;
+    }
+    largest = block_reduce(largest, max_op(), scratch);
+    float step = p.scale > 0.0f ? p.scale : largest / (INT8 ? 127.0f : 448.0f);
+    step = largest == INFINITY ? NAN : step;
+    for (uint64_t i = threadIdx.x; i < p.pitch; i += blockDim.x) {
+        float v = step > 0.0f && i < p.k ? widen(x[i]) / step : 0.0f;
+        q[i] = INT8 ? to_int8(v) : to_e4m3(v);
+    }
+    if (threadIdx.x == 0)
+        p.step[blockIdx.x] = step;
+}
+
+/* -- Finishing ---------------------------------------------------------------------------------------------- */
+
+/* (a * s) * sum + b, in the order of the definition and without fusing: an exact sum gives exact bits. */
+__device__ __forceinline__ float scaled(float step, float scale, float sum, const void *bias,
+                                        uint32_t bias_dtype, uint64_t n)
+{
+    float y = __fmul_rn(__fmul_rn(step, scale), sum);
+
+    return bias ? __fadd_rn(y, load_any(bias, bias_dtype, n)) : y;
+}
+
+/* Sums of a library, [rows, n]; blockIdx.y: the row. */
+template <typename T, typename A> __device__ __forceinline__ void finish(const descale_args &p)
+{
+    uint64_t n = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x, at = blockIdx.y * p.n + n;
+
+    if (n < p.n)
+        ((T *)p.y)[at] =
+            narrow<T>(scaled(p.step ? p.step[blockIdx.y] : 1.0f, p.scale ? p.scale[n] : 1.0f,
+                             (float)((const A *)p.sums)[at], p.bias, p.bias_dtype, n));
+}
+
+/* A matrix of e4m3 in the dtype of the rows, exactly; blockIdx.y: its row. */
+template <typename T> __device__ __forceinline__ void widen_f8(const widen_args &p)
+{
+    uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+
+    for (uint64_t n = blockIdx.y; n < p.n && k < p.k; n += gridDim.y)
+        ((T *)p.y)[n * p.k + k] = narrow<T>(from_e4m3(((const uint8_t *)p.w)[n * p.stride + k]));
+}
+
+/* A matrix of int4 likewise, its scales multiplied in. */
+template <typename T> __device__ __forceinline__ void widen_i4(const widen_args &p);
+
+/* -- Plain products ------------------------------------------------------------------------------------------ */
+
+/* What the operands of a plain product are, as float32: x(row, k) and w(n, k), both inside. */
+struct e4m3_operands {
+    static __device__ __forceinline__ float x(const quant_args &p, uint64_t r, uint64_t k)
+    {
+        return from_e4m3(((const uint8_t *)p.x)[r * p.pitch + k]);
+    }
+    static __device__ __forceinline__ float w(const quant_args &p, uint64_t n, uint64_t k)
+    {
+        return from_e4m3(((const uint8_t *)p.w)[n * p.stride + k]);
+    }
+};
+
+__device__ __forceinline__ float int4_weight(const void *w, uint64_t stride, const int4_groups &g,
+                                             uint64_t n, uint64_t k)
+{
+    uint32_t pair = ((const uint8_t *)w)[n * stride + k / 2];
+    int q = (int)(pair << (k & 1 ? 24 : 28)) >> 28;
+    float s = ((const float *)((const char *)g.scale + n * g.scale_stride))[k / g.group];
+    int z = g.zero ? ((const int8_t *)g.zero)[n * g.zero_stride + k / g.group] : 0;
+
+    return s * (float)(q - z);
+}
+
+template <typename T> struct int4_operands {
+    static __device__ __forceinline__ float x(const quant_args &p, uint64_t r, uint64_t k)
+    {
+        return widen(((const T *)p.x)[r * p.k + k]);
+    }
+    static __device__ __forceinline__ float w(const quant_args &p, uint64_t n, uint64_t k)
+    {
+        return int4_weight(p.w, p.stride, p.groups, n, k);
+    }
+};
+
+template <typename T> __device__ __forceinline__ void widen_i4(const widen_args &p)
+{
+    uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+
+    for (uint64_t n = blockIdx.y; n < p.n && k < p.k; n += gridDim.y)
+        ((T *)p.y)[n * p.k + k] = narrow<T>(int4_weight(p.w, p.stride, p.groups, n, k));
+}
+
+/* Where a thread's 4 by 4 outputs go. */
+template <typename Y, typename S>
+__device__ __forceinline__ void store_tile(const quant_args &p, const S (&sum)[4][4])
+{
+    uint32_t tm = threadIdx.x / 16 * 4, tn = threadIdx.x % 16 * 4;
+
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            uint64_t m = (uint64_t)blockIdx.y * TILE + tm + i;
+            uint64_t n = (uint64_t)blockIdx.x * TILE + tn + j;
+            if (m < p.rows && n < p.n)
+                ((Y *)p.y)[m * p.n + n] =
+                    narrow<Y>(scaled(p.step ? p.step[m] : 1.0f, p.scale ? p.scale[n] : 1.0f,
+                                     (float)sum[i][j], p.bias, p.bias_dtype, n));
+        }
+}
+
+/* Block (x, y): columns from 64 x on, rows from 64 y on. 256 threads, float32 sums in ascending order of k. */
+template <typename O, typename Y> __device__ __forceinline__ void product(const quant_args &p)
+{
+    __shared__ float xs[DEPTH][TILE + 4], ws[DEPTH][TILE + 4];
+    uint64_t n0 = (uint64_t)blockIdx.x * TILE, m0 = (uint64_t)blockIdx.y * TILE;
+    uint32_t tid = threadIdx.x, tm = tid / 16 * 4, tn = tid % 16 * 4;
+    float sum[4][4] = {};
+
+    for (uint64_t k0 = 0; k0 < p.k; k0 += DEPTH) {
+        for (uint32_t i = tid; i < TILE * DEPTH; i += 256) {
+            uint32_t r = i / DEPTH, c = i % DEPTH;
+            bool inside = k0 + c < p.k;
+            xs[c][r] = inside && m0 + r < p.rows ? O::x(p, m0 + r, k0 + c) : 0.0f;
+            ws[c][r] = inside && n0 + r < p.n ? O::w(p, n0 + r, k0 + c) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] += xs[k][tm + i] * ws[k][tn + j];
+        __syncthreads();
+    }
+    store_tile<Y>(p, sum);
+}
+
+/* Four int8 of row `r` of the matrix, as one word; 0 outside. Rows may begin anywhere. */
+__device__ __forceinline__ int weights4(const quant_args &p, uint64_t r, uint64_t k)
+{
+    const uint8_t *w = (const uint8_t *)p.w + r * p.stride + k;
+    uint32_t word = 0;
+
+    if (r >= p.n)
+        return 0;
+    if (k + 4 <= p.k && ((uintptr_t)w & 3) == 0)
+        return *(const int *)w;
+    for (int i = 0; i < 4; i++)
+        if (k + i < p.k)
+            word |= (uint32_t)w[i] << (8 * i);
+    return (int)word;
+}
+
+/* The same for int8, whose sums are exact, by DP4A. */
+template <typename Y> __device__ __forceinline__ void product_int8(const quant_args &p)
+{
+    __shared__ int qs[DEPTH][TILE + 4], ws[DEPTH][TILE + 4];
+    uint64_t n0 = (uint64_t)blockIdx.x * TILE, m0 = (uint64_t)blockIdx.y * TILE;
+    uint32_t tid = threadIdx.x, tm = tid / 16 * 4, tn = tid % 16 * 4;
+    int sum[4][4] = {};
+
+    for (uint64_t k0 = 0; k0 < p.k; k0 += 4 * DEPTH) {
+        for (uint32_t i = tid; i < TILE * DEPTH; i += 256) {
+            uint32_t r = i / DEPTH, c = i % DEPTH;
+            bool held = m0 + r < p.rows && k0 + 4 * c < p.pitch;
+            qs[c][r] =
+                held ? *(const int *)((const int8_t *)p.x + (m0 + r) * p.pitch + k0 + 4 * c) : 0;
+            ws[c][r] = weights4(p, n0 + r, k0 + 4 * c);
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = __dp4a(qs[k][tm + i], ws[k][tn + j], sum[i][j]);
+        __syncthreads();
+    }
+    store_tile<Y>(p, sum);
+}
+
+#define KERNEL(name, args, call)                                                                   \
+    extern "C" __global__ void __launch_bounds__(256) name(args p)                                 \
+    {                                                                                              \
+        call(p);                                                                                   \
+    }
+#define STAMP(id, T)                                                                               \
+    KERNEL(quantize_i8_##id, quantize_args, (quantize<T, true>))                                   \
+    KERNEL(quantize_f8_##id, quantize_args, (quantize<T, false>))                                  \
+    KERNEL(finish_i32_##id, descale_args, (finish<T, int>))                                        \
+    KERNEL(finish_f32_##id, descale_args, (finish<T, float>))                                      \
+    KERNEL(widen_f8_##id, widen_args, widen_f8<T>)                                                 \
+    KERNEL(widen_i4_##id, widen_args, widen_i4<T>)                                                 \
+    KERNEL(product_i8_##id, quant_args, product_int8<T>)                                           \
+    KERNEL(product_f8_##id, quant_args, (product<e4m3_operands, T>))                               \
+    KERNEL(product_i4_##id, quant_args, (product<int4_operands<T>, T>))
+
+STAMP(f32, float)
+STAMP(f16, f16)
+STAMP(bf16, bf16)

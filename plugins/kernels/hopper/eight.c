@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Products of 8 bits (linear.int8, linear.fp8), alone and fused: rows are quantized once, behind the norm if one comes
+ * first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Matrices are read as they are.
+ */
+#include "eight.h"
+
+#include <string.h>
+
+#include "hopper.h"
+
+#define MAX_FEW 128 /* rows that eight_few.cu serves */
+
+/* Prior of the time, as in products.c. */
+#define BYTES_PER_NS 3600.0
+#define OPS_PER_NS 1200e3
+#define LAUNCH_NS 1500.0
+
+#define SHAPE(tile, tokens, stages) {tile, tokens, stages},
+#define NAME_E4M3_BF16(tile, tokens, stages) "few_e4m3_bf16_" #tile "x" #tokens "x" #stages,
+#define NAME_E4M3_F16(tile, tokens, stages) "few_e4m3_f16_" #tile "x" #tokens "x" #stages,
+#define NAME_S8_BF16(tile, tokens, stages) "few_s8_bf16_" #tile "x" #tokens "x" #stages,
+#define NAME_S8_F16(tile, tokens, stages) "few_s8_f16_" #tile "x" #tokens "x" #stages,
+
+static const struct shape {
+    uint32_t tile, tokens, stages;
+} shapes[] = {SKINNY_SHAPES(SHAPE)};
+
+#define N_SHAPES ((uint32_t)(sizeof shapes / sizeof *shapes))
+
+/* By dtype of the operands, then of the rows, then by shape. */
+const char *const eight_few_entries[] = {SKINNY_SHAPES(NAME_E4M3_BF16) SKINNY_SHAPES(
+    NAME_E4M3_F16) SKINNY_SHAPES(NAME_S8_BF16) SKINNY_SHAPES(NAME_S8_F16)};
+const uint32_t n_eight_few_entries = 4 * N_SHAPES;
+const char *const eight_many_entries[] = {"many_e4m3_bf16", "many_e4m3_f16", "many_s8_bf16",
+                                          "many_s8_f16"};
+const uint32_t n_eight_many_entries = 4;
+
+#define QUANTIZE(threads, chunks) {threads, chunks},
+#define QUANTIZE_E4M3_BF16(threads, chunks) "quantize_e4m3_bf16_" #threads "x" #chunks,
+#define QUANTIZE_E4M3_F16(threads, chunks) "quantize_e4m3_f16_" #threads "x" #chunks,
+#define QUANTIZE_S8_BF16(threads, chunks) "quantize_s8_bf16_" #threads "x" #chunks,
+#define QUANTIZE_S8_F16(threads, chunks) "quantize_s8_f16_" #threads "x" #chunks,
+
+static const struct {
+    uint32_t threads, chunks;
+} row_shapes[] = {QUANTIZE_SHAPES(QUANTIZE)};
+
+#define N_ROW_SHAPES ((uint32_t)(sizeof row_shapes / sizeof *row_shapes))
+#define MANY_ROWS 64 /* for which a multiprocessor shall work on many at a time */
+
+const char *const quantize_entries[] = {QUANTIZE_SHAPES(QUANTIZE_E4M3_BF16) QUANTIZE_SHAPES(
+    QUANTIZE_E4M3_F16) QUANTIZE_SHAPES(QUANTIZE_S8_BF16) QUANTIZE_SHAPES(QUANTIZE_S8_F16)};
+const uint32_t n_quantize_entries = 4 * N_ROW_SHAPES;
+
+/* -- What an op asks for ------------------------------------------------------------------------- */
+
+/* A form of fused or basic op: its matrices are members norm .. norm + matrices - 1. */
+struct form {
+    enum product_finish finish;
+    uint32_t matrices;
+    uint32_t norm;    /* members before the matrices: 1 if rms_norm comes first */
+    uint32_t members; /* in all; 0: a basic op */
+};
+
+static int is_gated(const struct form *f)
+{
+    return f->finish >= PRODUCT_SILU;
+}
+
+static const tn_op *linear_of(const tn_op *op, const struct form *f, uint32_t i)
+{
+    return f->members ? op->members[f->norm + i] : op;
+}
+
+static int is_e4m3(const tn_op *op, const struct form *f)
+{
+    return linear_of(op, f, 0)->weights[0]->dtype == TN_DT_F8E4M3;
+}
+
+static double act_scale(const tn_op *linear)
+{
+    return tn_op_real(linear, "act_scale", 0.0);
+}
+
+static int32_t check_linear(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t k, tn_err *err)
+{
+    const tn_weight *w = m->n_weights >= 2 ? m->weights[0] : NULL;
+
+    if (!w || m->n_weights > 3 || w->dtype != dtype || w->n_dims != 2 || w->dims[0] != n ||
+        w->dims[1] != k)
+        return cuda_require(m, 0, "needs a matrix of 8 bits, its scales, at most a bias", err);
+    if (k % 16 || n % 8 || w->stride0 % 16)
+        return cuda_require(m, 0, "its matrix must have rows of a multiple of 16, and 8 of them",
+                            err);
+    for (uint32_t i = 1; i < m->n_weights; i++)
+        if (m->weights[i]->dtype != TN_DT_F32 || !cuda_vector(m->weights[i], n))
+            return cuda_require(m, 0, "scales and bias must be float32", err);
+    return TN_OK;
+}
+
+static int32_t check_norm(const tn_op *op, tn_err *err)
+{
+    const tn_op *norm = op->members[0];
+
+    return cuda_require(op, norm->n_weights == 1 && cuda_vector(norm->weights[0], op->in[0]->width),
+                        "needs a norm over whole rows", err);
+}
+
+static int32_t check(const tn_op *op, const struct form *f, uint32_t matrix, tn_err *err)
+{
+    uint32_t n_in = f->finish == PRODUCT_ADD ? 2 : 1, dtype = op->n_in ? op->in[0]->dtype : 0;
+    uint32_t n_out = is_gated(f) || f->finish == PRODUCT_ADD ? 1 : f->matrices;
+    int32_t rc = TN_OK;
+
+    if (!cuda_form(op, n_in, n_out, 2, 10) || (dtype != TN_DT_BF16 && dtype != TN_DT_F16) ||
+        op->n_members != f->members || op->out[0]->dtype != dtype)
+        return cuda_require(op, 0, "not the form of this variant, or rows not 16 bits wide", err);
+    if (op->in[0]->width > QUANTIZE_WIDEST)
+        return cuda_require(op, 0, "takes rows of up to 32768", err);
+    if (f->norm)
+        rc = check_norm(op, err);
+    for (uint32_t i = 0; i < f->matrices && rc == TN_OK; i++) {
+        const tn_op *m = linear_of(op, f, i);
+        rc = check_linear(m, matrix, op->out[n_out == f->matrices ? i : 0]->width, op->in[0]->width,
+                          err);
+        if (rc == TN_OK && act_scale(m) != act_scale(linear_of(op, f, 0)))
+            rc = cuda_require(op, 0, "its matrices want rows quantized with different scales", err);
+    }
+    return rc ? rc
+              : cuda_require(op, n_in == 1 || op->in[1]->width == op->out[0]->width,
+                             "the residual differs in width", err);
+}
+
+/* -- Planning ---------------------------------------------------------------------------------------- */
+
+/* How a product is launched. */
+struct plan {
+    uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
+    uint32_t box;           /* rows of the matrices per copy */
+    uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster */
+    uint32_t blocks;
+    uint32_t image, entry, threads, shared_bytes;
+};
+
+static uint64_t rows_of(const tn_op *op, const struct form *f, uint32_t i)
+{
+    return linear_of(op, f, i)->weights[0]->dims[0];
+}
+
+static uint32_t count_tiles(const tn_op *op, const struct form *f, uint32_t tile)
+{
+    uint32_t tiles = 0;
+
+    if (is_gated(f))
+        return cuda_div_up(rows_of(op, f, 0), tile / 2);
+    for (uint32_t i = 0; i < f->matrices; i++)
+        tiles += cuda_div_up(rows_of(op, f, i), tile);
+    return tiles;
+}
+
+static double weight_bytes(const tn_op *op, const struct form *f)
+{
+    double bytes = 0;
+
+    for (uint32_t i = 0; i < f->matrices; i++)
+        bytes += (double)rows_of(op, f, i) * (double)op->in[0]->width;
+    return bytes;
+}
+
+/* Kind of entry: dtype of the operands, then of the rows. */
+static uint32_t kind_of(const tn_op *op, const struct form *f)
+{
+    return (is_e4m3(op, f) ? 0 : 2) + hopper_type(op->in[0]);
+}
+
+/* As in products.c: large matrices in tiles of 128 rows with a long ring, small ones and those that would leave some
+ * multiprocessors with twice the work of others in many blocks of 64 rows. */
+static const struct shape *choose_shape(const tn_op *op, const struct form *f, uint32_t rows,
+                                        uint32_t *blocks)
+{
+    const struct shape *s = shapes;
+    uint32_t tiles = count_tiles(op, f, 128);
+
+    while (s->tokens < rows)
+        s++;
+    *blocks = HOPPER_UNITS;
+    if (s->tokens > 16)
+        return s;
+    if (weight_bytes(op, f) < 40e6 || (tiles > HOPPER_UNITS / 2 && tiles < HOPPER_UNITS)) {
+        *blocks = 2 * HOPPER_UNITS;
+        return s + 1;
+    }
+    *blocks = HOPPER_UNITS / 3;
+    return s;
+}
+
+static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    uint32_t k_blocks = cuda_div_up(op->in[0]->width, EIGHT_K), blocks;
+    const struct shape *s = choose_shape(op, f, rows, &blocks);
+    struct plan p = {.tile = s->tile,
+                     .tokens = s->tokens,
+                     .box = is_gated(f) ? s->tile / 2 : s->tile,
+                     .tiles = count_tiles(op, f, s->tile),
+                     .splits = 1,
+                     .image = IMAGE_EIGHT_FEW,
+                     .entry = kind_of(op, f) * N_SHAPES + (uint32_t)(s - shapes),
+                     .threads = SKINNY_THREADS,
+                     .shared_bytes = s->stages * ((s->tile + s->tokens) * 128 + 16)};
+
+    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
+    while (p.splits < 8 && p.tiles * p.splits < blocks * 9 / 10 && k_blocks >= p.splits * 8)
+        p.splits *= 2;
+    p.blocks = p.tiles * p.splits;
+    return p;
+}
+
+static struct plan plan_many(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    struct plan p = {.tile = EIGHT_ROWS,
+                     .tokens = EIGHT_TOKENS,
+                     .box = EIGHT_ROWS / 2,
+                     .tiles = count_tiles(op, f, EIGHT_ROWS),
+                     .splits = EIGHT_CLUSTER,
+                     .image = IMAGE_EIGHT_MANY,
+                     .entry = kind_of(op, f),
+                     .threads = EIGHT_THREADS,
+                     .shared_bytes = EIGHT_STAGES * ((EIGHT_ROWS + EIGHT_TOKENS) * 128 + 16)};
+
+    p.blocks = p.tiles * cuda_div_up(rows, EIGHT_CLUSTER * EIGHT_TOKENS) * EIGHT_CLUSTER;
+    if (p.blocks > HOPPER_UNITS)
+        p.blocks = HOPPER_UNITS; /* each stays for several tiles */
+    return p;
+}
+
+static double cost_ns(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    double bytes = weight_bytes(op, f), k = (double)op->in[0]->width, moving, computing;
+    uint32_t padded = rows <= MAX_FEW ? rows : cuda_div_up(rows, 256) * 256;
+
+    moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
+    computing = bytes * 2.0 * padded / OPS_PER_NS;
+    return 2.0 * LAUNCH_NS + rows * k * 3.0 / 3000.0 + (moving > computing ? moving : computing);
+}
+
+/* -- Launching --------------------------------------------------------------------------------------- */
+
+static uint32_t row_shape(uint64_t width, uint32_t rows)
+{
+    uint32_t i = rows < MANY_ROWS ? 0 : QUANTIZE_FEW;
+
+    while (i < N_ROW_SHAPES && width > row_shapes[i].threads * row_shapes[i].chunks * 8)
+        i++;
+    return i < N_ROW_SHAPES ? i : QUANTIZE_FEW - 1;
+}
+
+static int32_t quantize(const struct hopper_device *d, const tn_launch *l, const struct form *f,
+                        float *step, tn_err *err)
+{
+    const tn_op *op = l->op, *norm = f->norm ? op->members[0] : NULL;
+    uint32_t shape = row_shape(op->in[0]->width, l->batch->n_rows);
+    struct quantize_params p = {.x = l->in[0],
+                                .q = l->workspace,
+                                .step = step,
+                                .width = (uint32_t)op->in[0]->width,
+                                .scale = (float)act_scale(linear_of(op, f, 0))};
+
+    if (norm) {
+        p.weight = l->weights[0];
+        p.weight_dtype = norm->weights[0]->dtype;
+        p.eps = (float)tn_op_real(norm, "eps", 0.0);
+        p.offset = (float)tn_op_real(norm, "offset", 0.0);
+    }
+    return hopper_launch(
+        d, l, IMAGE_QUANTIZE, kind_of(op, f) * N_ROW_SHAPES + shape,
+        (struct cuda_grid){.x = l->batch->n_rows, .threads = row_shapes[shape].threads}, &p, err);
+}
+
+/* Fills in the matrices. */
+static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, const struct form *f,
+                          const struct plan *plan, struct eight_params *q, tn_err *err)
+{
+    uint32_t height = is_gated(f) ? plan->tile / 2 : plan->tile, weight = f->norm, tile = 0;
+
+    q->p.n_parts = f->matrices;
+    for (uint32_t i = 0; i < f->matrices; i++) {
+        const tn_op *m = linear_of(l->op, f, i);
+        const tn_weight *w = m->weights[0];
+        int32_t rc = tensor_map_bytes(d, l->weights[weight], w->dims[0], w->dims[1], w->stride0,
+                                      plan->box, &q->p.weights[i], err);
+        if (rc)
+            return rc;
+        q->scale[i] = l->weights[weight + 1];
+        q->bias[i] = m->n_weights > 2 ? l->weights[weight + 2] : NULL;
+        q->p.parts[i].out = l->out[is_gated(f) ? 0 : i];
+        q->p.parts[i].n = (uint32_t)w->dims[0];
+        q->p.parts[i].first = is_gated(f) ? 0 : tile;
+        tile += cuda_div_up(w->dims[0], height);
+        weight += m->n_weights;
+    }
+    return TN_OK;
+}
+
+/* The quantized rows are in the workspace, and behind them their steps. */
+static int32_t launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
+                      tn_err *err)
+{
+    uint32_t rows = l->batch->n_rows;
+    uint64_t k = l->op->in[0]->width;
+    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
+    const struct hopper_device *d;
+    struct eight_params q;
+    int32_t rc = hopper_find(in, l, &d, err);
+
+    if (rc || rows == 0)
+        return rc;
+    memset(&q, 0, sizeof q);
+    q.step = (float *)(void *)((char *)l->workspace + rows * k);
+    q.p.rows = rows;
+    q.p.k_blocks = cuda_div_up(k, EIGHT_K);
+    q.p.tiles = plan.tiles;
+    q.p.finish = f->finish;
+    q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
+    rc = quantize(d, l, f, (float *)(uintptr_t)q.step, err);
+    if (!rc)
+        rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens, &q.p.x, err);
+    if (!rc)
+        rc = plan_parts(d, l, f, &plan, &q, err);
+    if (rc)
+        return rc;
+    return hopper_launch(d, l, plan.image, plan.entry,
+                         (struct cuda_grid){.x = plan.blocks,
+                                            .threads = plan.threads,
+                                            .cluster = plan.splits,
+                                            .shared_bytes = plan.shared_bytes},
+                         &q, err);
+}
+
+static int32_t workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                         uint32_t max_context, uint64_t *bytes, tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = max_rows * (op->in[0]->width + sizeof(float));
+    return TN_OK;
+}
+
+/* -- The variants ------------------------------------------------------------------------------------ */
+
+#define VARIANT(id, type, text_name, op_name, text, form_finish, n_matrices, n_norm, n_all)        \
+    static const struct form form_##id = {form_finish, n_matrices, n_norm, n_all};                 \
+    static int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                      \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return check(op, &form_##id, type, err);                                                   \
+    }                                                                                              \
+    static double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows)                     \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        return cost_ns(op, &form_##id, rows);                                                      \
+    }                                                                                              \
+    static int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err)                    \
+    {                                                                                              \
+        return launch(instance, l, &form_##id, err);                                               \
+    }                                                                                              \
+    const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
+                                    .name = text_name ".wgmma",                                    \
+                                    .op = op_name,                                                 \
+                                    .equals = text,                                                \
+                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .act_dtypes = HOPPER_FLOATS,                                   \
+                                    .weight_dtypes = TN_DT_BIT(type),                              \
+                                    .gpus = hopper_gpus,                                           \
+                                    .can_run = id##_can_run,                                       \
+                                    .cost_ns = id##_cost_ns,                                       \
+                                    .workspace = workspace,                                        \
+                                    .launch = id##_launch};
+
+/* All forms with linear op `op` and matrices of `type`. */
+#define FORMS(q, type, op, name)                                                                   \
+    VARIANT(linear_##q, type, "linear_" name, op, NULL, PRODUCT_STORE, 1, 0, 0)                    \
+    VARIANT(qkv_##q, type, "qkv_" name, "qkv." name, TN_TEXT_QKV(op), PRODUCT_STORE, 3, 0, 3)      \
+    VARIANT(linear_add_##q, type, "linear_add_" name, "linear_add." name, TN_TEXT_LINEAR_ADD(op),  \
+            PRODUCT_ADD, 1, 0, 2)                                                                  \
+    VARIANT(gate_silu_##q, type, "gate_silu_" name, "gate_silu." name, TN_TEXT_GATE(op, "silu"),   \
+            PRODUCT_SILU, 2, 0, 4)                                                                 \
+    VARIANT(gate_gelu_##q, type, "gate_gelu_" name, "gate_gelu." name, TN_TEXT_GATE(op, "gelu"),   \
+            PRODUCT_GELU, 2, 0, 4)                                                                 \
+    VARIANT(gate_gelu_tanh_##q, type, "gate_gelu_tanh_" name, "gate_gelu_tanh." name,              \
+            TN_TEXT_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, 0, 4)                             \
+    VARIANT(norm_linear_##q, type, "norm_linear_" name, "norm_linear." name,                       \
+            TN_TEXT_NORM_LINEAR(op), PRODUCT_STORE, 1, 1, 2)                                       \
+    VARIANT(norm_qkv_##q, type, "norm_qkv_" name, "norm_qkv." name, TN_TEXT_NORM_QKV(op),          \
+            PRODUCT_STORE, 3, 1, 4)                                                                \
+    VARIANT(norm_gate_silu_##q, type, "norm_gate_silu_" name, "norm_gate_silu." name,              \
+            TN_TEXT_NORM_GATE(op, "silu"), PRODUCT_SILU, 2, 1, 5)                                  \
+    VARIANT(norm_gate_gelu_##q, type, "norm_gate_gelu_" name, "norm_gate_gelu." name,              \
+            TN_TEXT_NORM_GATE(op, "gelu"), PRODUCT_GELU, 2, 1, 5)                                  \
+    VARIANT(norm_gate_gelu_tanh_##q, type, "norm_gate_gelu_tanh_" name,                            \
+            "norm_gate_gelu_tanh." name, TN_TEXT_NORM_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, \
+            1, 5)
+
+FORMS(fp8, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8")
+FORMS(int8, TN_DT_I8, TN_OP_LINEAR_INT8, "int8")

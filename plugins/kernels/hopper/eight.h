@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the host hands to the kernels of quantized products; included by both sides. Addresses are device addresses. */
+#ifndef HOPPER_EIGHT_H
+#define HOPPER_EIGHT_H
+
+#include "params.h"
+
+/* -- Products of 8 bits (eight_few.cu, eight_many.cu) ------------------------------------------------- */
+
+#define EIGHT_K                                                                                    \
+    128 /* elements of K per stage: one row of 128 bytes, as of PRODUCT_K 16-bit floats */
+
+struct eight_params {
+    struct product_params p; /* matrices and rows of 8 bits; biases and logits unused */
+    const float *step;       /* [rows]: what the rows were divided by */
+    const float *scale[PRODUCT_MAX_PARTS]; /* [n] */
+    const float *bias[PRODUCT_MAX_PARTS];  /* [n] or NULL */
+};
+
+/* Tiles of eight_many.cu: two blocks of a cluster take one each of tokens and share the rows of the matrix. */
+#define EIGHT_THREADS 384
+#define EIGHT_TOKENS 128
+#define EIGHT_ROWS 256 /* gated: half of them of each matrix */
+#define EIGHT_STAGES 4
+#define EIGHT_CLUSTER 2
+
+/* -- Rows (quantize.cu) ------------------------------------------------------------------------------- */
+
+/* X(threads, chunks): the kernels of quantize.cu, in the order of their entries: a block of that many threads takes rows of up to
+ * threads * chunks * 8 elements. The first four are for few rows, whose time is the latency of one; the others for many. */
+#define QUANTIZE_SHAPES(X)                                                                         \
+    X(512, 1) X(512, 2) X(512, 4) X(1024, 4) X(128, 4) X(256, 4) X(256, 6) X(256, 8)
+#define QUANTIZE_FEW 4
+#define QUANTIZE_WIDEST 32768
+
+struct quantize_params {
+    const void *x;      /* [rows, width] */
+    const void *weight; /* of the norm that comes first; NULL: none */
+    void *q;            /* [rows, width] of 8 bits */
+    float *step;        /* [rows] */
+    uint32_t width, weight_dtype;
+    float eps, offset;
+    float scale; /* static; 0: the row's own */
+};
+
+#endif

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of few rows of 8 bits, whose scales are applied to the sums; see skinny.cuh. Rows have been quantized before.
+#include "eight.cuh"
+#include "skinny.cuh"
+
+// E: of the operands; T: of the outputs.
+template <typename E, typename T> struct eight_operands {
+    using params = eight_params;
+    using sum = typename E::sum;
+    static constexpr uint32_t depth = EIGHT_K;
+
+    static __device__ __forceinline__ const product_params &product(const params &q)
+    {
+        return q.p;
+    }
+
+    template <int N>
+    static __device__ __forceinline__ void multiply(sum (&d)[N / 2], uint64_t a, uint64_t b)
+    {
+        wgmma8<E, N>::run(d, a, b, 1);
+    }
+
+    static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
+                                                  uint32_t n, float4 v, float4 u)
+    {
+        const product_params &p = q.p;
+        const float step = q.step[token];
+        float4 r = v;
+
+        if (p.finish == PRODUCT_ADD)
+            r = load4<T>(p.residual, static_cast<uint64_t>(token) * p.parts[part].n + n);
+        v = eight_scaled(q, part, n, step, eight_scale(q, part, n), v);
+        if (is_gated(p))
+            u = eight_scaled(q, 1, n, step, eight_scale(q, 1, n), u);
+        product_finish<T>(p, p.parts[part], token, n, v, u, r);
+    }
+};
+
+#define FEW(E, name, T, BM, BN, STAGES)                                                            \
+    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS)                                   \
+        few_##E##_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ eight_params p)          \
+    {                                                                                              \
+        skinny<eight_operands<E, T>, BM, BN, STAGES>(p);                                           \
+    }
+
+#define FEW_E4M3_BF16(BM, BN, STAGES) FEW(e4m3, bf16, __nv_bfloat16, BM, BN, STAGES)
+#define FEW_E4M3_F16(BM, BN, STAGES) FEW(e4m3, f16, __half, BM, BN, STAGES)
+#define FEW_S8_BF16(BM, BN, STAGES) FEW(s8, bf16, __nv_bfloat16, BM, BN, STAGES)
+#define FEW_S8_F16(BM, BN, STAGES) FEW(s8, f16, __half, BM, BN, STAGES)
+SKINNY_SHAPES(FEW_E4M3_BF16)
+SKINNY_SHAPES(FEW_E4M3_F16)
+SKINNY_SHAPES(FEW_S8_BF16)
+SKINNY_SHAPES(FEW_S8_F16)

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of few rows: y^T = W x^T, so that the rows of W fill wgmma's 64 and the tokens are its N.
+//
+// A block streams one tile of W (64 or 128 rows) through a ring of shared memory; the blocks of a cluster share a
+// tile along K and add their parts through distributed shared memory. The weights do not depend on the kernel before,
+// so the ring is filled with them before waiting for it. All blocks are resident at once or nearly so, two per
+// multiprocessor: then each gets its share of the bandwidth and none is left with a tail.
+//
+// What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
+// of K in a stage of 128 bytes (`depth`), and how a stage is multiplied and an output finished.
+#ifndef HOPPER_SKINNY_CUH
+#define HOPPER_SKINNY_CUH
+
+#include "product.cuh"
+#include "wgmma.cuh"
+
+template <int BM, int BN, int STAGES> struct skinny_shape {
+    static constexpr uint32_t w_bytes = BM * 128, x_bytes = BN * 128, stage = w_bytes + x_bytes;
+    static constexpr uint32_t pitch =
+        BM + 4; // floats per token of the staged result: no bank conflicts
+    static constexpr uint32_t shared = STAGES * stage + STAGES * 16;
+    static_assert(BN * pitch * 4 <= STAGES * stage, "the result is staged in the ring");
+};
+
+struct skinny_tile {
+    uint32_t part, index; // of the matrix; within it
+    uint32_t begin, end;  // stages of K
+};
+
+__device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
+{
+    const uint32_t splits = cluster_size(), rank = cluster_rank(), tile = blockIdx.x / splits;
+    skinny_tile t = {product_find(p, tile), tile, p.k_blocks * rank / splits,
+                     p.k_blocks * (rank + 1) / splits};
+
+    t.index -= p.parts[t.part].first;
+    return t;
+}
+
+template <typename O, int BM>
+__device__ __forceinline__ void skinny_load_weights(const product_params &p, const skinny_tile &t,
+                                                    uint32_t k, uint32_t to, uint32_t barrier)
+{
+    const int32_t x = static_cast<int32_t>(k * O::depth);
+
+    if (is_gated(p)) {
+        const int32_t y = static_cast<int32_t>(t.index * (BM / 2));
+        copy_2d(to, &p.weights[0], x, y, barrier, EVICT_FIRST);
+        copy_2d(to + BM / 2 * 128, &p.weights[1], x, y, barrier, EVICT_FIRST);
+    } else {
+        copy_2d(to, &p.weights[t.part], x, static_cast<int32_t>(t.index * BM), barrier,
+                EVICT_FIRST);
+    }
+}
+
+template <typename O, int BM, int BN, int STAGES>
+__device__ __forceinline__ void skinny_produce(const product_params &p, const skinny_tile &t,
+                                               uint32_t ring, uint32_t full, uint32_t empty)
+{
+    using shape = skinny_shape<BM, BN, STAGES>;
+    const uint32_t n = t.end - t.begin;
+
+    for (uint32_t i = 0; i < n && i < STAGES; i++) {
+        barrier_arrive_expect(full + 8 * i, shape::stage);
+        skinny_load_weights<O, BM>(p, t, t.begin + i, ring + i * shape::stage, full + 8 * i);
+    }
+    wait_for_predecessor();
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t s = i % STAGES, to = ring + s * shape::stage;
+        if (i >= STAGES) {
+            barrier_wait(empty + 8 * s, (i / STAGES - 1) & 1);
+            barrier_arrive_expect(full + 8 * s, shape::stage);
+            skinny_load_weights<O, BM>(p, t, t.begin + i, to, full + 8 * s);
+        }
+        copy_2d(to + shape::w_bytes, &p.x, static_cast<int32_t>((t.begin + i) * O::depth), 0,
+                full + 8 * s, EVICT_LAST);
+    }
+    // Not before: the next kernel's loads shall fill the memory's time when this one's run out, not compete with them.
+    allow_successor();
+}
+
+// Multiplies all stages and leaves the sums in `staged`, [token][row of the tile].
+template <typename O, int BM, int BN, int STAGES>
+__device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32_t full,
+                                               uint32_t empty, typename O::sum *staged)
+{
+    using shape = skinny_shape<BM, BN, STAGES>;
+    typename O::sum d[BM / 64][BN / 2];
+
+#pragma unroll
+    for (int m = 0; m < BM / 64; m++)
+#pragma unroll
+        for (int j = 0; j < BN / 2; j++)
+            d[m][j] = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t s = i % STAGES, at = ring + s * shape::stage;
+        barrier_wait(full + 8 * s, (i / STAGES) & 1);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+#pragma unroll
+            for (int m = 0; m < BM / 64; m++)
+                O::template multiply<BN>(d[m], wgmma_operand(at + m * 8192) + 2 * k,
+                                         wgmma_operand(at + shape::w_bytes) + 2 * k);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (i > 0 && threadIdx.x % 32 == 0)
+            barrier_arrive(empty + 8 * ((i - 1) % STAGES));
+    }
+    wgmma_wait<0>();
+    asm volatile("bar.sync 1, 128;" ::: "memory"); // the ring is read; now it takes the result
+
+    const uint32_t row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, token = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < BM / 64; m++)
+#pragma unroll
+        for (int j = 0; j < BN / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                staged[(8 * j + token + (e & 1)) * shape::pitch + 64 * m + row + (e & 2) * 4] =
+                    d[m][4 * j + e];
+}
+
+__device__ __forceinline__ float4 skinny_add(float4 a, float4 b, float)
+{
+    return a + b;
+}
+
+__device__ __forceinline__ float4 skinny_add(float4 a, float4 b, int)
+{
+    return make_float4(__int_as_float(__float_as_int(a.x) + __float_as_int(b.x)),
+                       __int_as_float(__float_as_int(a.y) + __float_as_int(b.y)),
+                       __int_as_float(__float_as_int(a.z) + __float_as_int(b.z)),
+                       __int_as_float(__float_as_int(a.w) + __float_as_int(b.w)));
+}
+
+__device__ __forceinline__ float4 skinny_value(float4 a, float)
+{
+    return a;
+}
+
+__device__ __forceinline__ float4 skinny_value(float4 a, int)
+{
+    return make_float4(
+        static_cast<float>(__float_as_int(a.x)), static_cast<float>(__float_as_int(a.y)),
+        static_cast<float>(__float_as_int(a.z)), static_cast<float>(__float_as_int(a.w)));
+}
+
+// Adds up the cluster's parts at `address` of this block's result, which are of type S. All loads go out before the first is
+// used.
+template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(uint32_t address)
+{
+    float4 v[SPLITS];
+
+#pragma unroll
+    for (int c = 0; c < SPLITS; c++)
+        v[c] = peer_load4(peer_address(address, c));
+#pragma unroll
+    for (int c = 1; c < SPLITS; c++)
+        v[0] = skinny_add(v[0], v[c], S());
+    return skinny_value(v[0], S());
+}
+
+// Each block of the cluster finishes an equal share of the tile's outputs.
+template <typename O, int BM, int SPLITS>
+__device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
+                                                    const skinny_tile &t, uint32_t staged,
+                                                    uint32_t pitch)
+{
+    const product_params &p = O::product(q);
+    const bool gated = is_gated(p);
+    const uint32_t outputs = gated ? BM / 2 : BM, share = outputs / SPLITS;
+    const uint32_t fours = share / 4, first = cluster_rank() * share;
+
+    for (uint32_t i = threadIdx.x; i < p.rows * fours; i += SKINNY_THREADS) {
+        const uint32_t token = i / fours, r = first + i % fours * 4, n = t.index * outputs + r;
+        const uint32_t at = staged + (token * pitch + r) * 4;
+        if (n >= p.parts[t.part].n)
+            continue;
+        float4 v = skinny_sum<typename O::sum, SPLITS>(at), u = v;
+        if (gated)
+            u = skinny_sum<typename O::sum, SPLITS>(at + BM / 2 * 4);
+        O::finish(q, t.part, token, n, v, u);
+    }
+}
+
+template <typename O, int BM>
+__device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
+                                                   const skinny_tile &t, uint32_t staged,
+                                                   uint32_t pitch)
+{
+    switch (cluster_size()) {
+    case 1: skinny_finish_share<O, BM, 1>(q, t, staged, pitch); break;
+    case 2: skinny_finish_share<O, BM, 2>(q, t, staged, pitch); break;
+    case 4: skinny_finish_share<O, BM, 4>(q, t, staged, pitch); break;
+    default: skinny_finish_share<O, BM, 8>(q, t, staged, pitch); break;
+    }
+}
+
+template <typename O, int BM, int BN, int STAGES>
+__device__ __forceinline__ void skinny(const typename O::params &q)
+{
+    using shape = skinny_shape<BM, BN, STAGES>;
+    const product_params &p = O::product(q);
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const uint32_t ring = shared_address(memory), full = ring + STAGES * shape::stage;
+    const uint32_t empty = full + 8 * STAGES, warp = threadIdx.x / 32;
+    const skinny_tile t = skinny_find(p);
+
+    if (threadIdx.x == 128) {
+        map_prefetch(&p.weights[t.part]);
+        map_prefetch(&p.x);
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 4);
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
+    if (warp == 4) {
+        if (threadIdx.x == 128)
+            skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
+        __syncwarp();
+    } else {
+        skinny_consume<O, BM, BN, STAGES>(t.end - t.begin, ring, full, empty,
+                                          reinterpret_cast<typename O::sum *>(memory));
+    }
+    wait_for_predecessor(); // for the residual; it has long ended
+    cluster_sync();
+    skinny_finish_tile<O, BM>(q, t, ring, shape::pitch);
+    cluster_sync(); // the others may still read this block's part
+}
+
+#endif
