@@ -33,7 +33,10 @@ static int32_t source_shape(const struct emit_input *in, const tn_weight_source 
     uint64_t dims[SAFETENSORS_MAX_DIMS];
 
     memcpy(dims, t->dims, sizeof dims);
-    if (t->n_dims != w->n_dims || (s->transpose && t->n_dims != 2))
+    if (w->n_dims == 3 && t->n_dims == 2 && !s->transpose) { /* one of a stack of matrices */
+        dims[0] = 1;
+        memcpy(dims + 1, t->dims, 2 * sizeof *dims);
+    } else if (t->n_dims != w->n_dims || (s->transpose && t->n_dims != 2))
         return err_at(err, TN_E_FORMAT, file, t->offset, s->tensor,
                       "has %" PRIu32 " dimensions; config.json makes it %" PRIu32, t->n_dims,
                       w->n_dims);

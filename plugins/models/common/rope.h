@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rotary frequencies of the Hugging Face `llama` type, with every scaling its config.json can name. */
-#ifndef PLUGIN_LLAMA_ROPE_H
-#define PLUGIN_LLAMA_ROPE_H
+/* Rotary frequencies of the Hugging Face `llama` type and its descendants, with every scaling their config.json can name. */
+#ifndef PLUGIN_MODELS_ROPE_H
+#define PLUGIN_MODELS_ROPE_H
 
 #include "tenon/model.h"
 
