@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define SPINS 100 /* calls of MPI_Test, of a microsecond or so */
 
 static uint64_t now_ns(const struct mpi *m)
 {
@@ -103,12 +106,15 @@ int32_t mpi_world(void *instance, uint32_t *rank, uint32_t *size, uint32_t *host
     return m->size > 1 ? count_host(host_rank, host_size, err) : TN_OK;
 }
 
-/* True when the request is done, else TN_E_TIMEOUT. Spins shortly, then lets others run: ranks often outnumber cores. */
+/* TN_OK when the request is done, else TN_E_TIMEOUT. Spins shortly, then sleeps: where ranks outnumber cores, who only yields is in
+ * the way of those that it waits for. */
 static int32_t poll_request(const struct mpi *m, MPI_Request *request,
                             const _Atomic int32_t *broken, uint64_t until_ns, const char *call,
                             tn_err *err)
 {
-    for (uint32_t i = 0;; i++) {
+    const struct timespec pause = {0, 50000};
+
+    for (uint64_t i = 0;; i++) {
         int done = 0, rc = MPI_Test(request, &done, MPI_STATUS_IGNORE);
         if (rc != MPI_SUCCESS)
             return failed(rc, call, err);
@@ -116,11 +122,14 @@ static int32_t poll_request(const struct mpi *m, MPI_Request *request,
             return TN_OK;
         if (broken && atomic_load(broken) != TN_OK)
             return TN_E_CANCELED;
-        if (i < 100)
+        if (i < SPINS)
             continue;
         if (until_ns && now_ns(m) >= until_ns)
             return TN_E_TIMEOUT;
-        sched_yield();
+        if (i < 2 * SPINS)
+            sched_yield();
+        else
+            nanosleep(&pause, NULL);
     }
 }
 

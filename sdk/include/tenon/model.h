@@ -47,7 +47,8 @@ typedef struct tn_config_api {
 
 /* -- Declaring a plan ------------------------------------------------------------------------- */
 
-/** A part of a checkpoint tensor that becomes (part of) a weight. */
+/** A part of a checkpoint tensor that becomes (part of) a weight. For a weight of three dimensions (the matrices of all experts)
+ *  a tensor of two is one matrix of it, one entry of dims[0]. */
 typedef struct tn_weight_source {
     tn_hdr h;
     const char *tensor; /**< name in the checkpoint */
