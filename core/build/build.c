@@ -470,7 +470,8 @@ static int32_t quantize(struct building *b)
                               .stored = keeps_stored(b) ? b->stored : NULL,
                               .options = bq->options,
                               .n_options = bq->n_options,
-                              .tp_size = b->o->tp_size};
+                              .tp_size = b->o->tp_size,
+                              .hadamard = bq->kv_dtype == TN_DT_F8E4M3};
     int32_t rc;
 
     if (!o.scheme && !o.stored && !eight_bits(bq->kv_dtype))

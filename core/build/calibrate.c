@@ -27,6 +27,16 @@ uint32_t token_set_longest(const struct token_set *t)
     return (uint32_t)most;
 }
 
+static int32_t take_all(struct calibrating *x, struct calibration_input *in, uint32_t n_rows,
+                        tn_err *err)
+{
+    for (uint32_t t = 0; t < n_rows; t++)
+        if (!calibration_take(in, x->rows + (size_t)t * in->n_channels))
+            return err_at(err, TN_E_NAN, NULL, TN_NO_OFFSET, in->name,
+                          "the model computes NaN or infinity for the calibration data");
+    return TN_OK;
+}
+
 static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
                          const struct run_moment *m, uint32_t i, tn_err *err)
 {
@@ -38,10 +48,48 @@ static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
     if (!mem_grow(&x->rows, &x->cap_rows, n, sizeof *x->rows))
         return err_nomem(err, "calibration");
     rc = m->get(m->io, false, i, x->rows, err);
-    for (uint32_t t = 0; t < m->n_rows && rc == TN_OK; t++)
-        if (!calibration_take(in, x->rows + (size_t)t * in->n_channels))
-            rc = err_at(err, TN_E_NAN, NULL, TN_NO_OFFSET, in->name,
-                        "the model computes NaN or infinity for the calibration data");
+    return rc == TN_OK ? take_all(x, in, m->n_rows, err) : rc;
+}
+
+/* The op hadamard (tenon/ops.h) on `n` elements of heads of `dim`, in place. */
+static void turn(float *x, size_t n, uint64_t dim)
+{
+    size_t order = (size_t)(dim & (~dim + 1));
+    float by = 1.0f / sqrtf((float)order);
+
+    for (size_t i = 0; i < n; i++)
+        x[i] *= by;
+    for (size_t h = 1; h < order; h *= 2)
+        for (size_t i = 0; i < n; i++)
+            if (!(i & h)) {
+                float a = x[i], b = x[i + h];
+                x[i] = a + b;
+                x[i + h] = a - b;
+            }
+}
+
+/* What goes into the cache: values; keys as they are, and as hadamard makes them. */
+static int32_t take_cached(struct calibrating *x, const struct run_moment *m, tn_err *err)
+{
+    static const char kinds[] = "vkh"; /* h follows k, whose rows it turns */
+    const tn_attr *dim = NULL;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < m->op->n_attrs; i++)
+        if (strcmp(m->op->attrs[i].name, "head_dim") == 0)
+            dim = &m->op->attrs[i];
+    for (uint32_t i = 0; i < 3 && rc == TN_OK; i++) {
+        struct calibration_input *in;
+        char name[32];
+        snprintf(name, sizeof name, "kv.%" PRId32 ".%c", m->op->layer, kinds[i]);
+        in = calibration_find(x->c, name);
+        if (in && i < 2) {
+            rc = take_rows(x, in, m, i == 0, err);
+        } else if (in && dim) {
+            turn(x->rows, (size_t)m->n_rows * (size_t)in->n_channels, (uint64_t)dim->i);
+            rc = take_all(x, in, m->n_rows, err);
+        }
+    }
     return rc;
 }
 
@@ -49,7 +97,6 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
 {
     struct calibrating *x = arg;
     struct calibration_input *in = NULL;
-    int32_t rc = TN_OK;
 
     if (m->after)
         return TN_OK;
@@ -57,13 +104,7 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
         in = calibration_find(x->c, m->op->weights[0]->name);
         return in ? take_rows(x, in, m, 0, err) : TN_OK;
     }
-    for (uint32_t i = 0; i < 2 && strcmp(m->op->name, TN_OP_KV_APPEND) == 0 && rc == TN_OK; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "kv.%" PRId32 ".%c", m->op->layer, i ? 'v' : 'k');
-        in = calibration_find(x->c, name);
-        rc = in ? take_rows(x, in, m, i, err) : TN_OK;
-    }
-    return rc;
+    return strcmp(m->op->name, TN_OP_KV_APPEND) == 0 ? take_cached(x, m, err) : TN_OK;
 }
 
 /* Sampled rows and histograms take most of the memory: only where they are wanted. */
@@ -105,13 +146,13 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
                              err);
     }
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
-        for (uint32_t k = 0; k < 2 && rc == TN_OK; k++) {
+        for (uint32_t k = 0; k < 3 && rc == TN_OK; k++) {
             const struct plan_op *op = &p->ops[i];
             char name[32];
             if (strcmp(op->name, TN_OP_KV_APPEND) != 0)
                 break;
-            snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, k ? 'v' : 'k');
-            rc = calibration_add(x->c, name, p->values[op->in[k]].width, 0, seed, &in, err);
+            snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, "kvh"[k]);
+            rc = calibration_add(x->c, name, p->values[op->in[k == 1]].width, 0, seed, &in, err);
         }
     return rc;
 }

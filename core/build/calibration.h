@@ -16,7 +16,8 @@
 /* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
 #define CALIBRATION_SAMPLE 64
 
-/* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v". */
+/* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v"; of
+ * keys after the op hadamard "kv.LAYER.h". */
 struct calibration_input {
     const char *name;
     uint64_t n_channels, n_rows;

@@ -326,6 +326,7 @@ struct rewriting {
     const struct calibration *calib;
     struct emission *out;
     uint32_t *ids;              /* of the old plan's weights in the new one */
+    uint32_t *values;           /* of its values */
     struct quant_linear **made; /* per old weight: the linear it is the chosen matrix of */
     tn_err *err;
 };
@@ -404,6 +405,25 @@ static int32_t put_weights(struct rewriting *r)
 
 /* -- Ranges of the cache -------------------------------------------------------------------------------- */
 
+/* What calibration saw of keys (as the cache gets them) or of values; `out` may become NULL in a dummy build. */
+static int32_t find_seen(struct rewriting *r, const struct plan_op *op, bool values,
+                         const struct calibration_input **out)
+{
+    uint64_t width = r->q->from->plan->values[op->in[values]].width;
+    char name[32];
+
+    snprintf(name, sizeof name, "kv.%" PRId32 ".%s", op->layer,
+             values             ? "v"
+             : r->q->o.hadamard ? "h"
+                                : "k");
+    *out = calibration_find(r->calib, name);
+    if (r->calib && (!*out || (*out)->n_channels != width))
+        return err_at(r->err, TN_E_FORMAT, NULL, TN_NO_OFFSET, name,
+                      "the calibration has no ranges of %" PRIu64 " channels for this layer",
+                      width);
+    return TN_OK;
+}
+
 /* Per kv head the largest |x| that calibration saw, after what smoothing divides the values by. */
 static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool values, float **out)
 {
@@ -415,16 +435,10 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
         values && before->n_weights ? r->q->scales[before->weights[0]].divide : NULL;
     float *ranges = arena_array(&r->q->arena, (size_t)heads, sizeof *ranges);
     const struct calibration_input *in;
-    char name[32];
+    int32_t rc = ranges ? find_seen(r, op, values, &in) : err_nomem(r->err, "ranges of the cache");
 
-    if (!ranges)
-        return err_nomem(r->err, "ranges of the cache");
-    snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, values ? 'v' : 'k');
-    in = calibration_find(r->calib, name);
-    if (r->calib && (!in || in->n_channels != heads * dim))
-        return err_at(r->err, TN_E_FORMAT, NULL, TN_NO_OFFSET, name,
-                      "the calibration has no ranges of %" PRIu64 " channels for this layer",
-                      heads * dim);
+    if (rc != TN_OK)
+        return rc;
     for (uint64_t k = 0; k < heads * dim; k++) {
         float a = in ? in->absmax[k] / (divide ? divide[k] : 1.0f) : 16.0f; /* dummies */
         ranges[k / dim] = fmaxf(ranges[k / dim], a);
@@ -452,12 +466,10 @@ static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **
     uint64_t n = r->q->from->plan->values[op->in[0]].width;
     float *means = arena_array(&r->q->arena, (size_t)n, sizeof *means);
     const struct calibration_input *in;
-    char name[32];
+    int32_t rc = means ? find_seen(r, op, false, &in) : err_nomem(r->err, "means of keys");
 
-    if (!means)
-        return err_nomem(r->err, "means of keys");
-    snprintf(name, sizeof name, "kv.%" PRId32 ".k", op->layer);
-    in = calibration_find(r->calib, name);
+    if (rc != TN_OK)
+        return rc;
     for (uint64_t k = 0; in && k < n; k++)
         means[k] = (float)(in->sums[k] / (double)(in->n_rows ? in->n_rows : 1));
     *out = means;
@@ -465,13 +477,13 @@ static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **
 }
 
 /* Ranges of keys and values, and means of keys. */
-static int32_t put_ranges(struct rewriting *r, struct plan_op *op)
+static int32_t put_ranges(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
 {
     static const char *const what[] = {"k_range", "v_range", "k_mean"};
     const tn_attr *count = plan_attr(op, "n_kv_heads");
-    uint64_t heads = (uint64_t)count->i, width = r->q->from->plan->values[op->in[0]].width;
+    uint64_t heads = (uint64_t)count->i, width = r->q->from->plan->values[from->in[0]].width;
     bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
-    uint32_t n = may_center(r->q->from->plan, op) ? 3 : 2;
+    uint32_t n = may_center(r->q->from->plan, from) ? 3 : 2;
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
@@ -486,7 +498,7 @@ static int32_t put_ranges(struct rewriting *r, struct plan_op *op)
                                 .shard_units = shared ? (uint32_t)heads : 0};
         float *values = NULL;
         snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%s", op->layer, what[i]);
-        rc = i < 2 ? head_ranges(r, op, i == 1, &values) : key_means(r, op, &values);
+        rc = i < 2 ? head_ranges(r, from, i == 1, &values) : key_means(r, from, &values);
         origin.table = values;
         if (rc == TN_OK)
             rc = put_weight(r, &w, &origin, &op->weights[i]);
@@ -497,14 +509,35 @@ static int32_t put_ranges(struct rewriting *r, struct plan_op *op)
 
 /* -- Ops ------------------------------------------------------------------------------------------------ */
 
+/* The op that turns the heads of input 0 of `op`, which gets the result in its place. */
+static int32_t put_hadamard(struct rewriting *r, struct plan_op *op, const char *heads)
+{
+    tn_attr attrs[] = {*plan_attr(op, heads), *plan_attr(op, "head_dim")};
+    struct plan_value value = r->out->plan->values[op->in[0]];
+    struct plan_op turn = {.name = TN_OP_HADAMARD,
+                           .layer = op->layer,
+                           .n_in = 1,
+                           .n_out = 1,
+                           .in = {op->in[0]},
+                           .attrs = attrs,
+                           .n_attrs = 2};
+
+    attrs[0].name = "n_heads";
+    return plan_add_op(r->out->plan, &turn, &value, &op->in[0], r->err);
+}
+
 static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool ranges)
 {
     const struct plan *p = r->q->from->plan;
     const struct quant_linear *l = from->n_weights ? r->made[from->weights[0]] : NULL;
     struct plan_value values[TN_OP_MAX_VALUES];
     struct plan_op op = *from;
+    uint32_t ids[TN_OP_MAX_VALUES] = {0};
+    bool appends = strcmp(op.name, TN_OP_KV_APPEND) == 0;
     int32_t rc = TN_OK;
 
+    for (uint32_t i = 0; i < op.n_in; i++)
+        op.in[i] = r->values[from->in[i]];
     for (uint32_t i = 0; i < op.n_weights; i++)
         op.weights[i] = r->ids[from->weights[i]];
     for (uint32_t i = 0; i < op.n_out; i++)
@@ -520,9 +553,15 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
         for (uint32_t i = 1; i < from->n_weights; i++)
             op.weights[op.n_weights++] = r->ids[from->weights[i]];
     }
-    if (ranges && strcmp(op.name, TN_OP_KV_APPEND) == 0 && op.n_weights == 0)
-        rc = put_ranges(r, &op);
-    return rc == TN_OK ? plan_add_op(r->out->plan, &op, values, NULL, r->err) : rc;
+    if (ranges && appends && op.n_weights == 0)
+        rc = put_ranges(r, from, &op);
+    if (rc == TN_OK && r->q->o.hadamard && (appends || strcmp(op.name, TN_OP_ATTENTION) == 0))
+        rc = put_hadamard(r, &op, appends ? "n_kv_heads" : "n_heads");
+    if (rc == TN_OK)
+        rc = plan_add_op(r->out->plan, &op, values, ids, r->err);
+    for (uint32_t i = 0; i < op.n_out && rc == TN_OK; i++)
+        r->values[from->out[i]] = ids[i];
+    return rc;
 }
 
 static int32_t put_hyper(struct rewriting *r, const struct plan_hyper *h)
@@ -560,14 +599,16 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
     int32_t rc;
 
     r.ids = mem_zarray(n, sizeof *r.ids);
+    r.values = mem_zarray(q->from->plan->n_values, sizeof *r.values);
     r.made = mem_zarray(n, sizeof *r.made);
-    rc = r.ids && r.made ? plan_new(&e.plan, err) : err_nomem(err, "a quantized plan");
+    rc = r.ids && r.values && r.made ? plan_new(&e.plan, err) : err_nomem(err, "a quantized plan");
     for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
         if (q->linears[i].chosen)
             r.made[q->linears[i].weight] = &q->linears[i];
     if (rc == TN_OK)
         rc = put_all(&r, calib || dummy);
     mem_free(r.ids);
+    mem_free(r.values);
     mem_free(r.made);
     if (rc != TN_OK) {
         emission_release(&e);

@@ -72,6 +72,7 @@ struct quant_options {
     const tn_kv *options;
     uint32_t n_options;
     int64_t tp_size;
+    bool hadamard; /* queries and keys go through the op of that name, for a cache in float8_e4m3 */
 };
 
 struct quant {

@@ -269,6 +269,18 @@ static int32_t shape_rope(const struct shapes *s)
     return rc == TN_OK ? expect_vector(s, 0, rotary / 2) : rc;
 }
 
+static int32_t shape_hadamard(const struct shapes *s)
+{
+    int32_t rc = expect_rows(s);
+
+    if (rc == TN_OK)
+        rc = equal_widths(s);
+    return rc == TN_OK
+               ? expect(s, "the width", s->out[0].width,
+                        (uint64_t)int_attr(s, "n_heads", 0) * (uint64_t)int_attr(s, "head_dim", 0))
+               : rc;
+}
+
 static int32_t shape_kv_append(const struct shapes *s)
 {
     uint64_t width = (uint64_t)int_attr(s, "n_kv_heads", 0) * (uint64_t)int_attr(s, "head_dim", 0);
@@ -428,6 +440,7 @@ static const struct op_rule rules[] = {
      {HEADS, HEAD_DIM, INT("rotary_dim", true, 2, 8192), TEXT("style", false),
       REAL("mscale", false, 0.0, 1e6), REAL("base", false, 0.0, 1e12),
       REAL("factor", false, 0.0, 1e6), INT("max_position", false, 0, LIMIT_POSITIONS)}},
+    {TN_OP_HADAMARD, 1, 0, 0, 1, shape_hadamard, {HEADS, HEAD_DIM}},
     {TN_OP_KV_APPEND, 2, 0, 3, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
     {TN_OP_ATTENTION,
      2,

@@ -36,11 +36,17 @@ static const struct plan_op *append_of(const struct binding *b, uint32_t layer)
 int32_t bound_check_kv_dtype(const struct binding *b, tn_err *err)
 {
     uint32_t bare = 0;
+    bool turned = false;
 
     if (!of_8_bits(b))
         return TN_OK;
     for (uint32_t i = 0; i < b->n_kv; i++)
         bare += append_of(b, b->kv[i].layer)->n_weights == 0;
+    for (size_t i = 0; i < b->graph->plan->n_ops; i++)
+        turned = turned || strcmp(b->graph->plan->ops[i].name, TN_OP_HADAMARD) == 0;
+    if (bare == 0 && !turned && !b->o.dry && b->o.select.kv_dtype == TN_DT_F8E4M3)
+        log_info("the engine was not built for an fp8 cache: one built with --kv-cache-dtype fp8 "
+                 "loses less");
     if (bare == 0)
         return TN_OK;
     if (b->o.select.kv_dtype == TN_DT_I8) {
@@ -51,7 +57,7 @@ int32_t bound_check_kv_dtype(const struct binding *b, tn_err *err)
     }
     if (!b->o.dry)
         log_warn("the engine has no ranges of keys and values: the fp8 cache keeps them unscaled; "
-                 "build with --calib-data for scales per head");
+                 "build with --kv-cache-dtype fp8 and --calib-data for scales per head");
     return TN_OK;
 }
 

@@ -84,7 +84,7 @@ START_TEST(table_and_names_agree)
         for (size_t i = 0; i < n; i++)
             ck_assert_str_ne(name, opset_name(i));
     }
-    ck_assert_uint_eq(n, 26);
+    ck_assert_uint_eq(n, 27);
     ck_assert(!opset_has("acme.x"));
     ck_assert(!opset_has(""));
 }
@@ -213,6 +213,16 @@ START_TEST(rope)
     a[0].i = 2;
     a[1].flags = TN_ATTR_SHARDED; /* heads may be divided, their size may not */
     bad(TN_E_FORMAT, "head_dim", .name = TN_OP_ROPE, IN(x16), WEIGHTS(f), ATTRS(a), OUT(ROWS(16)));
+}
+END_TEST
+
+START_TEST(hadamard)
+{
+    tn_attr a[] = {TN_ATTR_HEADS("n_heads", 2), TN_ATTR_INT("head_dim", 8)};
+
+    good(.name = TN_OP_HADAMARD, IN(x16), ATTRS(a), OUT(ROWS(16)));
+    a[1].i = 4;
+    bad(TN_E_FORMAT, "width", .name = TN_OP_HADAMARD, IN(x16), ATTRS(a), OUT(ROWS(16)));
 }
 END_TEST
 
@@ -421,6 +431,7 @@ int main(void)
     tcase_add_test(t, norms);
     tcase_add_test(t, linear_and_its_int8_form);
     tcase_add_test(t, rope);
+    tcase_add_test(t, hadamard);
     tcase_add_test(t, kv_append);
     tcase_add_test(t, attention);
     tcase_add_test(t, elementwise_ops);

@@ -291,6 +291,18 @@ static void rope_cases(const struct subject *s)
     }
 }
 
+/* Sums of up to 256 elements. */
+static void hadamard_cases(const struct subject *s)
+{
+    static const uint32_t dims[] = {64, 80, 128, 96, 1, 256, 7, 4};
+
+    for (uint32_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+        struct shape x = {.in_width = {(uint64_t)(3 - i % 2) * dims[i]}, .head_dim = dims[i]};
+        rows_case(s, x, 1, 1e-5);
+        rows_case(s, x, 23, 1e-5);
+    }
+}
+
 /* kv_append and what is fused with it: the whole cache is compared. */
 static void append_cases(const struct subject *s)
 {
@@ -573,6 +585,8 @@ void cases_of(const struct subject *s)
         norm_cases(s);
     else if (is(v->op, TN_OP_ROPE))
         rope_cases(s);
+    else if (is(v->op, TN_OP_HADAMARD))
+        hadamard_cases(s);
     else if (is(v->op, TN_OP_ATTENTION))
         attention_cases(s);
     else if (v->equals && strstr(v->equals, "attention"))

@@ -115,6 +115,13 @@ static void finish_rope(struct kit *k, tn_op *op, const struct shape *s)
     add_out(k, op, TN_VALUE_ROWS, act(s), width);
 }
 
+static void finish_hadamard(struct kit *k, tn_op *op, const struct shape *s)
+{
+    op_int(op, "n_heads", (int64_t)(op->in[0]->width / s->head_dim));
+    op_int(op, "head_dim", s->head_dim);
+    add_out(k, op, TN_VALUE_ROWS, act(s), op->in[0]->width);
+}
+
 static void finish_attention(struct kit *k, tn_op *op, const struct shape *s)
 {
     op_int(op, "n_kv_heads", s->kv_heads);
@@ -166,6 +173,8 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
         finish_norm(k, op, s);
     else if (is(name, TN_OP_ROPE))
         finish_rope(k, op, s);
+    else if (is(name, TN_OP_HADAMARD))
+        finish_hadamard(k, op, s);
     else if (is(name, TN_OP_KV_APPEND) || is(name, TN_OP_ATTENTION))
         finish_attention(k, op, s);
     else if (is(name, TN_OP_MOE_ROUTE) || is(name, TN_OP_MOE_MLP))
@@ -328,7 +337,7 @@ struct shape shape_for(const tn_variant *v)
         s.table = 2000;
     if (!v->pack_layout && !v->kv_dtypes) /* row by row: all inputs are equally wide */
         s.in_width[1] = s.in_width[0];
-    if (is(v->op, TN_OP_ROPE) || v->kv_dtypes) {
+    if (is(v->op, TN_OP_ROPE) || is(v->op, TN_OP_HADAMARD) || v->kv_dtypes) {
         uint64_t width;
         s.head_dim = 64;
         s.kv_heads = 2;

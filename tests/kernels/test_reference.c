@@ -357,6 +357,32 @@ START_TEST(rope_turns_pairs_by_their_angles)
 }
 END_TEST
 
+START_TEST(hadamard_spreads_one_channel_and_is_its_own_inverse)
+{
+    struct shape s = {.in_width = {2 * 24}, .head_dim = 24}; /* runs of 8 */
+    tn_batch *b = rows_at(0, 3);
+    struct env e = {.kv = NULL};
+    tn_op *op = compose_basic(&k, TN_OP_HADAMARD, &s);
+    float x[3 * 48], *in;
+
+    env_fill(&k, &e, op->in[0], b, 2.0f, false);
+    in = floats(&e, op->in[0]);
+    memset(in, 0, 48 * sizeof *in);
+    in[11] = 4.0f; /* element 3 of the second run of the first head */
+    memcpy(x, in, sizeof x);
+    run_reference(&k, &reference, op, b, &e);
+    for (uint32_t i = 0; i < 48; i++) {
+        double sign =
+            i == 9 || i == 10 || i == 13 || i == 14 ? -1.0 : 1.0; /* odd parity of i & 3 */
+        near(at(op->out[0], &e, 0, i), i / 8 == 1 ? sign * 4.0 / sqrt(8.0) : 0.0, 1e-6, "hadamard");
+    }
+    memcpy(in, floats(&e, op->out[0]), sizeof x);
+    run_reference(&k, &reference, op, b, &e);
+    for (uint32_t i = 0; i < 3 * 48; i++)
+        near(at(op->out[0], &e, i / 48, i % 48), x[i], 1e-6, "hadamard, twice");
+}
+END_TEST
+
 /* Attention of row t, head h of the whole sequence, from keys and values that were never in a cache. */
 static void attend_in_double(const struct shape *s, const struct env *e, const tn_value *q,
                              const tn_value *keys, const tn_value *values, uint32_t t, uint32_t h,
@@ -457,11 +483,11 @@ END_TEST
 START_TEST(every_op_but_collectives_is_there)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING, TN_OP_POSITION,    TN_OP_RMS_NORM,   TN_OP_LAYER_NORM, TN_OP_LINEAR,
-        TN_OP_ROPE,      TN_OP_KV_APPEND,   TN_OP_ATTENTION,  TN_OP_ADD,        TN_OP_MUL,
-        TN_OP_SILU,      TN_OP_GELU,        TN_OP_GELU_TANH,  TN_OP_RELU,       TN_OP_RELU2,
-        TN_OP_SCALE,     TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,  TN_OP_MOE_MLP,    TN_OP_LOGITS,
-        TN_OP_SAMPLE,    TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8, TN_OP_LINEAR_INT4};
+        TN_OP_EMBEDDING, TN_OP_POSITION, TN_OP_RMS_NORM,    TN_OP_LAYER_NORM, TN_OP_LINEAR,
+        TN_OP_HADAMARD,  TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,  TN_OP_ADD,
+        TN_OP_MUL,       TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,  TN_OP_RELU,
+        TN_OP_RELU2,     TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,  TN_OP_MOE_MLP,
+        TN_OP_LOGITS,    TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8, TN_OP_LINEAR_INT4};
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         const tn_variant *v = plug_variant(&reference, ops[i]);
@@ -507,6 +533,7 @@ int main(void)
     tcase_add_test(c, products_of_all_dtypes);
     tcase_add_test(c, tables_are_gathered_and_scaled);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
+    tcase_add_test(c, hadamard_spreads_one_channel_and_is_its_own_inverse);
     tcase_add_test(c, attention_sees_what_was_appended);
     tcase_add_test(c, experts_are_mixed);
     tcase_add_test(c, every_op_but_collectives_is_there);

@@ -129,6 +129,10 @@ class Quality(Case):
         self.assertLess(self.perplexity(engine) / plain, 1.005)
         self.assertLess(self.perplexity(engine, "--kv-cache-dtype", "int8") / plain, 1.005)
         self.assertEqual(self.meta(engine)["kv_dtype"], "float8_e4m3")
+        # What makes e4m3 good enough: queries and keys of every layer go through hadamard, which scores do not notice.
+        self.assertEqual(self.ok("engine", "plan", engine).count("hadamard("), 2 * 6)
+        self.assertNotIn("hadamard", self.ok("engine", "plan", self.build("int8", "--kv-cache-dtype", "int8", *self.calibrated())))
+        self.assertLess(abs(self.perplexity(engine, "--kv-cache-dtype", "float32") / plain - 1), 1e-5)
         self.refused("no ranges", "eval", "perplexity", "--engine", base, "--ids", self.eval, "--kv-cache-dtype", "int8")
 
     def test_calibrated_int4_is_better_than_rounding(self):

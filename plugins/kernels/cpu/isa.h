@@ -57,6 +57,10 @@ struct isa {
     void (*rope_head)(float *y, const float *x, const float *cosine, const float *sine,
                       uint64_t half, uint64_t dim, int pairs);
 
+    /* y[n] = every run of `order` elements of x times the Walsh-Hadamard matrix of that order, a power of two that divides
+     * n, divided by its root. */
+    void (*hadamard)(float *y, const float *x, uint64_t n, uint64_t order);
+
     /* Attention of the queries of `t` to one chunk of keys: t->score, t->largest, t->sum, t->mean. */
     void (*attend)(const struct attend *t);
     /* a[n] = a * by_a + b * by_b: merging two chunks. */

@@ -53,6 +53,7 @@ const struct isa isa_avx2 = {
     .layer_norm = layer_norm,
     .rope_angles = rope_angles,
     .rope_head = rope_head,
+    .hadamard = hadamard,
     .attend = attend,
     .blend = blend,
     .largest = largest,

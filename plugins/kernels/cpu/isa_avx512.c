@@ -25,6 +25,7 @@ const struct isa isa_avx512 = {
     .layer_norm = layer_norm,
     .rope_angles = rope_angles,
     .rope_head = rope_head,
+    .hadamard = hadamard,
     .attend = attend,
     .blend = blend,
     .largest = largest,

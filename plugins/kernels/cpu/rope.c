@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rope, kv_append, and both at once: keys are rotated on their way into the cache. Any thread. */
+/* rope, kv_append, and both at once: keys are rotated on their way into the cache; hadamard. Any thread. */
 #include <math.h>
 
 #include "check.h"
@@ -92,6 +92,18 @@ int32_t rope_append_can_run(void *instance, const tn_op *op, tn_err *err)
                              q.mscale == k.mscale && q.base == k.base && q.factor == k.factor &&
                              q.limit == k.limit,
                          "queries and keys are rotated differently", err);
+}
+
+int32_t hadamard_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int64_t width = tn_op_int(op, "n_heads", 0) * tn_op_int(op, "head_dim", 0);
+
+    (void)instance;
+    return check_require(op,
+                         check_form(op, 1, 1, 0, 0) && width > 0 &&
+                             op->in[0]->width == (uint64_t)width &&
+                             op->out[0]->width == (uint64_t)width,
+                         "needs float32 rows of n_heads * head_dim", err);
 }
 
 /* -- Rows ------------------------------------------------------------------------------------------ */
@@ -192,6 +204,18 @@ static float unit(const float *scales, uint64_t head)
     return scales ? scales[head] : 1.0f;
 }
 
+static void hadamard_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
+{
+    const struct job *job = arg;
+    uint64_t width = job->l->op->in[0]->width;
+    uint64_t dim = (uint64_t)tn_op_int(job->l->op, "head_dim", 1);
+
+    (void)worker;
+    for (uint64_t at = first * width; at < last * width; at += width)
+        job->isa->hadamard((float *)job->l->out[0] + at, (const float *)job->l->in[0] + at, width,
+                           dim & (~dim + 1));
+}
+
 static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 {
     const struct job *job = arg;
@@ -259,6 +283,15 @@ int32_t rope_launch(const struct cpu_instance *in, const tn_launch *l, const str
     (void)err;
     rotation_of(l->op, l->weights[0], &job.q);
     return share_rows(&job, rope_rows);
+}
+
+int32_t hadamard_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,
+                        tn_err *err)
+{
+    struct job job = {.in = in, .l = l, .isa = isa};
+
+    (void)err;
+    return share_rows(&job, hadamard_rows);
 }
 
 int32_t kv_append_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,

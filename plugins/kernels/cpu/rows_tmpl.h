@@ -156,6 +156,29 @@ static void rope_head(float *y, const float *x, const float *cosine, const float
         memcpy(y + 2 * half, x + 2 * half, (dim - 2 * half) * sizeof *y);
 }
 
+/* Butterflies of growing width; those that lie within a vector go one by one. */
+static void hadamard(float *y, const float *x, uint64_t n, uint64_t order)
+{
+    float by = 1.0f / sqrtf((float)order);
+
+    for (uint64_t i = 0; i < n; i++)
+        y[i] = x[i] * by;
+    for (uint64_t h = 1; h < order; h *= 2)
+        for (uint64_t run = 0; run < n; run += 2 * h) {
+            float *a = y + run, *b = y + run + h;
+            for (uint64_t i = 0; h >= LANES && i < h; i += LANES) {
+                vf p = v_load(a + i), q = v_load(b + i);
+                v_store(a + i, v_add(p, q));
+                v_store(b + i, v_sub(p, q));
+            }
+            for (uint64_t i = 0; h < LANES && i < h; i++) {
+                float p = a[i], q = b[i];
+                a[i] = p + q;
+                b[i] = p - q;
+            }
+        }
+}
+
 /* -- Sampling -------------------------------------------------------------------------------------- */
 
 static float largest(const float *x, uint64_t n)

@@ -80,6 +80,13 @@ struct rope_args {
     int64_t max_position;
 };
 
+/* One block per head of `dim` elements, in runs of `order`. */
+struct hadamard_args {
+    const void *x;
+    void *y;
+    uint32_t dim, order;
+};
+
 struct attention_args {
     const void *q;
     void *y;

@@ -298,6 +298,19 @@ int32_t rope_append_can_run(void *instance, const tn_op *op, tn_err *err)
                         "queries and keys are rotated differently", err);
 }
 
+int32_t hadamard_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int64_t heads = tn_op_int(op, "n_heads", 0), dim = tn_op_int(op, "head_dim", 0);
+
+    (void)instance;
+    return cuda_require(op,
+                        cuda_form(op, 1, 1, 0, 0) && same_dtypes(op) && heads > 0 && dim > 0 &&
+                            dim <= 8192 && (uint64_t)(heads * dim) == op->in[0]->width &&
+                            op->out[0]->width == op->in[0]->width,
+                        "needs rows of n_heads * head_dim, of one float dtype", err);
+}
+
+ROWS_COST(hadamard)
 ROWS_COST(rope)
 ROWS_COST(kv_append)
 ROWS_COST(rope_append)
@@ -341,6 +354,18 @@ int32_t rope_launch(void *instance, const tn_launch *l, tn_err *err)
     struct rope_args a = rope_args(l, l->op);
 
     return launch_rope(instance, l, &a, l->op->out[0]->dtype, err);
+}
+
+int32_t hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    uint32_t dim = (uint32_t)tn_op_int(l->op, "head_dim", 1);
+    struct hadamard_args a = {.x = l->in[0], .y = l->out[0], .dim = dim, .order = dim & (~dim + 1)};
+    struct cuda_grid g = {.x = l->batch->n_rows * (uint32_t)tn_op_int(l->op, "n_heads", 1),
+                          .threads = dim <= 128 ? 64 : 256,
+                          .shared_bytes = dim * (uint32_t)sizeof(float)};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                      ENTRY_hadamard + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
 }
 
 int32_t kv_append_launch(void *instance, const tn_launch *l, tn_err *err)

@@ -311,6 +311,33 @@ extern "C" __global__ void __launch_bounds__(256) gather(gather_args p)
             ((uint16_t *)to)[i] = ((const uint16_t *)from)[i];
 }
 
+/* -- Hadamard ------------------------------------------------------------------------------------------------ */
+
+/* One block per head: butterflies of growing width in shared memory. */
+template <typename T> __device__ __forceinline__ void hadamard(const hadamard_args &p)
+{
+    extern __shared__ float head[]; /* [dim] */
+    const T *x = (const T *)p.x + blockIdx.x * (uint64_t)p.dim;
+    T *y = (T *)p.y + blockIdx.x * (uint64_t)p.dim;
+    float by = 1.0f / sqrtf((float)p.order);
+
+    wait_for_previous();
+    for (uint32_t i = threadIdx.x; i < p.dim; i += blockDim.x)
+        head[i] = widen(x[i]) * by;
+    for (uint32_t h = 1; h < p.order; h *= 2) {
+        __syncthreads();
+        for (uint32_t i = threadIdx.x; i < p.dim / 2; i += blockDim.x) {
+            float *pair = head + i / h * 2 * h + i % h;
+            float a = pair[0], b = pair[h];
+            pair[0] = a + b;
+            pair[h] = a - b;
+        }
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < p.dim; i += blockDim.x)
+        y[i] = narrow<T>(head[i]);
+}
+
 /* -- Stamped out per dtype of the rows ----------------------------------------------------------------------- */
 
 #define STAMP(id, T)                                                                               \
@@ -333,6 +360,10 @@ extern "C" __global__ void __launch_bounds__(256) gather(gather_args p)
     extern "C" __global__ void __launch_bounds__(256) rope_##id(rope_args p)                       \
     {                                                                                              \
         rope<T>(p);                                                                                \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) hadamard_##id(hadamard_args p)               \
+    {                                                                                              \
+        hadamard<T>(p);                                                                            \
     }
 
 STAMP(f32, float)

@@ -17,7 +17,9 @@
 
 /* X(name): one kernel. F(name): one per dtype of rows, in the order of cuda_float_index. */
 #define ROWS_ENTRIES(X, F)                                                                         \
-    F(map) X(map_any) F(rms_norm) F(layer_norm) F(table) F(rope) X(feed) X(gather) X(stream_read)
+    F(map)                                                                                         \
+    X(map_any)                                                                                     \
+    F(rms_norm) F(layer_norm) F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
 #define LINEAR_ENTRIES(X, F)                                                                       \
@@ -103,6 +105,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(relu2, TN_OP_RELU2, NULL, 0, 0)                                                              \
     X(scale, TN_OP_SCALE, NULL, 0, 0)                                                              \
     X(softcap, TN_OP_SOFTCAP, NULL, 0, 0)                                                          \
+    X(hadamard, TN_OP_HADAMARD, NULL, 0, 0)                                                        \
     X(silu_mul, "cuda.silu_mul", "(g, u) -> (y): s = silu(g); y = mul(s, u)", 0, 0)                \
     X(gelu_mul, "cuda.gelu_mul", "(g, u) -> (y): s = gelu(g); y = mul(s, u)", 0, 0)                \
     X(gelu_tanh_mul, "cuda.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0) \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rope: rotary position embedding (Su et al. 2021), with dynamic NTK scaling. Any thread.
+ * rope: rotary position embedding (Su et al. 2021), with dynamic NTK scaling. hadamard: heads times a Walsh-Hadamard
+ * matrix. Any thread.
  * Angles are computed in float32 as Hugging Face does: float32(pos) * f[j], then cosf and sinf.
  */
 #include "ref.h"
@@ -69,5 +70,41 @@ int32_t ref_rope_launch(void *instance, const tn_launch *l, tn_err *err)
                 ref_set(y, t, i, ref_get(x, t, i));
         }
     }
+    return TN_OK;
+}
+
+/* -- hadamard -------------------------------------------------------------------------------------- */
+
+int32_t ref_hadamard_check(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = ref_check(op, 1, 1, 0, 0, err);
+    int64_t heads = tn_op_int(op, "n_heads", 0), dim = tn_op_int(op, "head_dim", 0);
+
+    (void)instance;
+    if (rc)
+        return rc;
+    return ref_require(op,
+                       heads > 0 && dim > 0 && (uint64_t)(heads * dim) == op->in[0]->width &&
+                           op->out[0]->width == op->in[0]->width,
+                       "the width must be n_heads * head_dim", err);
+}
+
+int32_t ref_hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct ref_matrix x = ref_in(l, 0), y = ref_out(l, 0);
+    uint64_t dim = (uint64_t)tn_op_int(l->op, "head_dim", 1), order = dim & (~dim + 1);
+    float by = 1.0f / sqrtf((float)order);
+
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++)
+        for (uint64_t i = 0; i < l->op->in[0]->width; i++) {
+            uint64_t first = i & ~(order - 1); /* of its run: heads are whole runs */
+            float sum = 0.0f;
+            for (uint64_t j = first; j < first + order; j++)
+                sum +=
+                    __builtin_parityll(i & j & (order - 1)) ? -ref_get(x, t, j) : ref_get(x, t, j);
+            ref_set(y, t, i, sum * by);
+        }
     return TN_OK;
 }

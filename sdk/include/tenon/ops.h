@@ -23,6 +23,7 @@
  * | rope          | x[T,n*d]       | f[R/2]         | y[T,n*d]| n_heads*, head_dim, rotary_dim, style
  * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
  * |               |                |                |         | scaling: base, factor, max_position
+ * | hadamard      | x[T,n*d]       | -              | y[T,n*d]| n_heads*, head_dim
  * | kv_append     | k[T,n*d], v    | rk[n], rv[n], mk[n*d]: all, 2 or 0 | kv      | n_kv_heads*, head_dim
  * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
  * |               |                |                |         | window (0), softcap (0.0)
@@ -65,6 +66,10 @@
  *             depends on the length: with n = max(prompt length of the sequence, pos + 1), if
  *             max_position > 0 and n > max_position then f[j] is replaced by b^(-2j/R) where
  *             b = base * (factor * n / max_position - (factor - 1))^(R / (R - 2)).
+ * hadamard    Multiplies every run of b elements of every head by the Walsh-Hadamard matrix of that order, b the largest power
+ *             of two that divides head_dim: y[i] = sum_j (-1)^popcount(i & j) x[j] / sqrt(b). It is its own inverse
+ *             and keeps scalar products. Engines for a cache in float8_e4m3 have it on queries and keys: what is
+ *             large in one channel of keys is spread over all, and rounding them disturbs scores less.
  * kv_append   Stores k[t] and v[t] of every kv head into the page and slot of row t (batch.h), in the
  *             dtype and page layout of the cache. The output orders later reads after the write.
  *             A cache of 8 bits stores x / c, rounded to nearest even and clipped to [-127, 127] (int8)
@@ -117,6 +122,7 @@
 #define TN_OP_LAYER_NORM "layer_norm"
 #define TN_OP_LINEAR "linear"
 #define TN_OP_ROPE "rope"
+#define TN_OP_HADAMARD "hadamard"
 #define TN_OP_KV_APPEND "kv_append"
 #define TN_OP_ATTENTION "attention"
 #define TN_OP_ADD "add"
