@@ -479,7 +479,8 @@ static int32_t quantize(struct building *b)
     rc = quant_open(&o, &b->emission, &b->quant, b->err);
     if (rc == TN_OK && !b->calib)
         rc = find_calibration(b);
-    if (rc == TN_OK && eight_bits(bq->kv_dtype) && b->checkpoint && !b->calib) {
+    if (rc == TN_OK && eight_bits(bq->kv_dtype) && b->checkpoint && !b->calib &&
+        !quant_has_cache_scales(b->quant)) {
         rc = err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--kv-cache-dtype",
                     "a cache of 8 bits needs ranges of keys and values");
         err_remedy(b->err, "give texts with --calib-data, or --calib-stats of an earlier build");

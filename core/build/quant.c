@@ -328,6 +328,7 @@ struct rewriting {
     uint32_t *ids;              /* of the old plan's weights in the new one */
     uint32_t *values;           /* of its values */
     struct quant_linear **made; /* per old weight: the linear it is the chosen matrix of */
+    bool stored;                /* ranges of the cache come from the checkpoint */
     tn_err *err;
 };
 
@@ -447,6 +448,70 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
     return TN_OK;
 }
 
+/* The largest |x| that the scales of the checkpoint allow keys and values of this layer; TN_E_NOTFOUND: it has none. They
+ * stand beside the projections, of which that of the values is found without looking through a rotation. */
+static int32_t stored_ranges(const struct quant *q, const struct plan_op *append, float ranges[2],
+                             tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    const struct plan_op *v = &p->ops[p->values[append->in[1]].producer];
+    const struct weight_origin *o = v->n_weights ? &q->from->origins[v->weights[0]] : NULL;
+    uint32_t dtype = 0;
+    int32_t rc = TN_E_NOTFOUND;
+
+    if (q->o.stored && o && o->n_sources)
+        rc = stored_cache(q->o.stored, o->sources[0].tensor, &dtype, ranges, err);
+    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++)
+        ranges[i] *= dtype == TN_DT_I8 ? 127.0f : 448.0f;
+    return rc;
+}
+
+bool quant_has_cache_scales(const struct quant *q)
+{
+    const struct plan *p = q->from->plan;
+    float ranges[2];
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        if (strcmp(p->ops[i].name, TN_OP_KV_APPEND) == 0 &&
+            stored_ranges(q, &p->ops[i], ranges, NULL) != TN_E_NOTFOUND)
+            return true;
+    return false;
+}
+
+/* Ranges from the checkpoint's scales, alike for all heads of a layer. */
+static int32_t put_stored_ranges(struct rewriting *r, const struct plan_op *from,
+                                 struct plan_op *op)
+{
+    const tn_attr *count = plan_attr(op, "n_kv_heads");
+    bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
+    float ranges[2] = {0.0f, 0.0f};
+    int32_t rc = stored_ranges(r->q, from, ranges, r->err);
+
+    if (rc == TN_E_NOTFOUND)
+        return err_at(r->err, TN_E_FORMAT, NULL, TN_NO_OFFSET, "k_scale",
+                      "the checkpoint has scales of the cache, but none for layer %" PRId32,
+                      op->layer);
+    for (uint32_t i = 0; i < 2 && rc == TN_OK; i++) {
+        float *values = arena_array(&r->q->arena, (size_t)count->i, sizeof *values);
+        struct weight_origin origin = {.table = values};
+        char name[48];
+        struct plan_weight w = {.name = name,
+                                .role = TN_ROLE_SCALE,
+                                .dtype = TN_DT_F32,
+                                .n_dims = 1,
+                                .dims = {(uint64_t)count->i},
+                                .shard = shared ? TN_SHARD_AXIS0 : TN_SHARD_NONE,
+                                .shard_units = shared ? (uint32_t)count->i : 0};
+        snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%s_range", op->layer, i ? "v" : "k");
+        for (int64_t k = 0; k < count->i && values; k++)
+            values[k] = ranges[i];
+        rc = values ? put_weight(r, &w, &origin, &op->weights[i])
+                    : err_nomem(r->err, "ranges of the cache");
+    }
+    op->n_weights = 2;
+    return rc;
+}
+
 /* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */
 static bool may_center(const struct plan *p, const struct plan_op *append)
 {
@@ -554,8 +619,10 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
             op.weights[op.n_weights++] = r->ids[from->weights[i]];
     }
     if (ranges && appends && op.n_weights == 0)
-        rc = put_ranges(r, from, &op);
-    if (rc == TN_OK && r->q->o.hadamard && (appends || strcmp(op.name, TN_OP_ATTENTION) == 0))
+        rc = r->stored ? put_stored_ranges(r, from, &op) : put_ranges(r, from, &op);
+    /* Scales that came with the checkpoint are those of keys as they are. */
+    if (rc == TN_OK && r->q->o.hadamard && !r->stored &&
+        (appends || strcmp(op.name, TN_OP_ATTENTION) == 0))
         rc = put_hadamard(r, &op, appends ? "n_kv_heads" : "n_heads");
     if (rc == TN_OK)
         rc = plan_add_op(r->out->plan, &op, values, ids, r->err);
@@ -598,6 +665,7 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
     bool dummy = n > 0 && q->from->origins[0].n_sources == 0 && !q->from->origins[0].table;
     int32_t rc;
 
+    r.stored = !calib && quant_has_cache_scales(q);
     r.ids = mem_zarray(n, sizeof *r.ids);
     r.values = mem_zarray(q->from->plan->n_values, sizeof *r.values);
     r.made = mem_zarray(n, sizeof *r.made);
@@ -606,7 +674,7 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
         if (q->linears[i].chosen)
             r.made[q->linears[i].weight] = &q->linears[i];
     if (rc == TN_OK)
-        rc = put_all(&r, calib || dummy);
+        rc = put_all(&r, calib || dummy || r.stored);
     mem_free(r.ids);
     mem_free(r.values);
     mem_free(r.made);

@@ -103,6 +103,9 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
 int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct emission *out,
                       tn_err *err);
 
+/* Whether the checkpoint brings scales for an 8-bit cache, which then needs no calibration. */
+bool quant_has_cache_scales(const struct quant *q);
+
 /* groups.c: fills linears and groups of a new quant. */
 int32_t quant_survey(struct quant *q, tn_err *err);
 /* smooth.c: statistics of every group, smoothed where the scheme wants it. */

@@ -208,6 +208,50 @@ START_TEST(groups_of_two_sizes_and_zero_points_of_one_part_are_joined)
 }
 END_TEST
 
+START_TEST(memory_running_out_is_an_error)
+{
+    static const uint32_t words[16 / 8 * 8] = {0}, zeros[2] = {0x77777777, 0x67777777};
+    static const uint16_t scales[16] = {0x3800, 0x3800, 0x3800, 0x3800, 0x3800, 0x3800,
+                                        0x3800, 0x3800, 0x3800, 0x3800, 0x3800, 0x3800,
+                                        0x3800, 0x3800, 0x3800, 0x3800};
+    const char *text = "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4, "
+                       "\"group_size\": 8, \"modules_to_not_convert\": [\"b\", \"re:c\"]}}";
+    tn_err err = TN_ERR_INIT;
+    int32_t rc = TN_E_NOMEM;
+    uint64_t n;
+
+    put("a.qweight", TN_DT_I32, 2, 8, words);
+    put("a.qzeros", TN_DT_I32, 2, 1, zeros);
+    put("a.scales", TN_DT_F16, 2, 8, scales);
+    ck_assert_ok(open_checkpoint(text, &err), &err);
+    for (n = 1; rc != TN_OK; n++) {
+        uint8_t codes[64] = {0};
+        float scale[16], wide[128];
+        int8_t zero[16];
+        void *out[] = {codes, scale, zero};
+        struct weight_source source;
+        tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+        double error;
+        stored_close(stored);
+        stored = NULL;
+        err = (tn_err)TN_ERR_INIT;
+        mem_fail_nth(n, false);
+        rc = stored_open(view, config, "config.json", checkpoint, &stored, &err);
+        source = rows_of("a.weight", 0, 8);
+        if (rc == TN_OK)
+            rc = stored_plan(stored, &source, 1, &plan, &err);
+        if (rc == TN_OK)
+            rc = stored_fill(stored, &source, 1, out, &error, &err);
+        if (rc == TN_OK)
+            rc = stored_widen(stored, &source, wide, &err);
+        mem_fail_nth(0, false);
+        ck_assert_msg(rc == TN_OK || rc == TN_E_NOMEM, "allocation %d: %d %s", (int)n, (int)rc,
+                      err.msg);
+    }
+    ck_assert_uint_gt(n, 10);
+}
+END_TEST
+
 START_TEST(tensors_know_whose_they_are)
 {
     static const uint8_t a[4] = {1, 2, 3, 4};
@@ -246,6 +290,7 @@ int main(void)
     tcase_add_test(t, scales_per_tensor_become_scales_per_row_when_parts_are_joined);
     tcase_add_test(t, parts_of_two_kinds_are_declined);
     tcase_add_test(t, groups_of_two_sizes_and_zero_points_of_one_part_are_joined);
+    tcase_add_test(t, memory_running_out_is_an_error);
     tcase_add_test(t, tensors_know_whose_they_are);
     suite_add_tcase(s, t);
     return run_suite(s);

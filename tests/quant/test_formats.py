@@ -185,11 +185,29 @@ class Eight(Case):
     def test_scales_of_the_cache(self):
         self.checkpoint.quantize(layouts.fp8, spread="row")
         for i in range(3):
-            for x in "kv":
-                self.checkpoint.tensors["model.layers.%d.self_attn.%s_scale" % (i, x)] = np.array([0.02], np.float32)
+            for x, scale in (("k", 1 / 32), ("v", 1 / 64)):
+                self.checkpoint.tensors["model.layers.%d.self_attn.%s_scale" % (i, x)] = np.array([scale], np.float32)
         config = compressed("float-quantized", args8("float", "channel"), args8("float", "token", True),
                             kv_cache_scheme=args8("float", "tensor"))
-        self.build(config)
+        engine = self.build(config)
+        self.assertClose(engine, "cpu", None, 1e-5)
+        self.assertClose(engine, "cpu", None, 0.05, "--kv-cache-dtype", "fp8")
+        fp8 = self.build(config, "--kv-cache-dtype", "fp8", name="fp8")
+        self.assertEqual(self.meta(fp8)["kv_dtype"], "float8_e4m3")
+        self.assertClose(fp8, "cpu", None, 0.05)
+        tensors = json.loads(self.ok("engine", "inspect", "--json", "--tensors", fp8))["weights"]["tensors"]
+        self.assertEqual(sum(t["name"].endswith((".k_range", ".v_range")) for t in tensors), 6)
+        model = self.checkpoint.write(self.path("model"), {**config, "kv_cache_scheme": None})
+        r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"), "--kv-cache-dtype", "fp8")
+        self.assertRegex(r.stderr, "needs ranges")
+        for value, says in ((float("nan"), "nan"), (0.0, "above 0"), (None, "layer 2|lacks")):
+            name = "model.layers.2.self_attn.v_scale"
+            self.checkpoint.tensors[name] = np.array([value or 0], np.float32)
+            if value is None:
+                del self.checkpoint.tensors[name]
+            model = self.checkpoint.write(self.path("model"), config)
+            r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"))
+            self.assertRegex(r.stderr, "v_scale.*(%s)" % says)
 
 
 class Four(Case):
@@ -202,7 +220,8 @@ class Four(Case):
             self.assertLess(sizes["after"] / sizes["before"], 0.20)  # float32 here
 
     def test_gptq(self):
-        for symmetric, v2, group in ((True, False, 32), (False, False, 32), (False, True, 16), (True, False, -1)):
+        # 352 columns are two groups of 128 and one of 96.
+        for symmetric, v2, group in ((True, False, 32), (False, False, 128), (False, True, 16), (True, False, -1)):
             self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
             self.checkpoint.quantize(layouts.gptq, group=group, symmetric=symmetric, v2=v2)
             config = {**GPTQ, "group_size": group, "sym": symmetric, "checkpoint_format": "gptq_v2" if v2 else "gptq"}

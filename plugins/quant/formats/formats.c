@@ -132,6 +132,20 @@ static int32_t decline(tn_err *err, const char *why)
     return tn_err_set(err, TN_E_UNSUPPORTED, "%s", why);
 }
 
+/* Columns per scale in an op whose groups are all of one length: if the last group of the file is shorter, the
+ * largest length that fits them all, with scales repeated. */
+static uint64_t even_group(const struct module *m)
+{
+    uint64_t a = m->group, b = m->cols;
+
+    while (b) {
+        uint64_t t = a % b;
+        a = b;
+        b = t;
+    }
+    return m->cols % m->group ? a : m->group;
+}
+
 /* NULL, or why no op takes the part. */
 static const char *misfit(const struct module *m, const struct loaded *l)
 {
@@ -140,9 +154,9 @@ static const char *misfit(const struct module *m, const struct loaded *l)
     if (m->dtype == TN_DT_I4)
         return l->ordered ? "its columns are in groups by importance (desc_act, g_idx): no op "
                             "gathers them, so the matrix is widened"
-               : m->group > MAX_INT4_GROUP || m->group < 2 ? "no op has groups of that size"
-               : m->cols % 2                               ? "an odd number of columns has no int4"
-                                                           : NULL;
+               : m->group > MAX_INT4_GROUP || even_group(m) < 2 ? "no op has groups of that size"
+               : m->cols % 2 ? "an odd number of columns has no int4"
+                             : NULL;
     if (m->rule->act == ACT_NONE)
         return "only its weights are quantized: no op multiplies them by 16-bit activations";
     if (l->zeros)
@@ -201,22 +215,24 @@ static int32_t join(const struct build *b, const tn_quant_part *part, bool first
     struct loaded l = {0};
     struct module m;
     const char *why;
+    uint64_t group;
     int32_t rc = module_find(b, part->module, &m, err);
 
     if (rc == TN_OK)
         rc = module_load(b, &m, part->row_begin, part->row_end, false, &l, err);
     if (rc != TN_OK)
         return rc;
+    group = even_group(&m);
     why = misfit(&m, &l);
     if (!why && !first && (m.dtype != w->dtype || m.cols != w->cols))
         why = "its parts are quantized in different ways";
     if (first) {
         w->dtype = m.dtype;
         w->cols = m.cols;
-        w->group = m.group;
-    } else if (w->group % m.group == 0) {
-        w->group = m.group;
-    } else if (m.group % w->group != 0) {
+        w->group = group;
+    } else if (w->group % group == 0) {
+        w->group = group;
+    } else if (group % w->group != 0) {
         why = "its parts have groups that do not divide each other";
     }
     w->rows += l.rows;

@@ -218,7 +218,6 @@ static int32_t load_order(const struct build *b, const struct module *m, struct 
                             (int)(int32_t)l->order[k], (unsigned long long)m->n_groups);
         l->ordered = l->ordered || l->order[k] != k / m->group;
     }
-    l->ordered = l->ordered || m->cols % m->group != 0;
     return rc;
 }
 
