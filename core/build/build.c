@@ -474,6 +474,13 @@ static int32_t quantize(struct building *b)
                               .hadamard = bq->kv_dtype == TN_DT_F8E4M3};
     int32_t rc;
 
+    if (bq->n_options > 0 && !bq->scheme)
+        return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant-option",
+                      "%s = %s: there is no --quant that it could be an option of",
+                      bq->options[0].key, bq->options[0].value);
+    if (!b->checkpoint && bq->dequantize)
+        return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--dequantize",
+                      "there are no matrices to widen: --load-format is dummy");
     if (!o.scheme && !o.stored && !eight_bits(bq->kv_dtype))
         return TN_OK;
     rc = quant_open(&o, &b->emission, &b->quant, b->err);

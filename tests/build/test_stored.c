@@ -3,6 +3,7 @@
 #include "build/stored.h"
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "build/emit.h"
 #include "check_util.h"
 #include "tenon/float.h"
@@ -252,6 +253,125 @@ START_TEST(memory_running_out_is_an_error)
 }
 END_TEST
 
+/* -- Anything --------------------------------------------------------------------------------------------- */
+
+static const char *const texts[] = {
+    "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"config_groups\": {"
+    "\"x\": {\"targets\": [\"re:a.*\", \"Linear\"], \"weights\": {\"num_bits\": 8, "
+    "\"type\": \"float\", \"strategy\": \"block\", \"block_structure\": [2, 4]}, "
+    "\"input_activations\": {\"type\": \"float\", \"dynamic\": true}}}, \"ignore\": [\"re:b$\"]}}",
+    "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"config_groups\": {"
+    "\"x\": {\"targets\": [\"Linear\"], \"weights\": {\"num_bits\": 4, \"group_size\": 8, "
+    "\"strategy\": \"group\", \"symmetric\": false}}}}}",
+    "{\"quantization_config\": {\"quant_method\": \"fp8\", \"activation_scheme\": \"static\", "
+    "\"weight_block_size\": [2, 8]}}",
+    "{\"quantization_config\": {\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 8, "
+    "\"zero_point\": true, \"version\": \"gemm\"}}",
+    "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 8, "
+    "\"checkpoint_format\": \"gptq\"}}"};
+
+/* Tensors of all layouts, each of a random dtype and shape now and then, of random bytes. */
+static void put_anything(struct rng *r)
+{
+    static const struct {
+        const char *name;
+        uint32_t dtype;
+        uint64_t d0, d1;
+    } usual[] = {{"a.weight", TN_DT_F8E4M3, 8, 16},
+                 {"a.weight_scale", TN_DT_F32, 4, 4},
+                 {"a.weight_scale_inv", TN_DT_F32, 4, 2},
+                 {"a.input_scale", TN_DT_F32, 1, 0},
+                 {"a.weight_packed", TN_DT_I32, 8, 2},
+                 {"a.weight_shape", TN_DT_I64, 2, 0},
+                 {"a.weight_zero_point", TN_DT_I32, 1, 2},
+                 {"a.qweight", TN_DT_I32, 2, 8},
+                 {"a.qzeros", TN_DT_I32, 2, 1},
+                 {"a.scales", TN_DT_F16, 2, 8},
+                 {"a.g_idx", TN_DT_I32, 16, 0},
+                 {"a.weight_g_idx", TN_DT_I32, 16, 0}};
+    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16,    TN_DT_BF16, TN_DT_I32,
+                                      TN_DT_I64, TN_DT_F8E4M3, TN_DT_I8};
+    static uint8_t bytes[4096];
+    static const int64_t shape[2] = {8, 16};
+
+    n_tensors = 0;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(rng_below(r, 4) ? 0x3c : rng_below(r, 256));
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) {
+        bool odd = rng_below(r, 12) == 0;
+        uint32_t dtype = odd ? dtypes[rng_below(r, 7)] : usual[i].dtype;
+        uint64_t d0 = odd ? rng_below(r, 18) : usual[i].d0,
+                 d1 = odd ? rng_below(r, 18) : usual[i].d1;
+        const void *data = i == 5 && rng_below(r, 4) ? (const void *)shape : bytes;
+        if (rng_below(r, 5))
+            put(usual[i].name, dtype, d0, d1, data == shape && odd ? bytes : data);
+    }
+}
+
+/* Asks everything about the matrix; what comes back does not matter, only that it does. */
+static void ask_all(void)
+{
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    struct weight_source source;
+    uint64_t dims[2] = {0, 0};
+    void *out[TN_QUANT_MAX_TENSORS] = {NULL};
+    double error;
+    float *wide;
+
+    if (stored_describe(stored, "a.weight", dims, NULL) != TN_OK)
+        return;
+    ck_assert(dims[0] > 0 && dims[0] < 256 && dims[1] > 0 && dims[1] < 256);
+    source = rows_of("a.weight", dims[0] / 2, dims[0]);
+    wide = mem_array((size_t)(dims[0] * dims[1]), sizeof *wide);
+    stored_widen(stored, &source, wide, NULL);
+    if (stored_plan(stored, &source, 1, &plan, NULL) == TN_OK) {
+        for (uint32_t i = 0; i < plan.n_tensors; i++) {
+            const tn_quant_tensor *t = &plan.tensors[i];
+            uint64_t bits = t->dims[0] * (t->n_dims > 1 ? t->dims[1] : 1) * tn_dtype_bits(t->dtype);
+            out[i] = mem_zalloc((size_t)(bits + 7) / 8);
+        }
+        stored_fill(stored, &source, 1, out, &error, NULL);
+        for (uint32_t i = 0; i < plan.n_tensors; i++)
+            mem_free(out[i]);
+    }
+    mem_free(wide);
+}
+
+/* Under the address sanitizer this finds reads and writes out of bounds. */
+START_TEST(whatever_the_files_say_nothing_breaks)
+{
+    struct rng r = {.state = (uint64_t)_i};
+    char text[1024], path[128];
+    uint32_t opened = 0;
+
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    for (int round = 0; round < 300; round++) {
+        tn_err err = TN_ERR_INIT;
+        size_t len;
+        snprintf(text, sizeof text, "%s", texts[rng_below(&r, sizeof texts / sizeof *texts)]);
+        len = strlen(text);
+        for (uint64_t hits = rng_below(&r, 3); hits > 0; hits--)
+            text[rng_below(&r, (uint32_t)len)] = "0189-{}[]\",:ab"[rng_below(&r, 14)];
+        put_anything(&r);
+        ck_assert_ok(safetensors_write(path, tensors, datas, n_tensors, &err), &err);
+        if (checkpoint_open(dir, &checkpoint, &err) == TN_OK &&
+            json_parse(text, len, "config.json", &config, &err) == TN_OK &&
+            stored_open(view, config, "config.json", checkpoint, &stored, &err) == TN_OK &&
+            stored) {
+            opened++;
+            ask_all();
+        }
+        stored_close(stored);
+        checkpoint_close(checkpoint);
+        json_decref(config);
+        stored = NULL;
+        checkpoint = NULL;
+        config = NULL;
+    }
+    ck_assert_uint_gt(opened, 50);
+}
+END_TEST
+
 START_TEST(tensors_know_whose_they_are)
 {
     static const uint8_t a[4] = {1, 2, 3, 4};
@@ -291,6 +411,7 @@ int main(void)
     tcase_add_test(t, parts_of_two_kinds_are_declined);
     tcase_add_test(t, groups_of_two_sizes_and_zero_points_of_one_part_are_joined);
     tcase_add_test(t, memory_running_out_is_an_error);
+    tcase_add_loop_test(t, whatever_the_files_say_nothing_breaks, 0, 4);
     tcase_add_test(t, tensors_know_whose_they_are);
     suite_add_tcase(s, t);
     return run_suite(s);

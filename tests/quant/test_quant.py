@@ -154,6 +154,9 @@ class Quality(Case):
         ):
             self.refused(says, "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant",
                          scheme, "--quant-option", choice)
+        self.refused("no --quant", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant-option", "a=b")
+        self.refused("dummy", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--dequantize",
+                     "--load-format", "dummy")
         self.refused("calib", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant", "int8_sq")
         self.assertFalse(os.path.exists(self.path("x")))
 

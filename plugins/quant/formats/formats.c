@@ -11,7 +11,6 @@
 
 TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "formats", .vendor = "tenon", .version = VERSION);
 
-#define LARGEST 448.0f       /* of e4m3 */
 #define MAX_INT8_COLS 131072 /* what linear.int8 sums exactly */
 #define MAX_INT4_GROUP 65536
 
@@ -345,24 +344,52 @@ static void put_rows(const struct loaded *l, struct target *t)
     memcpy(t->scale + t->row, l->scale, l->rows * sizeof *l->scale);
 }
 
-/* FP8 with several scales per row: rounded anew with one, the least that holds the row. */
-static void put_rounded(const struct module *m, const struct loaded *l, struct target *t)
+/* What becomes of each of the 256 codes of a group, and what that loses. */
+struct recode {
+    uint8_t code[256];
+    double lost[256], sum[256]; /* squares */
+};
+
+static void make_recode(float from, float to, struct recode *out)
 {
+    for (uint32_t c = 0; c < 256; c++) {
+        float v = from * tn_f8e4m3_to_f32((uint8_t)c);
+        double d;
+        out->code[c] = tn_f32_to_f8e4m3(v / to);
+        d = (double)v - (double)(to * tn_f8e4m3_to_f32(out->code[c]));
+        out->lost[c] = d * d;
+        out->sum[c] = (double)v * (double)v;
+    }
+}
+
+/* FP8 with several scales per row: rounded anew with the largest of them, whose group stays exact. Rows of a block share their
+ * scales, and so what becomes of codes. */
+static int32_t put_rounded(const struct build *b, const struct loaded *l, struct target *t,
+                           tn_err *err)
+{
+    struct recode *groups = take(b, l->n_groups, sizeof *groups, err);
+
+    if (!groups)
+        return TN_E_NOMEM;
     for (uint64_t r = 0; r < l->rows; r++) {
-        float most = 0.0f, scale;
-        for (uint64_t k = 0; k < l->cols; k++)
-            most = fmaxf(most, fabsf(value(m, l, r, k)));
-        scale = isnormal(most / LARGEST) ? most / LARGEST : 0.0f;
-        t->scale[t->row + r] = scale;
-        for (uint64_t k = 0; k < l->cols && scale > 0.0f; k++) {
-            float v = value(m, l, r, k);
-            uint8_t code = tn_f32_to_f8e4m3(v / scale);
-            double d = (double)v - (double)(scale * tn_f8e4m3_to_f32(code));
-            t->codes[(t->row + r) * l->cols + k] = code;
-            t->error += d * d;
-            t->sum += (double)v * (double)v;
+        const float *scale = l->scale + r * l->n_groups;
+        float most = scale[0];
+        for (uint64_t g = 1; g < l->n_groups; g++)
+            most = fmaxf(most, scale[g]);
+        if (r == 0 || memcmp(scale, scale - l->n_groups, l->n_groups * sizeof *scale) != 0)
+            for (uint64_t g = 0; g < l->n_groups; g++)
+                make_recode(scale[g], most, &groups[g]);
+        t->scale[t->row + r] = most;
+        for (uint64_t k = 0; k < l->cols; k++) {
+            const struct recode *by = &groups[l->order[k]];
+            uint8_t code = l->codes[r * l->cols + k];
+            t->codes[(t->row + r) * l->cols + k] = by->code[code];
+            t->error += by->lost[code];
+            t->sum += by->sum[code];
         }
     }
+    b->host->free(b->host->ctx, groups);
+    return TN_OK;
 }
 
 static int32_t fill(void *build, const tn_quant_part *parts, uint32_t n_parts, void *const *out,
@@ -386,7 +413,7 @@ static int32_t fill(void *build, const tn_quant_part *parts, uint32_t n_parts, v
         if (w.dtype == TN_DT_I4)
             put_int4(&l, m.group, &t);
         else if (w.dtype == TN_DT_F8E4M3 && m.n_groups > 1)
-            put_rounded(&m, &l, &t);
+            rc = put_rounded(b, &l, &t, err);
         else
             put_rows(&l, &t);
         t.row += l.rows;
