@@ -385,6 +385,8 @@ class Hostile(Case):
             ("config_groups", {**good, "config_groups": {}}),
             ("config_groups", {**good, "config_groups": ["FP8"]}),
             ("config_groups.FP8", {**good, "config_groups": {"FP8": ["Linear"]}}),
+            ("short names", {**good, "config_groups": {"g" * 600: good["config_groups"]["group_0"]}}),
+            ("config_groups", {**good, "config_groups": {"a.b": good["config_groups"]["group_0"]}}),
             ("num_bits", with_weights(num_bits=6)),
             ("num_bits", with_weights(num_bits=-8)),
             ("num_bits", with_weights(num_bits="8")),

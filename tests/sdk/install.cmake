@@ -28,13 +28,15 @@ foreach(list ${samples})
   run(${CMAKE_COMMAND} --install ${WORK}/build/${name})
 endforeach()
 
-# A full-sized plugin of the tree, whose CMakeLists.txt builds it anywhere.
-file(COPY ${TREE}/plugins/quant/int4_g128 DESTINATION ${WORK}/vendor)
-run(${CMAKE_COMMAND} -S ${WORK}/vendor/int4_g128 -B ${WORK}/build/int4_g128 -G ${GENERATOR}
-  -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_INSTALL_PREFIX=${WORK}/out -DCMAKE_C_COMPILER=${COMPILER}
-  "-DCMAKE_C_FLAGS=${strict} ${FLAGS}")
-run(${CMAKE_COMMAND} --build ${WORK}/build/int4_g128)
-run(${CMAKE_COMMAND} --install ${WORK}/build/int4_g128)
+# Full-sized plugins of the tree, whose CMakeLists.txt builds them anywhere: a scheme and a format of checkpoints.
+foreach(name int4_g128 formats)
+  file(COPY ${TREE}/plugins/quant/${name} DESTINATION ${WORK}/vendor)
+  run(${CMAKE_COMMAND} -S ${WORK}/vendor/${name} -B ${WORK}/build/${name} -G ${GENERATOR}
+    -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_INSTALL_PREFIX=${WORK}/out -DCMAKE_C_COMPILER=${COMPILER}
+    "-DCMAKE_C_FLAGS=${strict} ${FLAGS}")
+  run(${CMAKE_COMMAND} --build ${WORK}/build/${name})
+  run(${CMAKE_COMMAND} --install ${WORK}/build/${name})
+endforeach()
 file(GLOB built ${WORK}/out/*/tenon/plugins/*.so ${WORK}/out/*/*/tenon/plugins/*.so)
 file(COPY ${built} DESTINATION ${WORK}/plugins)
 

@@ -47,8 +47,8 @@ static void tear_down(void)
 
 START_TEST(every_sample_loads)
 {
-    static const char *const names[] = {"acme-int8", "acme-loop", "acme-qwen2", "acme",
-                                        "int4_g128"};
+    static const char *const names[] = {"acme-int8", "acme-loop", "acme-qwen2",
+                                        "acme",      "int4_g128", "formats"};
     uint32_t found = 0;
 
     for (uint32_t i = 0; i < registry_count(reg); i++) {
@@ -56,11 +56,11 @@ START_TEST(every_sample_loads)
         registry_info(reg, i, &info);
         ck_assert_msg(info.state == REGISTRY_LOADED, "%s: %s %s", info.path, info.err->field,
                       info.err->msg);
-        for (size_t j = 0; j < 5; j++)
+        for (size_t j = 0; j < 6; j++)
             found += strcmp(info.name, names[j]) == 0;
     }
-    ck_assert_uint_eq(registry_count(reg), 5);
-    ck_assert_uint_eq(found, 5);
+    ck_assert_uint_eq(registry_count(reg), 6);
+    ck_assert_uint_eq(found, 6);
 }
 END_TEST
 

@@ -7,12 +7,15 @@
 #include "formats.h"
 
 #define MAX_PATH 512
+#define MAX_KEY 128
 
 /* -- Fields ------------------------------------------------------------------------------------------------- */
 
+/* Names that come from outside are at most MAX_KEY long, so that no path is cut. */
 static void field_path(char out[MAX_PATH], const char *object, const char *name)
 {
-    snprintf(out, MAX_PATH, "%s.%s", object, name);
+    if (snprintf(out, MAX_PATH, "%s.%s", object, name) >= MAX_PATH)
+        out[0] = '\0';
 }
 
 static int32_t refuse(const struct build *b, const char *object, const char *name, const char *why,
@@ -276,8 +279,8 @@ static int32_t read_compressed(struct build *b, tn_err *err)
     field_path(groups, root, "config_groups");
     for (uint64_t i = 0; i < n && rc == TN_OK; i++) {
         rc = b->source.capi->get_key(b->source.config, groups, i, &key, err);
-        if (rc != TN_OK)
-            return refuse(b, root, "config_groups", "is no object of groups", err);
+        if (rc != TN_OK || strlen(key) > MAX_KEY)
+            return refuse(b, root, "config_groups", "is no object of groups with short names", err);
         field_path(object, groups, key);
         rc = read_group(b, object, &b->rules[b->n_rules], err);
         b->n_rules += rc == TN_OK;
