@@ -369,6 +369,17 @@ class Hostile(Case):
         ):
             self.damaged(layouts.packed, {"symmetric": False}, config, suffix, change, says)
 
+    def test_groups_of_another_size_are_refused(self):
+        for how, config, says in (
+            (layouts.awq, {**AWQ, "group_size": 16}, r"scales.*\[8, 128\] are needed"),
+            (layouts.awq, {**AWQ, "group_size": 48}, "128 inputs are no whole groups of 48"),
+            (layouts.gptq, {**GPTQ, "group_size": -1}, r"scales.*\[1, 128\] are needed"),
+            (layouts.packed, compressed("pack-quantized", {"num_bits": 4, "type": "int", "group_size": 64}), "has 512 scales"),
+        ):
+            self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
+            self.checkpoint.quantize(how)
+            self.refused(says, config)
+
     def test_configurations_are_checked_field_by_field(self):
         self.checkpoint.quantize(layouts.fp8, spread="row")
         good = compressed("float-quantized", args8("float", "channel"), args8("float", "token", True))
