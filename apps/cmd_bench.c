@@ -13,6 +13,8 @@
 
 struct shape {
     uint32_t batch, input, output, repeats, warmup;
+    float temperature, top_p;
+    uint32_t top_k;
 };
 
 /* Of one run, or medians of all. Decode is timed while every sequence decodes: from the first token of the last that got
@@ -49,6 +51,10 @@ static int32_t submit_one(tn_runtime *rt, const struct shape *s, struct rng *rng
     p.n_prompt = s->input;
     p.max_new_tokens = s->output;
     p.ignore_eos = 1;
+    p.temperature = s->temperature;
+    p.top_k = s->top_k;
+    p.top_p = s->top_p;
+    p.seed = rng_u64(rng);
     rc = tn_submit(rt, &p, out, err);
     mem_free(ids);
     return rc;
@@ -155,14 +161,19 @@ static json_t *result_json(const struct shape *s, const struct machine *m, const
     double steps = t->decode_tokens / s->batch, bytes = step_bytes(m, t);
     double step_s = steps > 0 ? t->decode_s / steps : 0;
     double floor_s = bytes / m->bytes_per_s;
-    json_t *r = json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:i}", "device", m->info.device,
-        "device_name", m->info.device_name, "batch", (int)s->batch, "input_len", (int)s->input,
-        "output_len", (int)s->output, "repeats", (int)s->repeats, "ready_s", m->ready_s,
-        "prefill_ms", t->prefill_s * 1e3, "prefill_tokens_per_s",
-        (double)s->batch * s->input / t->prefill_s, "cached_prompt_tokens", (int)t->cached);
+    json_t *r = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i}", "device",
+                          m->info.device, "device_name", m->info.device_name, "batch",
+                          (int)s->batch, "input_len", (int)s->input, "output_len", (int)s->output,
+                          "repeats", (int)s->repeats, "temperature", (double)s->temperature,
+                          "ready_s", m->ready_s, "prefill_ms", t->prefill_s * 1e3,
+                          "prefill_tokens_per_s", (double)s->batch * s->input / t->prefill_s,
+                          "cached_prompt_tokens", (int)t->cached);
 
     if (!r ||
+        json_object_update_new(
+            r, json_pack("{s:f, s:f, s:f, s:i}", "tune_s", (double)m->info.tune_ns / 1e9, "load_s",
+                         (double)m->info.load_ns / 1e9, "capture_s",
+                         (double)m->info.capture_ns / 1e9, "graphs", (int)m->info.n_graphs)) != 0 ||
         json_object_update_new(
             r, json_pack("{s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "decode_steps", steps,
                          "decode_ms_per_step", step_s * 1e3, "decode_tokens_per_s",
@@ -252,7 +263,10 @@ static int32_t bench_latency(const struct opts *o, tn_err *err)
                       .input = (uint32_t)opts_int(o, "input-len", 128),
                       .output = (uint32_t)opts_int(o, "output-len", 128),
                       .repeats = (uint32_t)opts_int(o, "repeats", 3),
-                      .warmup = (uint32_t)opts_int(o, "warmup", 1)};
+                      .warmup = (uint32_t)opts_int(o, "warmup", 1),
+                      .temperature = (float)opts_real(o, "temperature", 0),
+                      .top_k = (uint32_t)opts_int(o, "top-k", 0),
+                      .top_p = (float)opts_real(o, "top-p", 1)};
     char batch[16], length[16], tokens[16];
     tn_kv settings[] = {{"scheduler.max_batch_size", batch},
                         {"scheduler.max_seq_len", length},
@@ -288,6 +302,10 @@ static const struct opt options[] = {
     {"repeats", OPT_INT, "N", "timed runs; the median counts (3)", 1, 1000, NULL, false},
     {"warmup", OPT_INT, "N", "runs before (1)", 0, 1000, NULL, false},
     {"seed", OPT_INT, "N", "of the prompts", 0, 1e15, NULL, false},
+    {"temperature", OPT_REAL, "X", "0 is greedy (0)", 0, 100, NULL, false},
+    {"top-k", OPT_INT, "N", "sample among the N most probable; 0: all (0)", 0, 1 << 24, NULL,
+     false},
+    {"top-p", OPT_REAL, "X", "sample within this probability mass (1)", 0, 1, NULL, false},
     {"json", OPT_FLAG, NULL, "print JSON", 0, 0, NULL, false},
     {NULL, OPT_FLAG, NULL, NULL, 0, 0, NULL, false}};
 

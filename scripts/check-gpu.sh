@@ -5,13 +5,19 @@
 #   scripts/check-gpu.sh [BUILD]     BUILD is the build directory (build)
 #
 # Kernels against the reference set, the models' goldens, and the runtime's own tests on the device; with compute-sanitizer on
-# the path, the kernels once more under memcheck and racecheck, on small shapes. Exit status 77: there is no usable GPU.
+# the path, the kernels once more under memcheck and racecheck, on small shapes. The reference set computes on the host and
+# takes the time, so that the cases are shared among as many processes as there are cores.
+#
+# GPU_BUDGET=SECONDS ends it then: what was not run, or not to its end, is named, and the exit status is 2.
+# Exit status 77: there is no usable GPU. 1: something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$(realpath "${1:-build}")
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 failed=0
+missed=0
+budget=${GPU_BUDGET:-0}
 
 if ! "$build/bin/tenon" plugin list | grep -q '^loaded  *cuda '; then
   "$build/bin/tenon" plugin list | grep -A1 ' cuda ' || echo "this build has no CUDA plugin"
@@ -19,12 +25,26 @@ if ! "$build/bin/tenon" plugin list | grep -q '^loaded  *cuda '; then
   exit 77
 fi
 
+# left: seconds of the budget that are left; a day if there is none.
+left() { if [ "$budget" = 0 ]; then echo 86400; else echo $((budget - SECONDS)); fi; }
+
 # run NAME COMMAND...: prints one line, and what was said if it failed.
 run() {
-  local name=$1 begin=$SECONDS
+  local name=$1 begin=$SECONDS rest status=0
   shift
-  if "$@" >"$log/out" 2>&1; then
+  rest=$(left)
+  if [ "$rest" -lt 5 ]; then
+    printf 'NOT RUN %-32s the budget of %s s is spent\n' "$name" "$budget"
+    missed=1
+    return
+  fi
+  timeout -k 5 "$rest" "$@" >"$log/out" 2>&1 || status=$?
+  if [ "$status" = 0 ]; then
     printf 'ok      %-32s %4d s\n' "$name" $((SECONDS - begin))
+  elif [ "$status" = 124 ] || [ "$status" = 137 ]; then
+    printf 'CUT     %-32s %4d s: the budget of %s s is spent\n' "$name" $((SECONDS - begin)) "$budget"
+    grep -E ': [0-9]+ cases$' "$log/out" | tail -n 3
+    missed=1
   else
     printf 'FAILED  %-32s %4d s\n' "$name" $((SECONDS - begin))
     grep -vE ' (info|debug)  ' "$log/out" | tail -n 30
@@ -32,23 +52,50 @@ run() {
   fi
 }
 
-export CK_DEFAULT_TIMEOUT=300
-for test in gpu_variants kernels_sample; do
-  [ ! -x "$build/bin/test_$test" ] || run "$test" "$build/bin/test_$test"
-done
+# shared PROCESSES COMMAND...: the same test in several processes that take turns at its cases; the first failure's status.
+shared() {
+  local n=$1 i pids=() status=0
+  shift
+  for ((i = 0; i < n; i++)); do
+    env TENON_TEST_SHARE="$i/$n" "$@" >"$log/share.$i" 2>&1 &
+    pids+=($!)
+  done
+  # What ends this ends them, too.
+  trap 'kill "${pids[@]}" 2>/dev/null' TERM
+  for ((i = 0; i < n; i++)); do
+    wait "${pids[$i]}" || { status=$?; tail -n 15 "$log/share.$i"; }
+  done
+  return "$status"
+}
+export -f shared
+export log
+
+# What CUDA starts does not survive a fork, so that Check must not fork between a fixture and its test.
+export CK_FORK=no
+cores=$(nproc)
+processes=$((cores < 16 ? cores : 16))
+
+if [ -x "$build/bin/test_gpu_variants" ]; then
+  for dtype in bfloat16 float16 float32; do
+    run "gpu_variants $dtype" env CK_RUN_CASE=$dtype bash -c 'shared "$@"' shared "$processes" "$build/bin/test_gpu_variants"
+  done
+fi
+[ ! -x "$build/bin/test_kernels_sample" ] || run kernels_sample "$build/bin/test_kernels_sample"
 # Every set alone where it can be, then the choice that users get.
-for sets in cuda hopper,cuda ampere,cuda hopper,ampere,cuda; do
+for sets in hopper,ampere,cuda cuda hopper,cuda ampere,cuda; do
   for set in ${sets//,/ }; do
     [ -e "$build/lib/tenon/plugins/$set.so" ] || continue 2
   done
-  run "goldens $sets" env TENON_TEST_DEVICE=cuda TENON_TEST_SETS="$sets" "$build/bin/test_goldens"
-  # Its fixture loads plugins, and what CUDA starts does not survive a fork.
-  run "api $sets" env CK_FORK=no TENON_TEST_DEVICE=cuda TENON_TEST_SETS="$sets" "$build/bin/test_api"
+  run "goldens $sets" env TENON_TEST_DEVICE=cuda TENON_TEST_SETS="$sets" \
+    bash -c 'shared "$@"' shared "$processes" "$build/bin/test_goldens"
+  run "api $sets" env TENON_TEST_DEVICE=cuda TENON_TEST_SETS="$sets" "$build/bin/test_api"
 done
 if command -v compute-sanitizer >/dev/null && [ -x "$build/bin/test_gpu_variants" ]; then
   for tool in memcheck racecheck; do
-    run "gpu_variants under $tool" env GPU_SMALL=1 CK_FORK=no \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/test_gpu_variants"
+    run "gpu_variants under $tool" env GPU_SMALL=1 \
+      bash -c 'shared "$@"' shared "$processes" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/test_gpu_variants"
   done
 fi
-exit $failed
+[ "$missed" = 0 ] || echo "check-gpu: not everything was run"
+[ "$failed" = 0 ] || exit 1
+[ "$missed" = 0 ] || exit 2

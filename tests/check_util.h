@@ -40,6 +40,21 @@ static inline void write_file(const char *path, const void *data, size_t n)
     ck_assert_int_eq(fclose(f), 0);
 }
 
+/* TENON_TEST_SHARE=I/N lets N processes share what a test does: true if the next case is this one's. */
+static inline int test_turn(void)
+{
+    static unsigned count, share, shares;
+    const char *text = getenv("TENON_TEST_SHARE");
+
+    if (text && shares == 0) {
+        if (sscanf(text, "%u/%u", &share, &shares) != 2 || share >= shares) {
+            fprintf(stderr, "TENON_TEST_SHARE=%s: I/N is meant\n", text);
+            exit(EXIT_FAILURE); /* nothing shall go untested because of a slip */
+        }
+    }
+    return shares == 0 || count++ % shares == share;
+}
+
 #define ck_assert_ok(rc, err)                                                                      \
     do {                                                                                           \
         int32_t rc_ = (rc);                                                                        \

@@ -195,7 +195,11 @@ void tn_info(const tn_runtime *rt, tn_runtime_info *info)
                             .kv_pages = in->n_pages,
                             .kv_page_tokens = in->block_tokens,
                             .kv_page_bytes = binding_page_bytes(r->binding),
-                            .n_ranks = crew_world(in->crew)};
+                            .n_ranks = crew_world(in->crew),
+                            .n_graphs = r->graphs.n,
+                            .tune_ns = r->tune_ns,
+                            .load_ns = binding_load_ns(r->binding),
+                            .capture_ns = r->graphs.capture_ns};
 
     crew_processes(in->crew, &full.process, &full.n_processes);
     copy_known(info, &full, info->h.size, sizeof full);

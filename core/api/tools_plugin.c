@@ -292,25 +292,11 @@ static int on_tuned(void *arg, uint32_t done, uint32_t total)
     return p->stop ? p->stop(p->arg) : 0;
 }
 
-/* First the ops as they were chosen, then the basic ops that fusions replaced: their sums are what fusions compete with. */
-static int32_t tune_rank(struct rank *r, struct tune_progress *p, tn_err *err)
-{
-    struct tune_options o = {.rank = r, .tuning = r->tuning, .progress = on_tuned, .arg = p};
-    struct binding *basic = NULL;
-    int32_t rc = tune_binding(&o, r->binding, err);
-
-    if (rc == TN_OK)
-        rc = rank_bind_as(r, false, &basic, err);
-    if (rc == TN_OK)
-        rc = tune_binding(&o, basic, err);
-    binding_free(basic);
-    return rc;
-}
-
 static int32_t tune_instance(struct instance *in, struct tune_progress *p, json_t **out,
                              tn_err *err)
 {
     struct rank *r = in->ranks[0];
+    struct tune_options o = {.rank = r, .tuning = r->tuning, .progress = on_tuned, .arg = p};
     uint64_t begin = clock_ns();
     char *path;
     int32_t rc;
@@ -320,7 +306,7 @@ static int32_t tune_instance(struct instance *in, struct tune_progress *p, json_
     path = path_join(in->engine->dir, TUNING_FILE);
     if (!path)
         return err_nomem(err, "measuring kernels");
-    rc = tune_rank(r, p, err);
+    rc = tune_rank(&o, r->binding, err);
     if (rc == TN_OK)
         rc = tuning_save(r->tuning, path, err);
     if (rc == TN_OK)

@@ -41,6 +41,10 @@
          "replace sequences of ops by the fused ops that kernel sets offer")                       \
     BOOL(KERNELS_GRAPHS, "kernels.graphs", "true",                                                 \
          "capture decode steps and replay them, on devices with graphs")                           \
+    BOOL(KERNELS_TUNE, "kernels.tune", "true",                                                     \
+         "measure kernels when an engine is opened on a GPU for the first time, and keep the "     \
+         "times "                                                                                  \
+         "beside it")                                                                              \
     TEXT(DEVICE_KIND, "device.kind", "auto", CONF_RULE_NAME,                                       \
          "kind of device to run on: cpu, cuda, ...; auto: a GPU if a plugin finds one")            \
     INT(DEVICE_INDEX, "device.index", "0", 0, 1023, CONF_RULE_NONE,                                \

@@ -179,6 +179,11 @@ static int32_t check_weight(const struct plan_weight *w, tn_err *err)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
                       "int4 rows of %" PRIu64 " elements do not end with a byte",
                       w->dims[w->n_dims - 1]);
+    if (w->dtype == TN_DT_I4 &&
+        w->n_dims == 1) /* its entries would be 0 bytes apart: nothing could be copied */
+        return err_at(
+            err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name,
+            "a vector of int4 has no whole bytes; int4 is for rows of two dimensions or more");
     if (!weight_bytes(w, &bytes) || bytes > INT64_MAX)
         return err_at(err, TN_E_RANGE, NULL, TN_NO_OFFSET, w->name, "its size overflows 64 bits");
     return check_shard(w, err);

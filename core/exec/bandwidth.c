@@ -64,20 +64,6 @@ static double host_seconds(struct probe *p)
 
 /* -- Reading on a device ---------------------------------------------------------------------------------- */
 
-static void find_read(struct probe *p)
-{
-    const struct select_options *o = &p->o->select;
-
-    for (uint32_t i = 0; i < o->n_sources && !p->read; i++)
-        for (uint32_t k = 0; k < o->sources[i].set->n_variants && !p->read; k++) {
-            const tn_variant *v = o->sources[i].set->variants[k];
-            if (strcmp(v->op, TN_OP_READ) != 0 || judge_device(o, o->sources[i].set, v))
-                continue;
-            p->read = v;
-            p->source = &o->sources[i];
-        }
-}
-
 static int32_t read_once(struct probe *p, tn_err *err)
 {
     const tn_value
@@ -146,7 +132,7 @@ static int32_t open_probe(struct probe *p, tn_err *err)
                           p->o->place);
     rc = api->mem_alloc(p->o->device, p->bytes + 256, &memory, err);
     p->memory = memory;
-    find_read(p);
+    p->read = judge_service(&p->o->select, TN_OP_READ, &p->source);
     if (rc == TN_OK && (p->o->select.device->flags & TN_DEVICE_STREAMS)) {
         rc = api->stream_new(p->o->device, &p->stream, err);
         if (rc == TN_OK)

@@ -152,7 +152,7 @@ uint64_t binding_page_bytes(const struct binding *b)
     return sum;
 }
 
-static const tn_kv_layer *kv_of(const struct binding *b, const tn_op *op)
+const tn_kv_layer *binding_kv(const struct binding *b, const tn_op *op)
 {
     if (!has_member(op, TN_OP_KV_APPEND) && !has_member(op, TN_OP_ATTENTION)) {
         bool touches = false; /* a vendor's op may read the cache */
@@ -177,7 +177,7 @@ int32_t binding_alloc_kv(struct binding *b, uint32_t n_pages, tn_err *err)
         l->n_blocks = n_pages;
     }
     for (size_t i = 0; i < b->n_steps; i++)
-        b->steps[i].launch.kv = kv_of(b, b->steps[i].launch.op);
+        b->steps[i].launch.kv = binding_kv(b, b->steps[i].launch.op);
     return TN_OK;
 }
 
@@ -295,6 +295,11 @@ uint32_t binding_candidates(const struct binding *b, const struct selected *s,
 uint64_t binding_weight_bytes(const struct binding *b)
 {
     return b->weight_bytes;
+}
+
+uint64_t binding_load_ns(const struct binding *b)
+{
+    return b->load_ns;
 }
 
 uint64_t binding_streamed_bytes(const struct binding *b)

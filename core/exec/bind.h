@@ -95,8 +95,14 @@ struct binding_candidate {
 uint32_t binding_candidates(const struct binding *b, const struct selected *s,
                             struct binding_candidate *out, uint32_t max, uint32_t *max_rows);
 
+/* The layer's cache of an op of the binding that touches it, without memory as long as there is none; else NULL. */
+const tn_kv_layer *binding_kv(const struct binding *b, const tn_op *op);
+
 /* Bytes of weights as the kernels read them. */
 uint64_t binding_weight_bytes(const struct binding *b);
+
+/* Nanoseconds that bringing them to the device took; 0 of a binding that is dry or only counts. */
+uint64_t binding_load_ns(const struct binding *b);
 
 /* How many of them every step reads whole: all but embedding tables, of which a row is gathered per token. This is
  * what the floor of a decode step is computed from. */

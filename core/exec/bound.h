@@ -42,6 +42,7 @@ struct binding {
     uint64_t scratch_bytes;
     struct ledger_owner *own_loading;
     uint64_t weight_bytes, streamed_bytes;
+    uint64_t load_ns; /* that bringing the weights here took */
     void **value_ptr; /* per plan value: device address of its buffer, or NULL */
     void *workspace;
     tn_kv_layer *kv; /* n_kv of them */

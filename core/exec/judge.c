@@ -39,6 +39,20 @@ const char *judge_device(const struct select_options *o, const tn_kernel_set *se
     return "has no code for this GPU";
 }
 
+const tn_variant *judge_service(const struct select_options *o, const char *op,
+                                const struct kernel_source **source)
+{
+    for (uint32_t i = 0; i < o->n_sources; i++)
+        for (uint32_t k = 0; k < o->sources[i].set->n_variants; k++) {
+            const tn_variant *v = o->sources[i].set->variants[k];
+            if (strcmp(v->op, op) != 0 || judge_device(o, o->sources[i].set, v))
+                continue;
+            *source = &o->sources[i];
+            return v;
+        }
+    return NULL;
+}
+
 /* -- Dtypes ---------------------------------------------------------------------------------------- */
 
 static bool uses_act(const struct graph *g, const tn_op *op)

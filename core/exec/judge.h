@@ -19,6 +19,10 @@ bool judge_variant(const struct judge *j, const struct graph_op *op, const struc
 const char *judge_device(const struct select_options *o, const tn_kernel_set *set,
                          const tn_variant *v);
 
+/* The first variant for this device of an op that is never in a plan ("feed", "read", "dummy"), and its source; NULL: none. */
+const tn_variant *judge_service(const struct select_options *o, const char *op,
+                                const struct kernel_source **source);
+
 /* Nanoseconds, measured if they were, else estimated; negative: only if pinned. What is no finite number counts as
  * 1e30: it can run, and loses. */
 double judge_cost(const struct candidate *c, const struct graph_op *op, uint32_t rows);

@@ -168,6 +168,18 @@ double tuning_get(const struct tuning *t, const char *plugin, const tn_variant *
     return c && c->n > 0 ? read_curve(c, rows) : -1;
 }
 
+uint32_t tuning_rows(const struct tuning *t, const char *plugin, const tn_variant *v,
+                     const tn_op *op)
+{
+    char name[NAME];
+    const struct curve *c;
+
+    if (!t || t->n == 0 || !curve_name(plugin, v, op, name))
+        return 0;
+    c = find(t, name);
+    return c && c->n > 0 ? c->rows[c->n - 1] : 0;
+}
+
 size_t tuning_count(const struct tuning *t)
 {
     size_t n = 0;

@@ -34,6 +34,10 @@ int32_t tuning_set(struct tuning *t, const char *plugin, const tn_variant *v, co
 double tuning_get(const struct tuning *t, const char *plugin, const tn_variant *v, const tn_op *op,
                   uint32_t rows);
 
+/* The most rows that the variant was measured at for such an op; 0: at none. `t` may be NULL. */
+uint32_t tuning_rows(const struct tuning *t, const char *plugin, const tn_variant *v,
+                     const tn_op *op);
+
 /* Measured times in all. */
 size_t tuning_count(const struct tuning *t);
 

@@ -7,6 +7,8 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "engine/dummy.h"
+#include "exec/judge.h"
+#include "tenon/ops.h"
 
 /* Large enough that a copy runs at the bus's rate, small enough that the last ones of a weight do not drag. */
 #define CHUNK (4 * MIB)
@@ -44,7 +46,9 @@ struct upload {
     uint32_t first, n_queued, n_busy;
     bool ending;
     int32_t status;
-    tn_err err; /* of the first job that failed */
+    tn_err err;              /* of the first job that failed */
+    const tn_variant *dummy; /* makes dummy weights on the device; NULL: the threads do */
+    const struct kernel_source *dummy_source;
 };
 
 /* -- Filling a buffer ------------------------------------------------------------------------------------ */
@@ -203,6 +207,8 @@ int32_t upload_open(const struct upload_options *o, struct upload **out, tn_err 
     pthread_mutex_init(&u->lock, NULL);
     pthread_cond_init(&u->changed, NULL);
     rc = ledger_owner(o->ledger, "loading", "host", &u->owner, err);
+    if (o->select)
+        u->dummy = judge_service(o->select, TN_OP_DUMMY, &u->dummy_source);
     if (rc == TN_OK)
         rc = start_workers(u, err);
     if (rc != TN_OK) {
@@ -284,13 +290,65 @@ static int32_t put_long_row(struct upload *u, struct job *j, tn_err *err)
     return rc;
 }
 
+/* A slice that the device makes itself; *made is false if it cannot. */
+static int32_t put_dummy(struct upload *u, const struct upload_slice *s, void *dst, bool *made,
+                         tn_err *err)
+{
+    const struct plan_weight *w = &u->o.engine->plan->weights[s->weight];
+    uint64_t bits = tn_dtype_bits(w->dtype), row = s->row_bytes * 8 / bits;
+    const tn_attr attrs[] = {
+        TN_ATTR_INT("seed", (int64_t)u->o.engine->tensors[s->weight].seed),
+        TN_ATTR_INT("role", (int64_t)w->role),
+        TN_ATTR_INT("first", (int64_t)(s->at * 8 / bits)),
+        TN_ATTR_INT("row", (int64_t)row),
+        TN_ATTR_INT("stride", (int64_t)(s->stride * 8 / bits)),
+        TN_ATTR_INT("count", (int64_t)(row * s->rows)),
+    };
+    const tn_value y = {
+        .h = TN_HDR(tn_value), .kind = TN_VALUE_ROWS, .dtype = w->dtype, .width = row * s->rows};
+    const tn_value *out[] = {&y};
+    const tn_op op = {.h = TN_HDR(tn_op),
+                      .name = TN_OP_DUMMY,
+                      .layer = -1,
+                      .n_out = 1,
+                      .n_attrs = sizeof attrs / sizeof *attrs,
+                      .out = out,
+                      .attrs = attrs};
+    const tn_batch one = {.h = TN_HDR(tn_batch), .n_rows = 1};
+    void *to[] = {dst};
+    const tn_launch l = {.h = TN_HDR(tn_launch),
+                         .op = &op,
+                         .batch = &one,
+                         .out = to,
+                         .stream = u->o.stream,
+                         .device = u->o.device,
+                         .tp_size = 1};
+    int32_t rc;
+
+    *made =
+        u->dummy && !s->zero && !engine_weight(u->o.engine, s->weight) && bits >= 8 &&
+        (!u->dummy->can_run || u->dummy->can_run(u->dummy_source->instance, &op, NULL) == TN_OK);
+    if (!*made)
+        return TN_OK;
+    pthread_mutex_lock(&u->stream_lock);
+    rc = u->dummy->launch(u->dummy_source->instance, &l, err);
+    pthread_mutex_unlock(&u->stream_lock);
+    if (rc != TN_OK)
+        err_plugin(err, u->dummy_source->plugin);
+    return rc;
+}
+
 int32_t upload_put(struct upload *u, const struct upload_slice *s, void *dst, tn_err *err)
 {
     uint64_t fit = s->row_bytes ? CHUNK / s->row_bytes : 0;
+    bool made = false;
     int32_t rc = TN_OK;
 
     if (s->row_bytes == 0)
         return TN_OK;
+    rc = put_dummy(u, s, dst, &made, err);
+    if (made)
+        return rc;
     for (uint64_t first = 0; first < s->rows && rc == TN_OK; first += fit ? fit : 1) {
         struct job j = {.slice = *s,
                         .first = first,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Weights on their way to a device: threads read the engine's file (or make up dummy weights) into page-locked buffers of
- * their own, from which the device copies while they fill the next. So loading is bounded by the disk, the bus, or all
- * processors together, never by one of them.
+ * Weights on their way to a device: threads read the engine's file into page-locked buffers of their own, from which the
+ * device copies while they fill the next. So loading is bounded by the disk, the bus, or all processors together, never by
+ * one of them. Dummy weights are made by the device, if a kernel set offers the op "dummy", else by the threads.
  *
  * One thread puts; what it puts is copied in order on the stream, as far as one put is concerned. Bytes of different puts
  * may arrive in any order until upload_flush.
@@ -12,6 +12,7 @@
 
 #include "base/ledger.h"
 #include "engine/engine.h"
+#include "exec/select.h"
 #include "tenon/device.h"
 
 struct upload;
@@ -23,6 +24,8 @@ struct upload_options {
     tn_stream *stream; /* nobody else's until upload_flush or upload_close */
     struct ledger *ledger;
     uint32_t n_threads;
+    const struct select_options
+        *select; /* where a variant that makes dummy weights is looked for; NULL: none is */
 };
 
 /* A slice of a weight: `rows` pieces of `row_bytes`, `stride` apart, from byte `at` of the whole on. */

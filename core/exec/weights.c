@@ -386,6 +386,7 @@ static int32_t begin_loading(struct binding *b, tn_err *err)
                                      .device = b->o.device,
                                      .stream = b->stream,
                                      .ledger = b->o.ledger,
+                                     .select = &b->o.select,
                                      .n_threads = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN)};
     size_t n = b->graph->plan->n_weights;
     int32_t rc;
@@ -447,9 +448,11 @@ int32_t bound_load_weights(struct binding *b, tn_err *err)
     if (rc == TN_OK)
         rc = load_all(b, err);
     end_loading(b);
+    b->load_ns = clock_ns() - begin;
     if (rc == TN_OK)
-        log_info("%s: %" PRIu64 " bytes of weights in %.2f s", b->o.place, b->weight_bytes,
-                 (double)(clock_ns() - begin) / 1e9);
+        log_info("%s: %" PRIu64 " bytes of weights in %.2f s, %.1f GB/s", b->o.place,
+                 b->weight_bytes, (double)b->load_ns / 1e9,
+                 (double)b->weight_bytes / (double)(b->load_ns ? b->load_ns : 1));
     return rc;
 }
 

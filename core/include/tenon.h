@@ -106,8 +106,10 @@ typedef struct tn_runtime_info {
     uint64_t kv_page_bytes;
     uint32_t process; /**< 0: takes requests; others follow, see tn_follow */
     uint32_t n_processes;
-    uint32_t n_ranks; /**< in all processes */
-    uint32_t reserved0;
+    uint32_t n_ranks;  /**< in all processes */
+    uint32_t n_graphs; /**< decode steps that were captured, by number of sequences */
+    /** Nanoseconds of opening that went into measuring kernels (the first load on a device), weights, and capturing. */
+    uint64_t tune_ns, load_ns, capture_ns;
 } tn_runtime_info;
 
 /** Fills `info`, whose header tells how much of it the caller knows. */

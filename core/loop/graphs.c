@@ -78,8 +78,9 @@ static void capture_all(struct step_graphs *g)
     after = free_bytes(g);
     g->bytes = before > after ? before - after : 0;
     ledger_take(g->owner, g->bytes);
+    g->capture_ns = clock_ns() - begin;
     log_info("%s: %" PRIu32 " graphs captured in %.0f ms, %" PRIu64 " bytes", g->o.place, n,
-             (double)(clock_ns() - begin) / 1e6, g->bytes);
+             (double)g->capture_ns / 1e6, g->bytes);
 }
 
 int32_t step_graphs_init(struct step_graphs *g, const struct step_graphs_options *o, tn_err *err)

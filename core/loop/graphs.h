@@ -29,7 +29,7 @@ struct step_graphs {
     uint32_t rows[STEP_GRAPHS_MAX]; /* ascending */
     tn_graph *graphs[STEP_GRAPHS_MAX];
     struct ledger_owner *owner;
-    uint64_t bytes;
+    uint64_t bytes, capture_ns;
 };
 
 /* Captures what can be. A device or kernel that cannot leaves fewer graphs, or none, with a line in the log; an error is

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/strbuf.h"
 #include "engine/names.h"
+#include "loop/tune.h"
 #include "plugin/cpu.h"
 
 /* -- The device ---------------------------------------------------------------------------------------- */
@@ -112,7 +113,8 @@ static int32_t tuning_key(const struct rank *r, struct strbuf *key, tn_err *err)
 {
     const struct registry *reg = r->in->o.registry;
 
-    strbuf_printf(key, "%s; %s;", r->info.name, r->info.driver);
+    strbuf_printf(key, "%s; %u.%u; %s;", r->info.name, (unsigned)r->info.gpu.major,
+                  (unsigned)r->info.gpu.minor, r->info.driver);
     for (uint32_t i = 0; i < r->n_attached; i++)
         for (uint32_t k = 0; k < registry_count(reg); k++) {
             struct registry_info p;
@@ -142,7 +144,14 @@ static int32_t open_tuning(struct rank *r, tn_err *err)
     return rc;
 }
 
-static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding **out, tn_err *err)
+enum bind_way {
+    BIND_ALL,
+    BIND_COUNT, /* books what would be allocated */
+    BIND_DRY    /* chooses only */
+};
+
+static int32_t bind_how(struct rank *r, bool fusion, enum bind_way way, struct binding **out,
+                        tn_err *err)
 {
     const struct instance *in = r->in;
     struct bind_options o = {.engine = in->engine,
@@ -171,8 +180,8 @@ static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding 
                              .arg = in->o.arg,
                              .tap = in->o.tap,
                              .tap_arg = in->o.tap_arg,
-                             .count = count,
-                             .dry = in->o.dry && !count};
+                             .count = way == BIND_COUNT,
+                             .dry = way == BIND_DRY};
 
     if (r->o.topo.tp_size > 1)
         r->sources[o.select.n_sources++] = comm_source(&r->comm, in->api->kind);
@@ -180,15 +189,18 @@ static int32_t bind_how(struct rank *r, bool fusion, bool count, struct binding 
     return binding_new(&o, out, err);
 }
 
-int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err)
+int32_t rank_bind_dry(struct rank *r, bool fusion, struct binding **out, tn_err *err)
 {
-    return bind_how(r, fusion, false, out, err);
+    return bind_how(r, fusion, BIND_DRY, out, err);
 }
 
 int32_t rank_bind(struct rank *r, tn_err *err)
 {
-    int32_t rc = rank_bind_as(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), &r->binding, err);
+    bool fusion = conf_bool(r->in->o.conf, CONF_KERNELS_FUSION);
+    int32_t rc = tune_at_first_load(r, err);
 
+    if (rc == TN_OK)
+        rc = bind_how(r, fusion, r->in->o.dry ? BIND_DRY : BIND_ALL, &r->binding, err);
     if (rc == TN_OK)
         tell_fallback(r);
     return rc;
@@ -300,7 +312,7 @@ int32_t rank_count(struct rank *r, struct binding **out, uint32_t *n_pages, tn_e
 {
     uint64_t before = ledger_total(r->in->o.ledger);
     struct binding *b = NULL;
-    int32_t rc = bind_how(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), true, &b, err);
+    int32_t rc = bind_how(r, conf_bool(r->in->o.conf, CONF_KERNELS_FUSION), BIND_COUNT, &b, err);
 
     if (rc == TN_OK)
         rc = fit_pages(r, b, ledger_total(r->in->o.ledger) - before, n_pages, err);

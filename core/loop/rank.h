@@ -33,6 +33,7 @@ struct rank {
     struct pin *pins;
     uint32_t n_pins;
     struct tuning *tuning; /* measured times of this device, from the file beside the engine */
+    uint64_t tune_ns;      /* that the first load spent on measuring */
     uint32_t act_dtype, kv_dtype;
     struct binding *binding;
     struct step_arrays arrays; /* of a rank that is alone, as all up to own_logits */
@@ -56,8 +57,8 @@ int32_t rank_bind(struct rank *r, tn_err *err);
 /* What becomes of ops that the device has no arithmetic for: a line for people. Lives as long as the engine. */
 const char *rank_fallback_text(const struct rank *r);
 
-/* Another binding, by the measured times that there are now, with or without fusions; the caller's. */
-int32_t rank_bind_as(struct rank *r, bool fusion, struct binding **out, tn_err *err);
+/* Another binding, which chooses only, by the measured times that there are now, with or without fusions; the caller's. */
+int32_t rank_bind_dry(struct rank *r, bool fusion, struct binding **out, tn_err *err);
 
 /* Books in the ledger what rank_bind and rank_alloc_kv would allocate, of a rank opened dry, without allocating it; *n_pages
  * is what rank_fit_pages will say. The booking ends when *out is freed. */

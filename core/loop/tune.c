@@ -5,10 +5,13 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/dummy.h"
+#include "loop/tune_batch.h"
+#include "tenon/ops.h"
 
 #define ALIGN 256
 #define MAX_CANDIDATES 32
@@ -18,7 +21,14 @@
     (256 *                                                                                         \
      MIB) /* bytes of weights in all copies: more than caches hold, where the copies suffice */
 #define REPLAYS 3
-#define ENOUGH_NS 5e8 /* a launch that takes longer is not measured at more rows */
+#define ENOUGH_NS 5e7     /* a launch that takes longer is not measured at more rows */
+#define ONCE_NS 5e6       /* one that takes longer is measured once, from one copy */
+#define FAR_BEHIND 8      /* nor one that takes so many times as long as the fastest */
+#define CACHE (512 * MIB) /* of keys and values: as much as SPREAD, for ops that read little else */
+#define NOISE (16 * MIB)  /* bytes of noise that are made; more are copies of them */
+#define MAX_POINTS 32     /* numbers of rows */
+#define TUNED_ROWS 2048   /* rows at least, */
+#define TUNED_SEQS 256    /* or, of what has one row per sequence */
 
 /* One op as it is measured. */
 struct subject {
@@ -29,17 +39,18 @@ struct subject {
     tn_stream *stream;
     tn_event *from, *to;
     const tn_op *op;
-    uint32_t max_rows;
+    uint32_t max_rows, max_seqs, max_context;
     uint8_t *host_weights,
         *device_weights; /* canonical, one after another; host memory, and the device's */
     uint64_t weight_at[MAX_WEIGHTS], weight_bytes;
     void *values; /* device: inputs and outputs */
     const void *in[MAX_WEIGHTS];
     void *out[MAX_WEIGHTS];
-    uint8_t *rows_host, *rows_device; /* arrays of a batch, one row per sequence */
-    uint64_t rows_bytes;
-    tn_batch_arrays host, dev;
-    tn_batch batch;
+    struct tune_batch batch;
+    void *rows_device; /* its block */
+    tn_kv_layer kv;    /* base NULL: the op touches no cache */
+    void *kv_scales;
+    double fastest[MAX_POINTS]; /* of the candidates so far; by number of rows, 0: none */
     /* Of the candidate at hand. */
     const struct candidate *c;
     uint8_t *copies; /* n_copies of its weights, packed or canonical */
@@ -88,12 +99,16 @@ static uint64_t elements(const tn_weight *w)
     return n;
 }
 
-/* Noise as dummy weights have it: no kernel may profit from zeros, or from numbers that repeat. */
+/* Noise as dummy weights have it: no kernel may profit from zeros, or from numbers that repeat soon. */
 static void make_noise(void *dst, uint32_t dtype, uint64_t n, uint64_t seed)
 {
     const struct plan_weight w = {.dtype = dtype, .role = TN_ROLE_MATRIX};
+    uint64_t bits = tn_dtype_bits(dtype), bytes = n * bits / 8;
+    uint64_t own = bytes < NOISE ? bytes : NOISE;
 
-    dummy_fill(&w, seed, 0, n, dst);
+    dummy_fill(&w, seed, 0, own * 8 / bits, dst);
+    for (uint64_t at = own; at < bytes; at += own)
+        memcpy((uint8_t *)dst + at, dst, (size_t)(bytes - at < own ? bytes - at : own));
 }
 
 static int32_t make_weights(struct subject *s, tn_err *err)
@@ -123,6 +138,8 @@ static int32_t make_weights(struct subject *s, tn_err *err)
 
 static uint64_t value_bytes(const struct subject *s, const tn_value *v)
 {
+    if (v->kind == TN_VALUE_KV) /* the cache has memory of its own */
+        return 0;
     return align_up(s->max_rows * v->width * tn_dtype_bits(v->dtype) / 8, ALIGN);
 }
 
@@ -137,13 +154,15 @@ static int32_t make_values(struct subject *s, tn_err *err)
     bytes = in_bytes;
     for (uint32_t i = 0; i < s->op->n_out; i++)
         bytes += value_bytes(s, s->op->out[i]);
-    noise = mem_aligned((size_t)in_bytes, 64);
+    noise = mem_aligned((size_t)in_bytes + ALIGN, 64); /* an embedding has no inputs */
     if (!noise)
         return err_nomem(err, "measuring kernels");
     rc = device_alloc(s, bytes, &s->values, err);
     bytes = 0;
     for (uint32_t i = 0; i < s->op->n_in && rc == TN_OK; i++) {
         const tn_value *v = s->op->in[i];
+        if (v->kind == TN_VALUE_KV)
+            continue;
         make_noise(noise + bytes, v->dtype, s->max_rows * v->width, 99 + i);
         s->in[i] = (uint8_t *)s->values + bytes;
         bytes += value_bytes(s, v);
@@ -158,69 +177,67 @@ static int32_t make_values(struct subject *s, tn_err *err)
     return rc;
 }
 
-/* Points a batch's arrays at a block: numbers 0, 1, 2, ...; then ones; then zeros; then what to sample and the counts. */
-static void point_rows(uint8_t *base, uint32_t max_rows, tn_batch_arrays *a)
+/* A layer's cache full of noise, which holds every sequence's tokens or as many as CACHE has room for. */
+static int32_t make_cache(struct subject *s, const tn_kv_layer *like, struct tune_batch_options *o,
+                          tn_err *err)
 {
-    uint64_t part = align_up((max_rows + 1) * sizeof(int64_t), ALIGN);
-    const int32_t *numbers = (const int32_t *)(void *)base,
-                  *ones = (const int32_t *)(void *)(base + part),
-                  *zeros = (const int32_t *)(void *)(base + 2 * part);
+    float *ones;
+    uint64_t pages, bytes, scales;
+    uint8_t *noise;
+    int32_t rc;
 
-    *a = (tn_batch_arrays){.h = TN_HDR(tn_batch_arrays),
-                           .tokens = zeros,
-                           .positions = zeros,
-                           .row_seq = numbers,
-                           .row_slot = (const int64_t *)(const void *)(base + 3 * part),
-                           .first_row = numbers,
-                           .context = ones,
-                           .prompt_len = ones,
-                           .block_table = numbers,
-                           .logits_row = numbers,
-                           .counts = (const tn_batch_counts *)(const void *)(base + 4 * part)};
+    s->kv = *like;
+    scales = align_up((uint64_t)like->n_kv_heads * sizeof *ones, ALIGN);
+    pages = tune_batch_pages(o);
+    pages = pages * like->block_bytes > CACHE ? CACHE / like->block_bytes : pages;
+    pages = pages ? pages : 1;
+    bytes = pages * like->block_bytes;
+    noise = mem_aligned((size_t)(bytes > scales ? bytes : scales), 64);
+    if (!noise)
+        return err_nomem(err, "measuring kernels");
+    make_noise(noise, like->dtype, bytes * 8 / tn_dtype_bits(like->dtype), 7);
+    rc = device_alloc(s, bytes, &s->kv.base, err);
+    if (rc == TN_OK)
+        rc = upload(s, s->kv.base, noise, bytes, err);
+    ones = (float *)(void *)noise;
+    for (uint32_t i = 0; i < like->n_kv_heads; i++)
+        ones[i] = 1.0f;
+    if (rc == TN_OK)
+        rc = device_alloc(s, scales, &s->kv_scales, err);
+    if (rc == TN_OK)
+        rc = upload(s, s->kv_scales, ones, scales, err);
+    mem_free(noise);
+    s->kv.n_blocks = o->n_pages = (uint32_t)pages;
+    if (tn_dtype_bits(like->dtype) == 8)
+        s->kv.k_scale = s->kv.v_scale = s->kv_scales;
+    return rc;
 }
 
 static int32_t make_rows(struct subject *s, tn_err *err)
 {
-    uint64_t part = align_up((s->max_rows + 1) * sizeof(int64_t), ALIGN);
-    int32_t rc;
+    struct tune_batch_options o = {.max_rows = s->max_rows,
+                                   .max_seqs = s->max_seqs,
+                                   .max_context = s->max_context,
+                                   .block_tokens = binding_options(s->b)->block_tokens,
+                                   .vocab = s->o->rank->in->vocab};
+    const tn_kv_layer *kv = binding_kv(s->b, s->op);
+    int32_t rc = kv ? make_cache(s, kv, &o, err) : TN_OK;
 
-    s->rows_bytes = 5 * part;
-    s->rows_host = mem_aligned((size_t)s->rows_bytes, 64);
-    if (!s->rows_host)
-        return err_nomem(err, "measuring kernels");
-    memset(s->rows_host, 0, (size_t)s->rows_bytes);
-    for (uint32_t i = 0; i <= s->max_rows; i++) {
-        ((int32_t *)(void *)s->rows_host)[i] = (int32_t)i;
-        ((int32_t *)(void *)(s->rows_host + part))[i] = 1;
-        ((int64_t *)(void *)(s->rows_host + 3 * part))[i] = -1;
-    }
-    rc = device_alloc(s, s->rows_bytes, &s->rows_device, err);
-    point_rows(s->rows_host, s->max_rows, &s->host);
-    point_rows(s->rows_device, s->max_rows, &s->dev);
+    if (rc == TN_OK)
+        rc = tune_batch_init(&s->batch, &o, err);
+    if (rc == TN_OK)
+        rc = device_alloc(s, s->batch.bytes, &s->rows_device, err);
+    if (rc == TN_OK)
+        tune_batch_place(&s->batch, s->rows_device);
     return rc;
 }
 
 static int32_t set_rows(struct subject *s, uint32_t rows, tn_err *err)
 {
-    tn_batch_counts *counts = (tn_batch_counts *)(uintptr_t)s->host.counts;
-
-    *counts = (tn_batch_counts){.n_rows = rows,
-                                .n_seqs = rows,
-                                .n_logits = rows,
-                                .max_rows_per_seq = 1,
-                                .max_context = 1,
-                                .sum_context = rows};
-    s->batch = (tn_batch){.h = TN_HDR(tn_batch),
-                          .n_rows = rows,
-                          .n_seqs = rows,
-                          .n_logits = rows,
-                          .block_tokens = 16,
-                          .max_blocks = 1,
-                          .max_rows_per_seq = 1,
-                          .max_context = 1,
-                          .host = &s->host,
-                          .dev = &s->dev};
-    return upload(s, s->rows_device, s->rows_host, s->rows_bytes, err);
+    tune_batch_rows(&s->batch, rows);
+    if (strcmp(s->op->name, TN_OP_SAMPLE) == 0)
+        s->out[0] = s->batch.dev.sampled;
+    return upload(s, s->rows_device, s->batch.block, s->batch.bytes, err);
 }
 
 /* -- One candidate ----------------------------------------------------------------------------------------- */
@@ -271,7 +288,6 @@ static int32_t copy_weights(struct subject *s, tn_err *err)
 
 static int32_t begin_candidate(struct subject *s, const struct candidate *c, tn_err *err)
 {
-    const struct bind_options *o = binding_options(s->b);
     uint64_t workspace = 0;
     int32_t rc = TN_OK;
 
@@ -283,7 +299,7 @@ static int32_t begin_candidate(struct subject *s, const struct candidate *c, tn_
     s->n_copies = s->copy_bytes ? (uint32_t)ceil_div(SPREAD, s->copy_bytes) : 1;
     s->n_copies = s->n_copies > MAX_COPIES ? MAX_COPIES : s->n_copies;
     if (rc == TN_OK && c->v->workspace)
-        rc = c->v->workspace(c->source->instance, s->op, s->max_rows, o->max_seqs, o->max_context,
+        rc = c->v->workspace(c->source->instance, s->op, s->max_rows, s->max_seqs, s->max_context,
                              &workspace, err);
     if (rc == TN_OK)
         rc = device_alloc(s, s->copy_bytes * s->n_copies, &s->copies, err);
@@ -306,9 +322,10 @@ static int32_t launch(struct subject *s, uint32_t copy, tn_err *err)
     const void *weights[MAX_WEIGHTS];
     tn_launch l = {.h = TN_HDR(tn_launch),
                    .op = s->op,
-                   .batch = &s->batch,
+                   .batch = &s->batch.batch,
                    .in = s->in,
                    .out = s->out,
+                   .kv = s->kv.base ? &s->kv : NULL,
                    .workspace = s->workspace,
                    .stream = s->stream,
                    .device = s->device,
@@ -324,25 +341,25 @@ static int32_t launch(struct subject *s, uint32_t copy, tn_err *err)
     return s->c->v->launch(s->c->source->instance, &l, err);
 }
 
-static int32_t launch_all(struct subject *s, tn_err *err)
+static int32_t launch_all(struct subject *s, uint32_t copies, tn_err *err)
 {
     int32_t rc = TN_OK;
 
-    for (uint32_t i = 0; i < s->n_copies && rc == TN_OK; i++)
+    for (uint32_t i = 0; i < copies && rc == TN_OK; i++)
         rc = launch(s, i, err);
     return rc;
 }
 
 /* -- Timing ------------------------------------------------------------------------------------------------ */
 
-/* Nanoseconds of all copies once, by the graph if there is one. */
-static int32_t time_once(struct subject *s, tn_graph *g, double *ns, tn_err *err)
+/* Nanoseconds per launch on that many copies, by the graph if there is one. */
+static int32_t time_once(struct subject *s, tn_graph *g, uint32_t copies, double *ns, tn_err *err)
 {
     uint64_t begin = clock_ns();
     int32_t rc = s->stream ? s->api->event_record(s->device, s->from, s->stream, err) : TN_OK;
 
     if (rc == TN_OK)
-        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(s, err);
+        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(s, copies, err);
     if (rc == TN_OK && s->stream)
         rc = s->api->event_record(s->device, s->to, s->stream, err);
     if (rc == TN_OK)
@@ -350,6 +367,7 @@ static int32_t time_once(struct subject *s, tn_graph *g, double *ns, tn_err *err
     *ns = (double)(clock_ns() - begin);
     if (rc == TN_OK && s->stream)
         rc = s->api->event_elapsed_ns(s->device, s->from, s->to, ns, err);
+    *ns /= copies;
     return rc;
 }
 
@@ -364,7 +382,7 @@ static int32_t capture(struct subject *s, tn_graph **g, tn_err *err)
     rc = s->api->capture_begin(s->device, s->stream, err);
     if (rc != TN_OK)
         return rc;
-    rc = launch_all(s, err);
+    rc = launch_all(s, s->n_copies, err);
     end = s->api->capture_end(s->device, s->stream, g, rc == TN_OK ? err : &ignored);
     return rc != TN_OK ? rc : end;
 }
@@ -378,44 +396,63 @@ static int32_t time_rows(struct subject *s, uint32_t rows, double *best, tn_err 
 
     *best = 1e30;
     if (rc == TN_OK)
-        rc = launch(s, 0, err); /* what a first launch prepares is not measured */
-    if (rc == TN_OK)
-        rc = sync(s, err);
-    if (rc == TN_OK)
+        rc = time_once(s, NULL, 1, &ns, err); /* what a first launch prepares is not measured */
+    if (rc == TN_OK && ns > ONCE_NS) /* what else it took is little, or happens each time */
+        rc = time_once(s, NULL, 1, best, err);
+    else if (rc == TN_OK)
         rc = capture(s, &g, err);
-    for (uint32_t i = 0; i < REPLAYS && rc == TN_OK; i++) {
-        rc = time_once(s, g, &ns, err);
-        ns /= s->n_copies;
-        *best = ns < *best ? ns : *best;
-        if (ns > ENOUGH_NS)
-            break;
+    for (uint32_t i = 0; i < REPLAYS && rc == TN_OK && ns <= ONCE_NS; i++) {
+        double again = 0;
+        rc = time_once(s, g, s->n_copies, &again, err);
+        *best = again < *best ? again : *best;
     }
     if (g)
         s->api->graph_free(s->device, g);
     return rc;
 }
 
+static uint32_t next_rows(const struct subject *s, uint32_t rows)
+{
+    return rows < s->max_rows && rows * 2 > s->max_rows ? s->max_rows : rows * 2;
+}
+
+/* Notes a time; false if it is so far behind that larger ones need not be taken. */
+static bool in_the_race(struct subject *s, uint32_t point, double ns)
+{
+    double *fastest = &s->fastest[point < MAX_POINTS ? point : MAX_POINTS - 1];
+
+    if (*fastest == 0 || ns < *fastest)
+        *fastest = ns;
+    return ns < ENOUGH_NS && ns <= FAR_BEHIND * *fastest;
+}
+
 static int32_t measure_candidate(struct subject *s, const struct binding_candidate *c, tn_err *err)
 {
     tn_err why = TN_ERR_INIT;
-    double ns = 0;
+    const char *plugin = c->candidate->source->plugin;
+    uint32_t point = 0, most = c->rows[1] < s->max_rows ? c->rows[1] : s->max_rows;
+    bool goes_on = true;
     int32_t rc = begin_candidate(s, c->candidate, &why);
 
-    for (uint32_t rows = 1; rows <= c->rows[1] && rc == TN_OK && ns < ENOUGH_NS;
-         rows = rows < s->max_rows && rows * 2 > s->max_rows ? s->max_rows : rows * 2) {
+    for (uint32_t rows = 1; rows <= c->rows[1] && rc == TN_OK && goes_on;
+         rows = next_rows(s, rows), point++) {
+        double ns = 0;
         if (rows < c->rows[0])
             continue;
         rc = time_rows(s, rows, &ns, &why);
-        if (rc == TN_OK && ns > 0)
-            rc = tuning_set(s->o->tuning, c->candidate->source->plugin, c->candidate->v, s->op,
-                            rows, ns, &why);
+        if (rc != TN_OK || !(ns > 0))
+            continue;
+        goes_on = in_the_race(s, point, ns);
+        rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, rows, ns, &why);
+        if (rc == TN_OK && ns >= ENOUGH_NS && rows < most) /* it grows in proportion */
+            rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, most, ns / rows * most,
+                            &why);
     }
     end_candidate(s);
     if (rc == TN_OK)
         return TN_OK;
     /* One that cannot be measured keeps its estimate; a device that died would fail all the others, too. */
-    log_warn("%s/%s: not measured: %s", c->candidate->source->plugin, c->candidate->v->name,
-             why.msg);
+    log_warn("%s/%s: not measured: %s", plugin, c->candidate->v->name, why.msg);
     return sync(s, err);
 }
 
@@ -423,34 +460,25 @@ static int32_t measure_candidate(struct subject *s, const struct binding_candida
 
 static bool measurable_value(const tn_value *v)
 {
-    return v->kind != TN_VALUE_KV &&
-           (v->dtype == TN_DT_F32 || v->dtype == TN_DT_F16 || v->dtype == TN_DT_BF16);
+    return v->kind == TN_VALUE_KV || v->dtype == TN_DT_F32 || v->dtype == TN_DT_F16 ||
+           v->dtype == TN_DT_BF16;
 }
 
-/* A fused op may keep the cache to itself: then only its members tell. */
-static bool members_touch_kv(const tn_op *op)
-{
-    for (uint32_t m = 0; m < op->n_members; m++) {
-        const tn_op *member = op->members[m];
-        for (uint32_t i = 0; i < member->n_in; i++)
-            if (member->in[i]->kind == TN_VALUE_KV)
-                return true;
-        for (uint32_t i = 0; i < member->n_out; i++)
-            if (member->out[i]->kind == TN_VALUE_KV)
-                return true;
-    }
-    return false;
-}
-
+/* Experts and collectives hang on more than shapes. */
 static bool measurable(const tn_op *op)
 {
-    if (op->n_in == 0 || op->n_in > MAX_WEIGHTS || op->n_out > MAX_WEIGHTS ||
-        op->n_weights > MAX_WEIGHTS || members_touch_kv(op))
+    static const char *const not [] = {TN_OP_MOE_ROUTE, TN_OP_MOE_MLP, TN_OP_ALL_REDUCE,
+                                       TN_OP_ALL_GATHER};
+
+    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
+        if (strcmp(op->name, not [i]) == 0)
+            return false;
+    if (op->n_in > MAX_WEIGHTS || op->n_out > MAX_WEIGHTS || op->n_weights > MAX_WEIGHTS)
         return false;
     for (uint32_t i = 0; i < op->n_in; i++)
         if (!measurable_value(op->in[i]))
             return false;
-    for (uint32_t i = 0; i < op->n_out; i++)
+    for (uint32_t i = 0; i < op->n_out && strcmp(op->name, TN_OP_SAMPLE) != 0; i++)
         if (!measurable_value(op->out[i]))
             return false;
     return true;
@@ -467,14 +495,22 @@ static void close_subject(struct subject *s)
     device_free(s, s->device_weights);
     device_free(s, s->values);
     device_free(s, s->rows_device);
+    device_free(s, s->kv.base);
+    device_free(s, s->kv_scales);
     mem_free(s->host_weights);
-    mem_free(s->rows_host);
+    tune_batch_release(&s->batch);
 }
 
 static int32_t open_subject(struct subject *s, tn_err *err)
 {
+    const struct bind_options *b = binding_options(s->b);
+    uint32_t positions =
+        (uint32_t)plan_hyper_int(s->o->rank->in->engine->plan, TN_HP_MAX_POSITIONS, 1);
     int32_t rc = TN_OK;
 
+    s->max_seqs = b->max_seqs > TUNED_SEQS ? b->max_seqs : TUNED_SEQS;
+    s->max_context = positions < TUNED_ROWS ? positions : TUNED_ROWS;
+    s->max_context = b->max_context > s->max_context ? b->max_context : s->max_context;
     if (s->o->rank->info.flags & TN_DEVICE_STREAMS) {
         if ((rc = s->api->stream_new(s->device, &s->stream, err)) != TN_OK ||
             (rc = s->api->event_new(s->device, &s->from, err)) != TN_OK ||
@@ -486,14 +522,45 @@ static int32_t open_subject(struct subject *s, tn_err *err)
     return make_rows(s, err);
 }
 
-/* Layers look alike: an op of the same shape was measured before. */
-static bool known(const struct subject *s, const struct binding_candidate *list, uint32_t n)
+/* Layers look alike: an op of the same shape was measured before, up to as many rows. */
+static bool known(const struct tuning *t, const tn_op *op, const struct binding_candidate *list,
+                  uint32_t n, uint32_t max_rows)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (tuning_get(s->o->tuning, list[i].candidate->source->plugin, list[i].candidate->v, s->op,
-                       1) >= 0)
+        if (tuning_rows(t, list[i].candidate->source->plugin, list[i].candidate->v, op) >= max_rows)
             return true;
     return false;
+}
+
+/* Times outlive the settings that they are measured under, so that small steps are no reason to measure few rows. */
+static uint32_t rows_to_measure(const tn_op *op, uint32_t max_rows)
+{
+    uint32_t least = TUNED_ROWS;
+
+    for (uint32_t i = 0; i < op->n_in; i++)
+        least = op->in[i]->kind == TN_VALUE_LOGITS ? TUNED_SEQS : least;
+    for (uint32_t i = 0; i < op->n_out; i++)
+        least = op->out[i]->kind == TN_VALUE_LOGITS ? TUNED_SEQS : least;
+    return max_rows > least ? max_rows : least;
+}
+
+/* The candidates of an op that is to be measured; 0 if it is not. */
+static uint32_t candidates(const struct tune_options *o, const struct binding *b,
+                           const struct selected *sel, struct binding_candidate *list,
+                           uint32_t *max_rows)
+{
+    const tn_op *op = &sel->op->op;
+    uint32_t n = binding_candidates(b, sel, list, MAX_CANDIDATES, max_rows), most = *max_rows;
+
+    /* No fusion takes these: where there is one variant, there is nothing to choose. */
+    if (n == 1 && (strcmp(op->name, TN_OP_EMBEDDING) == 0 ||
+                   strcmp(op->name, TN_OP_POSITION) == 0 || strcmp(op->name, TN_OP_SAMPLE) == 0))
+        return 0;
+    *max_rows = rows_to_measure(op, most);
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].rows[1] == most)
+            list[i].rows[1] = *max_rows;
+    return measurable(op) && !known(o->tuning, op, list, n, *max_rows) ? n : 0;
 }
 
 static int32_t measure_op(const struct tune_options *o, const struct binding *b,
@@ -502,10 +569,10 @@ static int32_t measure_op(const struct tune_options *o, const struct binding *b,
     struct subject s = {
         .o = o, .b = b, .api = o->rank->in->api, .device = o->rank->device, .op = &sel->op->op};
     struct binding_candidate list[MAX_CANDIDATES];
-    uint32_t n = binding_candidates(b, sel, list, MAX_CANDIDATES, &s.max_rows);
+    uint32_t n = candidates(o, b, sel, list, &s.max_rows);
     int32_t rc;
 
-    if (!measurable(s.op) || n == 0 || known(&s, list, n))
+    if (n == 0)
         return TN_OK;
     rc = open_subject(&s, err);
     for (uint32_t i = 0; i < n && rc == TN_OK; i++)
@@ -514,7 +581,7 @@ static int32_t measure_op(const struct tune_options *o, const struct binding *b,
     return rc;
 }
 
-int32_t tune_binding(const struct tune_options *o, const struct binding *b, tn_err *err)
+static int32_t tune_binding(const struct tune_options *o, const struct binding *b, tn_err *err)
 {
     const struct selection *sel = binding_selection(b);
     int32_t rc = TN_OK;
@@ -526,4 +593,104 @@ int32_t tune_binding(const struct tune_options *o, const struct binding *b, tn_e
             rc = tn_err_set(err, TN_E_CANCELED, "measuring was interrupted");
     }
     return rc;
+}
+
+int32_t tune_rank(const struct tune_options *o, const struct binding *chosen, tn_err *err)
+{
+    struct binding *basic = NULL;
+    int32_t rc = tune_binding(o, chosen, err);
+
+    if (rc == TN_OK)
+        rc = rank_bind_dry(o->rank, false, &basic, err);
+    if (rc == TN_OK)
+        rc = tune_binding(o, basic, err);
+    binding_free(basic);
+    return rc;
+}
+
+/* -- At the first load --------------------------------------------------------------------------------------- */
+
+#define ROUNDS 3 /* choices by new times may bring ops that were not measured, but not for ever */
+#define TELL_NS UINT64_C(2000000000)
+
+static uint32_t unknown_ops(const struct tune_options *o, const struct binding *b)
+{
+    const struct selection *sel = binding_selection(b);
+    struct binding_candidate list[MAX_CANDIDATES];
+    uint32_t n = 0, max_rows;
+
+    for (size_t i = 0; i < sel->n_ops; i++)
+        n += candidates(o, b, &sel->ops[i], list, &max_rows) > 0;
+    return n;
+}
+
+struct telling {
+    const char *place;
+    uint64_t since;
+};
+
+static int tell(void *arg, uint32_t done, uint32_t total)
+{
+    struct telling *t = arg;
+    uint64_t now = clock_ns();
+
+    if (now - t->since >= TELL_NS) {
+        log_info("%s: measuring kernels, op %" PRIu32 " of %" PRIu32, t->place, done, total);
+        t->since = now;
+    }
+    return 0;
+}
+
+static void save(const struct rank *r, uint64_t begin)
+{
+    char *path = path_join(r->in->engine->dir, TUNING_FILE);
+    tn_err why = TN_ERR_INIT;
+
+    if (!path || tuning_save(r->tuning, path, &why) != TN_OK)
+        log_warn("%s: measured times are lost when this ends: %s", r->place, why.msg);
+    else
+        log_info("%s: %zu times measured in %.1f s, kept in %s", r->place, tuning_count(r->tuning),
+                 (double)(clock_ns() - begin) / 1e9, path);
+    mem_free(path);
+}
+
+static bool tunes(const struct rank *r)
+{
+    return conf_bool(r->in->o.conf, CONF_KERNELS_TUNE) && r->in->engine->dir && !r->in->o.dry &&
+           !r->in->o.tap && r->o.world_size == 1 && !(r->info.flags & TN_DEVICE_HOST_MEMORY);
+}
+
+int32_t tune_at_first_load(struct rank *r, tn_err *err)
+{
+    bool fusion = conf_bool(r->in->o.conf, CONF_KERNELS_FUSION);
+    struct telling t = {r->place, clock_ns()};
+    struct tune_options o = {.rank = r, .tuning = r->tuning, .progress = tell, .arg = &t};
+    struct binding *b = NULL;
+    uint64_t begin = t.since;
+    tn_err why = TN_ERR_INIT;
+    uint32_t round = 0;
+    int32_t rc = TN_OK;
+
+    if (!tunes(r))
+        return TN_OK;
+    for (; rc == TN_OK && round < ROUNDS; round++) {
+        rc = rank_bind_dry(r, fusion, &b, err);
+        if (rc != TN_OK)
+            return rc;
+        if (unknown_ops(&o, b) == 0)
+            break;
+        if (round == 0)
+            log_info("%s: the first load of this engine here: measuring kernels (kernels.tune)",
+                     r->place);
+        rc = tune_rank(&o, b, &why);
+        binding_free(b);
+        b = NULL;
+    }
+    binding_free(b);
+    r->tune_ns = round > 0 ? clock_ns() - begin : 0;
+    if (rc != TN_OK)
+        log_warn("%s: kernels are chosen by estimate: %s", r->place, why.msg);
+    else if (round > 0)
+        save(r, begin);
+    return TN_OK;
 }

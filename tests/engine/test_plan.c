@@ -201,6 +201,10 @@ START_TEST(int4_rows_end_with_a_byte)
     w.dims[1] = 6;
     ck_assert_ok(plan_add_weight(p, &w, &id, &err), &err);
     ck_assert_uint_eq(plan_weight_bytes(&w), 12);
+    w.name = "v"; /* of a vector, no entry is a whole number of bytes from the next */
+    w.n_dims = 1;
+    ck_assert_int_eq(plan_add_weight(p, &w, &id, &err), TN_E_RANGE);
+    ck_assert_err_has(&err, "a vector of int4");
     plan_free(p);
 }
 END_TEST

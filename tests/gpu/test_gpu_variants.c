@@ -3,7 +3,8 @@
  * Every variant of every kernel set for the GPU of this machine against the reference set, in every dtype that it
  * declares, over the grids of kernels/cases.h. Without a GPU the test is skipped: exit status 77.
  *
- * GPU_ONLY=TEXT limits it to variants with TEXT in their names; GPU_SMALL=1 to what compute-sanitizer can bear.
+ * GPU_ONLY=TEXT limits it to variants with TEXT in their names; GPU_SMALL=1 to what compute-sanitizer can bear. The reference
+ * takes the time: TENON_TEST_SHARE=I/N (check_util.h) shares its work among N processes.
  */
 #include <dlfcn.h>
 
@@ -53,7 +54,6 @@ static bool wanted(const tn_variant *v)
     return has_code(v) && (!only || strstr(v->name, only));
 }
 
-/* Variants of op number `part` of `parts`, so that the cases can be shared among processes. */
 static void check_variants(uint32_t dtype, uint32_t *variants, uint32_t *cases)
 {
     for (uint32_t p = 0; p < n_plugs; p++)

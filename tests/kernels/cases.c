@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+#include "tenon/noise.h"
+
 static bool is(const char *a, const char *b)
 {
     return strcmp(a, b) == 0;
@@ -55,6 +57,8 @@ static void compare(struct kit *k, const struct subject *s, const tn_op *op, con
     if (s->v->gpus && !subject_takes(s, op, b))
         return;
     (*s->ran)++;
+    if (!test_turn())
+        return;
     for (uint32_t i = 0; i < op->n_in; i++) {
         env_fill(k, &got, op->in[i], b, 3.0f, coarse);
         want.data[op->in[i]->id] = got.data[op->in[i]->id];
@@ -521,6 +525,10 @@ static void mlp_case(const struct subject *s, uint32_t rows, uint32_t matrix, ui
         return;
     }
     (*s->ran)++;
+    if (!test_turn()) {
+        kit_free(&k);
+        return;
+    }
     for (uint32_t i = 0; i < op->n_in; i++)
         env_fill(&k, &got, op->in[i], b, 1.0f, false);
     for (uint32_t i = 0; i < 2 * rows; i++)
@@ -566,6 +574,68 @@ static void feed_cases(const struct subject *s)
     kit_free(&k);
 }
 
+/* -- Dummy weights --------------------------------------------------------------------------------------- */
+
+static double noise_as(uint32_t dtype, uint64_t seed, uint32_t role, uint64_t i)
+{
+    uint16_t bits = tn_noise_bits(seed, i);
+    float f = tn_noise_value(role, bits);
+
+    switch (dtype) {
+    case TN_DT_F16: return (double)tn_f16_to_f32(tn_f32_to_f16(f));
+    case TN_DT_BF16: return (double)tn_bf16_to_f32(tn_f32_to_bf16(f));
+    case TN_DT_F8E4M3: return (double)tn_f8e4m3_to_f32(tn_f32_to_f8e4m3(f * TN_NOISE_FP8));
+    case TN_DT_I8: return (int8_t)bits;
+    default: return (double)f;
+    }
+}
+
+/* Rows of `row` elements, `stride` apart, from element `first` on: to the bit what the host makes. */
+static void dummy_case(const struct subject *s, uint32_t dtype, uint32_t role, uint64_t first,
+                       uint64_t row, uint64_t stride, uint64_t rows)
+{
+    struct kit k;
+    struct env e = {.kv = NULL};
+    uint32_t one[] = {1};
+    const uint64_t seed = 0x9e3779b97f4a7c15u + dtype;
+
+    kit_init(&k, 5);
+    tn_batch *b = kit_batch(&k, 1, one, one, 16, 50, false);
+    tn_op *op = kit_op(&k, TN_OP_DUMMY);
+    op_out(op, kit_value(&k, TN_VALUE_ROWS, dtype, row * rows));
+    op_int(op, "seed", (int64_t)seed);
+    op_int(op, "role", role);
+    op_int(op, "first", (int64_t)first);
+    op_int(op, "row", (int64_t)row);
+    op_int(op, "stride", (int64_t)stride);
+    op_int(op, "count", (int64_t)(row * rows));
+    (*s->ran)++;
+    if (test_turn()) {
+        run_variant(&k, s->plug, s->v, op, b, &e);
+        for (uint64_t i = 0; i < row * rows; i++) {
+            double want = noise_as(dtype, seed, role, first + i / row * stride + i % row);
+            double got = (double)value_at(op->out[0], e.data[op->out[0]->id], i);
+            expect(got == want, "%s: element %llu in %s is %.9g, not %.9g", s->v->name,
+                   (unsigned long long)i, tn_dtype_name(dtype), got, want);
+        }
+    }
+    kit_free(&k);
+}
+
+static void dummy_cases(const struct subject *s)
+{
+    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16, TN_DT_BF16, TN_DT_F8E4M3, TN_DT_I8};
+    static const uint32_t roles[] = {TN_ROLE_MATRIX, TN_ROLE_NORM, TN_ROLE_BIAS, TN_ROLE_SCALE};
+
+    for (int i = 0; i < 5; i++) {
+        for (int r = 0; r < 4; r++)
+            dummy_case(s, dtypes[i], roles[r], 1u << 30, 4096, 8192, 9);
+        dummy_case(s, dtypes[i], TN_ROLE_MATRIX, 3, 37, 101, 50);
+        dummy_case(s, dtypes[i], TN_ROLE_MATRIX, 4, 1 << 20, 1 << 20, 3);
+        dummy_case(s, dtypes[i], TN_ROLE_MATRIX, 0, 1, 1, 1);
+    }
+}
+
 /* -- All ---------------------------------------------------------------------------------------------- */
 
 static bool has_product(const tn_variant *v)
@@ -599,6 +669,8 @@ void cases_of(const struct subject *s)
         mlp_cases(s);
     else if (is(v->op, TN_OP_FEED))
         feed_cases(s);
+    else if (is(v->op, TN_OP_DUMMY))
+        dummy_cases(s);
     else if (is(v->op, TN_OP_SAMPLE) || is(v->op, TN_OP_READ))
         (*s->ran)++; /* test_sample.c; what is read has no result to compare */
     else

@@ -19,7 +19,7 @@ struct subject {
     const struct plug *plug, *reference;
     const tn_variant *v;
     uint32_t act;  /* dtype of rows */
-    uint32_t *ran; /* counts the cases that were compared */
+    uint32_t *ran; /* counts the cases, also those of other processes (check_util.h: test_turn) */
 };
 
 /* Whether the variant can run `op` on `b`. */

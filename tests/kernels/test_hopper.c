@@ -276,6 +276,7 @@ START_TEST(parts_of_a_fused_product_begin_at_their_tiles)
     const struct product_params *p = &launches[0].products;
     tn_batch b = batch_of(3);
     tn_op fused;
+    unsigned tile;
 
     member_list[0] = linear(0, 4096, 512);
     member_list[1] = linear(1, 1000, 512);
@@ -296,11 +297,52 @@ START_TEST(parts_of_a_fused_product_begin_at_their_tiles)
     ck_assert_uint_eq(launches[0].k.grid[0] / launches[0].k.cluster[0], 96);
     b = batch_of(300);
     launch(&hopper_qkv, &fused, &b, NULL);
-    ck_assert_str_eq(launches[0].entry, "wide_bf16");
-    ck_assert_uint_eq(p->parts[1].first, 16); /* of 256 */
-    ck_assert_uint_eq(p->parts[2].first, 20);
-    ck_assert_uint_eq(p->tiles, 24);
-    ck_assert_uint_eq(launches[0].k.grid[0], 72);
+    ck_assert_int_eq(sscanf(launches[0].entry, "wide_bf16_%ux", &tile), 1);
+    ck_assert_uint_eq(p->parts[1].first, (4096 + tile - 1) / tile);
+    ck_assert_uint_eq(p->parts[2].first - p->parts[1].first, (1000 + tile - 1) / tile);
+    ck_assert_uint_eq(p->tiles - p->parts[2].first, (1000 + tile - 1) / tile);
+}
+END_TEST
+
+/* What wide.cu counts its tiles by: all of the matrix, and clusters of whole tiles of tokens. */
+START_TEST(plan_of_many_rows_covers_them)
+{
+    static const uint32_t ns[] = {8, 1000, 4096, 11008, 128256},
+                          rows[] = {129, 256, 257, 384, 511, 2048, 8192};
+
+    for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
+        for (size_t j = 0; j < sizeof rows / sizeof *rows; j++) {
+            const struct noted *n = &launches[0];
+            tn_batch b = batch_of(rows[j]);
+            unsigned tile, stages, blocks, all;
+            launch(&hopper_linear, linear(0, ns[i], 4096), &b, NULL);
+            ck_assert_uint_eq(n_launches, 1);
+            ck_assert_int_eq(sscanf(n->entry, "wide_bf16_%ux%ux%u", &tile, &stages, &blocks), 3);
+            ck_assert_uint_eq(n->k.cluster[0], blocks);
+            ck_assert_uint_eq(n->products.tiles, (ns[i] + tile - 1) / tile);
+            ck_assert_uint_ge(n->k.shared_bytes, stages * (tile + WIDE_TOKENS) * 128);
+            all = (rows[j] + WIDE_TOKENS * blocks - 1) / (WIDE_TOKENS * blocks) * blocks *
+                  n->products.tiles;
+            ck_assert_uint_eq(n->k.grid[0], all < HOPPER_UNITS ? all : HOPPER_UNITS);
+        }
+}
+END_TEST
+
+/* 512 rows of a narrow matrix are few wide tiles: narrower ones keep more multiprocessors at work. */
+START_TEST(tiles_are_as_wide_as_keeps_all_units_at_work)
+{
+    static const struct {
+        uint32_t n, rows;
+        const char *entry;
+    } wanted[] = {{4096, 2048, "wide_bf16_256x4x1"},
+                  {4096, 512, "wide_bf16_128x6x1"},
+                  {22016, 2048, "wide_bf16_192x5x1"}};
+
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        tn_batch b = batch_of(wanted[i].rows);
+        launch(&hopper_linear, linear(0, wanted[i].n, 4096), &b, NULL);
+        ck_assert_str_eq(launches[0].entry, wanted[i].entry);
+    }
 }
 END_TEST
 
@@ -711,6 +753,8 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, plan_of_a_product_covers_it);
     tcase_add_test(t, parts_of_a_fused_product_begin_at_their_tiles);
+    tcase_add_test(t, plan_of_many_rows_covers_them);
+    tcase_add_test(t, tiles_are_as_wide_as_keeps_all_units_at_work);
     tcase_add_test(t, product_that_does_not_fit_is_refused);
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, plan_of_a_product_of_8_bits_covers_it);

@@ -5,6 +5,7 @@
 
 #include "ref.h"
 #include "shadow.h"
+#include "tenon/noise.h"
 
 TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE | TN_KIND_KERNELS,
                .name = "shadow", .vendor = "tests", .version = "1");
@@ -330,10 +331,48 @@ static const tn_variant variant_feed = {.h = TN_HDR(tn_variant),
                                         .cost_ns = cost_ns,
                                         .launch = launch_feed};
 
+/* -- Dummy weights ------------------------------------------------------------------------------------- */
+
+/* Matrices of float32 alone: other weights come from the host, at the same time. */
+static int32_t dummy_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    if (tn_op_int(op, "role", 0) == TN_ROLE_MATRIX && op->out[0]->dtype == TN_DT_F32)
+        return TN_OK;
+    return tn_err_set(err, TN_E_UNSUPPORTED, "makes matrices of float32");
+}
+
+/* At once: nothing on the stream uses the memory before, and the op ends with the call. */
+static int32_t launch_dummy(void *instance, const tn_launch *l, tn_err *err)
+{
+    float *y = shadow_host(l->out[0]);
+    uint64_t seed = (uint64_t)tn_op_int(l->op, "seed", 0), count, row, stride, first;
+
+    (void)instance;
+    (void)err;
+    first = (uint64_t)tn_op_int(l->op, "first", 0);
+    row = (uint64_t)tn_op_int(l->op, "row", 1);
+    stride = (uint64_t)tn_op_int(l->op, "stride", 1);
+    count = (uint64_t)tn_op_int(l->op, "count", 0);
+    for (uint64_t i = 0; i < count; i++)
+        y[i] =
+            tn_noise_value(TN_ROLE_MATRIX, tn_noise_bits(seed, first + i / row * stride + i % row));
+    return TN_OK;
+}
+
+static const tn_variant variant_dummy = {.h = TN_HDR(tn_variant),
+                                         .name = "dummy.shadow",
+                                         .op = TN_OP_DUMMY,
+                                         .act_dtypes = REF_FLOATS,
+                                         .can_run = dummy_check,
+                                         .cost_ns = cost_ns,
+                                         .launch = launch_dummy};
+
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
 #define ONE(id, op_name, weights, kv) +1
-static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed, &packed_linear,
-                                             &packed_logits, &variant_append_attention};
+static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed, &variant_dummy,
+                                             &packed_linear, &packed_logits,
+                                             &variant_append_attention};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -346,7 +385,7 @@ static const tn_kv_layout *const layouts[] = {&hnd};
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 4 REF_OPS(ONE),
+                                         .n_variants = 5 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts};

@@ -2,6 +2,7 @@
 /* The step loop on a device that does not compute in host memory (shadow.h): whatever is pipelined, captured, padded or
  * fails there, requests get the tokens that the reference set gives them on the host, and everything is given back. */
 #include <math.h>
+#include <sys/stat.h>
 
 #include "api/engines.h"
 #include "api/runtime.h"
@@ -99,14 +100,15 @@ static tn_runtime *open_on(bool shadow, const tn_kv *more)
 {
     tn_kv s[MAX_SETTINGS] = {{"plugins.path", shadow ? SHADOW_PATHS : PLUGIN_DIR},
                              {"device.kind", shadow ? "shadow" : "cpu"},
-                             {"kernels.sets", shadow ? "shadow" : "reference"}};
+                             {"kernels.sets", shadow ? "shadow" : "reference"},
+                             {"kernels.tune", "false"}}; /* takes long with the reference */
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
     tn_err err = TN_ERR_INIT;
     tn_runtime *rt = NULL;
 
     o.engine = engine;
     o.settings = s;
-    o.n_settings = 3;
+    o.n_settings = 4;
     for (; more && more->key; more++)
         s[o.n_settings++] = *more;
     ck_assert_ok(tn_open(&o, &rt, &err), &err);
@@ -202,6 +204,68 @@ START_TEST(measuring_changes_no_token)
     tn_close(rt);
     ck_assert_int_eq(unlink(path), 0);
     compare(jobs, expected());
+}
+END_TEST
+
+/* Where times are kept; those that there are go. */
+static void forget_times(char path[200])
+{
+    snprintf(path, 200, "%s/tuning.json", engine);
+    unlink(path);
+}
+
+/* Number of the file at `path`, which changes when it is written again; 0 if there is none. */
+static ino_t file_number(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+static const tn_kv tuned[] = {{"kernels.tune", "true"}, {NULL, NULL}};
+
+/* The first load measures; later ones find the times and leave the file alone, until other kernels run. */
+START_TEST(first_load_measures_and_keeps_the_times)
+{
+    char path[200];
+    ino_t made;
+
+    forget_times(path);
+    tn_close(open_on(true, NULL));
+    ck_assert(!path_exists(path));
+    tn_close(open_on(true, tuned));
+    made = file_number(path);
+    ck_assert(made != 0);
+    tn_close(open_on(true, tuned));
+    ck_assert(file_number(path) == made);
+}
+END_TEST
+
+/* A place that cannot be written costs the times, not the run. */
+START_TEST(times_that_cannot_be_kept_stop_nothing)
+{
+    static struct job jobs[JOBS];
+    char path[200];
+    tn_runtime *rt;
+
+    forget_times(path);
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    rt = open_on(true, tuned);
+    run_jobs(rt, jobs);
+    tn_close(rt);
+    ck_assert_int_eq(rmdir(path), 0);
+    compare(jobs, expected());
+}
+END_TEST
+
+/* A host computes as it did when nothing was measured: its first load takes no longer. */
+START_TEST(host_is_not_measured_at_first_load)
+{
+    char path[200];
+
+    forget_times(path);
+    tn_close(open_on(false, tuned));
+    ck_assert(!path_exists(path));
 }
 END_TEST
 
@@ -443,12 +507,11 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("loop_shadow");
-    TCase *t = tcase_create("shadow");
+    TCase *t = tcase_create("shadow"), *m = tcase_create("measuring");
 
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 240);
     tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
-    tcase_add_test(t, measuring_changes_no_token);
     tcase_add_loop_test(t, memory_is_foretold_to_the_byte, 0, 2);
     tcase_add_test(t, logits_are_those_of_the_host);
     tcase_add_test(t, requests_may_go_at_any_time);
@@ -457,5 +520,12 @@ int main(void)
     tcase_add_loop_test(t, a_device_that_hangs_is_given_up, 0, 3);
     tcase_add_test(t, closing_gives_up_a_device_that_hangs);
     suite_add_tcase(s, t);
+    tcase_add_unchecked_fixture(m, setup, teardown);
+    tcase_set_timeout(m, 240);
+    tcase_add_test(m, measuring_changes_no_token);
+    tcase_add_test(m, first_load_measures_and_keeps_the_times);
+    tcase_add_test(m, times_that_cannot_be_kept_stop_nothing);
+    tcase_add_test(m, host_is_not_measured_at_first_load);
+    suite_add_tcase(s, m);
     return run_suite(s);
 }

@@ -209,6 +209,13 @@ struct read_args {
     uint32_t *y;
 };
 
+/* y[i] is element first + i / row * stride + i % row of the weight, see tenon/noise.h. */
+struct dummy_args {
+    void *y;
+    uint64_t seed, first, row, stride, count;
+    uint32_t role, dtype; /* enum tn_dtype */
+};
+
 struct feed_args {
     int32_t *tokens;
     const int32_t *token_row, *sampled;

@@ -16,7 +16,7 @@ double gemm_flops_per_ns(const tn_device *d, uint32_t dtype)
         int capability;
         double half, single;
     } chips[] = {
-        {75, 4e4, 7e3}, {80, 2.2e5, 1.4e4}, {86, 1e5, 2e4}, {89, 2e5, 4e4}, {90, 6e5, 4e4}};
+        {75, 4e4, 7e3}, {80, 2.2e5, 1.4e4}, {86, 1e5, 2e4}, {89, 2e5, 4e4}, {90, 7e5, 4e4}};
     int capability = d ? d->major * 10 + d->minor : 90;
     size_t i = sizeof chips / sizeof *chips - 1;
 

@@ -441,3 +441,41 @@ int32_t read_launch(void *instance, const tn_launch *l, tn_err *err)
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows, ENTRY_stream_read,
                       (struct cuda_grid){.x = 1024, .threads = 512}, &a, err);
 }
+
+/* -- Dummy weights ----------------------------------------------------------------------------------------------- */
+
+int32_t dummy_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    uint32_t made = TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16) |
+                    TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I8);
+
+    (void)instance;
+    return cuda_require(op,
+                        op->n_out == 1 && (made & TN_DT_BIT(op->out[0]->dtype)) &&
+                            tn_op_int(op, "row", 0) > 0 && tn_op_int(op, "count", -1) >= 0,
+                        "makes float32, float16, bfloat16, float8_e4m3 and int8", err);
+}
+
+double dummy_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    (void)rows;
+    return set_time_ns((double)tn_op_int(op, "count", 0) * 2, 0, 1);
+}
+
+int32_t dummy_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct dummy_args a = {.y = l->out[0],
+                           .seed = (uint64_t)tn_op_int(l->op, "seed", 0),
+                           .first = (uint64_t)tn_op_int(l->op, "first", 0),
+                           .row = (uint64_t)tn_op_int(l->op, "row", 1),
+                           .stride = (uint64_t)tn_op_int(l->op, "stride", 1),
+                           .count = (uint64_t)tn_op_int(l->op, "count", 0),
+                           .role = (uint32_t)tn_op_int(l->op, "role", 0),
+                           .dtype = l->op->out[0]->dtype};
+    uint64_t blocks = (a.count + 1023) / 1024;
+
+    return set_launch(
+        set_device_of(instance, l->device), l, IMAGE_rows, ENTRY_dummy_weight,
+        (struct cuda_grid){.x = blocks < 2048 ? (uint32_t)blocks : 2048, .threads = 256}, &a, err);
+}

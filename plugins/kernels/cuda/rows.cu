@@ -7,6 +7,9 @@
 #include "../common/cuda_dtype.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
+#include "tenon/noise.h"
+
+#include <cuda_fp8.h>
 
 /* -- Element by element -------------------------------------------------------------------------------- */
 
@@ -295,6 +298,44 @@ extern "C" __global__ void __launch_bounds__(512) stream_read(read_args p)
     if (sum ==
         0x9e3779b9) /* hardly ever: whether it stores hangs on every byte, and storing costs nothing */
         *p.y = sum;
+}
+
+/* -- Dummy weights ----------------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ void store_noise(const dummy_args &p, uint64_t i, uint16_t bits)
+{
+    const float f = tn_noise_value(p.role, bits);
+
+    switch (p.dtype) {
+    case TN_DT_F32: ((float *)p.y)[i] = f; break;
+    case TN_DT_F16: ((__half *)p.y)[i] = __float2half_rn(f); break;
+    case TN_DT_BF16: ((__nv_bfloat16 *)p.y)[i] = __float2bfloat16_rn(f); break;
+    case TN_DT_F8E4M3:
+        ((__nv_fp8_storage_t *)p.y)[i] =
+            __nv_cvt_float_to_fp8(__fmul_rn(f, TN_NOISE_FP8), __NV_SATFINITE, __NV_E4M3);
+        break;
+    default: ((uint8_t *)p.y)[i] = (uint8_t)bits; break;
+    }
+}
+
+/* Four elements share a word of the stream where they begin at a multiple of four. */
+extern "C" __global__ void __launch_bounds__(256) dummy_weight(dummy_args p)
+{
+    const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+    const uint64_t thread = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const bool fours = (p.first | p.row | p.stride | p.count) % 4 == 0;
+
+    if (fours) {
+        for (uint64_t i = 4 * thread; i < p.count; i += 4 * step) {
+            const uint64_t e = p.first + i / p.row * p.stride + i % p.row;
+            const uint64_t word = tn_noise_word(p.seed, e / 4);
+            for (int k = 0; k < 4; k++)
+                store_noise(p, i + k, (uint16_t)(word >> (16 * k)));
+        }
+        return;
+    }
+    for (uint64_t i = thread; i < p.count; i += step)
+        store_noise(p, i, tn_noise_bits(p.seed, p.first + i / p.row * p.stride + i % p.row));
 }
 
 /* One block per row. */

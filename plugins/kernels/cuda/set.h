@@ -19,7 +19,8 @@
 #define ROWS_ENTRIES(X, F)                                                                         \
     F(map)                                                                                         \
     X(map_any)                                                                                     \
-    F(rms_norm) F(layer_norm) F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard)
+    F(rms_norm)                                                                                    \
+    F(layer_norm) F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
 #define LINEAR_ENTRIES(X, F)                                                                       \
@@ -113,6 +114,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(kv_append, TN_OP_KV_APPEND, NULL, 0, CUDA_FLOATS)                                            \
     X(rope_append, TN_FUSED_ROPE_APPEND, TN_FUSED_ROPE_APPEND_TEXT, 0, CUDA_FLOATS)                \
     X(feed, TN_OP_FEED, NULL, 0, 0)                                                                \
+    X(dummy, TN_OP_DUMMY, NULL, 0, 0)                                                              \
     X(read, TN_OP_READ, NULL, 0, 0)                                                                \
     X(attention, TN_OP_ATTENTION, NULL, 0, CUDA_FLOATS)                                            \
     X(linear, TN_OP_LINEAR, NULL, CUDA_FLOATS, 0)                                                  \

@@ -32,9 +32,9 @@ struct product_part {
 };
 
 struct product_params {
-    struct tensor_map
-        weights[PRODUCT_MAX_PARTS]; /* [n, k], box 64 x rows of a tile (half of them if gated) */
-    struct tensor_map x;            /* [rows, k], box 64 x tokens of a tile */
+    struct tensor_map weights
+        [PRODUCT_MAX_PARTS]; /* [n, k], box 64 x rows of a tile (wide or gated: half of them) */
+    struct tensor_map x;     /* [rows, k], box 64 x tokens of a tile */
     struct product_part parts[PRODUCT_MAX_PARTS];
     const void *residual; /* [rows, n] */
     uint32_t n_parts, rows, k_blocks, finish;
@@ -51,8 +51,11 @@ struct product_params {
 
 #define WIDE_THREADS 384
 #define WIDE_TOKENS 128 /* of a tile */
-#define WIDE_ROWS 256   /* of the matrix, per tile; gated: half of them of each */
-#define WIDE_STAGES 4
+
+/* X(rows of the matrix per tile, stages, blocks of a cluster): the kernels of wide.cu, in the order of their entries. */
+#ifndef WIDE_SHAPES
+#define WIDE_SHAPES(X) X(256, 4, 1) X(192, 5, 1) X(128, 6, 1)
+#endif
 
 /* -- Rows (rows.cu) --------------------------------------------------------------------------------- */
 

@@ -26,8 +26,19 @@ static const struct shape {
 
 const char *const skinny_entries[] = {SKINNY_SHAPES(NAME_BF16) SKINNY_SHAPES(NAME_F16)};
 const uint32_t n_skinny_entries = 2 * N_SHAPES;
-const char *const wide_entries[] = {"wide_bf16", "wide_f16"};
-const uint32_t n_wide_entries = 2;
+
+#define WIDE(tile, stages, blocks) {tile, stages, blocks},
+#define WIDE_BF16(tile, stages, blocks) "wide_bf16_" #tile "x" #stages "x" #blocks,
+#define WIDE_F16(tile, stages, blocks) "wide_f16_" #tile "x" #stages "x" #blocks,
+
+static const struct wide_shape {
+    uint32_t tile, stages, blocks; /* blocks: of a cluster, one tile of tokens each */
+} wide_shapes[] = {WIDE_SHAPES(WIDE)};
+
+#define N_WIDE ((uint32_t)(sizeof wide_shapes / sizeof *wide_shapes))
+
+const char *const wide_entries[] = {WIDE_SHAPES(WIDE_BF16) WIDE_SHAPES(WIDE_F16)};
+const uint32_t n_wide_entries = 2 * N_WIDE;
 
 /* -- What an op asks for ------------------------------------------------------------------------- */
 
@@ -89,8 +100,8 @@ static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
 /* How a product is launched. */
 struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
-    uint32_t tiles, splits; /* tiles along the matrices; blocks that share one */
-    uint32_t image, entry, threads, shared_bytes;
+    uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster, which share one */
+    uint32_t blocks, image, entry, threads, shared_bytes;
 };
 
 static uint32_t count_tiles(const tn_op *op, enum product_finish f, uint32_t tile)
@@ -154,28 +165,57 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
     /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
     while (p.splits < 8 && p.tiles * p.splits < blocks * 9 / 10 && k_blocks >= p.splits * 8)
         p.splits *= 2;
+    p.blocks = p.tiles * p.splits;
     return p;
 }
 
-static struct plan plan_many(const tn_op *op, enum product_finish f)
+/* Tiles that the busiest multiprocessor computes one after another, by their width: what the time of many rows is in
+ * proportion to. */
+static uint32_t wide_work(const tn_op *op, enum product_finish f, const struct wide_shape *s,
+                          uint32_t rows)
 {
-    return (struct plan){.tile = WIDE_ROWS,
-                         .tokens = WIDE_TOKENS,
-                         .tiles = count_tiles(op, f, WIDE_ROWS),
-                         .splits = 1,
-                         .image = IMAGE_WIDE,
-                         .entry = hopper_type(op->in[0]),
-                         .threads = WIDE_THREADS,
-                         .shared_bytes = WIDE_STAGES * ((WIDE_ROWS + WIDE_TOKENS) * 128 + 16)};
+    uint32_t tokens = cuda_div_up(rows, WIDE_TOKENS * s->blocks);
+    uint32_t tiles = count_tiles(op, f, s->tile) * tokens;
+
+    return cuda_div_up(tiles, HOPPER_UNITS / s->blocks) * s->tile;
+}
+
+static const struct wide_shape *choose_wide(const tn_op *op, enum product_finish f, uint32_t rows)
+{
+    const struct wide_shape *best = wide_shapes;
+
+    for (uint32_t i = 1; i < N_WIDE; i++)
+        if (wide_work(op, f, &wide_shapes[i], rows) < wide_work(op, f, best, rows))
+            best = &wide_shapes[i];
+    return best;
+}
+
+static struct plan plan_many(const tn_op *op, enum product_finish f, uint32_t rows)
+{
+    const struct wide_shape *best = choose_wide(op, f, rows);
+    struct plan p = {.tile = best->tile,
+                     .tokens = WIDE_TOKENS,
+                     .tiles = count_tiles(op, f, best->tile),
+                     .splits = best->blocks,
+                     .image = IMAGE_WIDE,
+                     .entry = hopper_type(op->in[0]) * N_WIDE + (uint32_t)(best - wide_shapes),
+                     .threads = WIDE_THREADS,
+                     .shared_bytes = best->stages * ((best->tile + WIDE_TOKENS) * 128 + 16)};
+
+    p.blocks = p.tiles * cuda_div_up(rows, WIDE_TOKENS * best->blocks) * best->blocks;
+    if (p.blocks > HOPPER_UNITS)
+        p.blocks = HOPPER_UNITS; /* each stays for several tiles */
+    return p;
 }
 
 static double cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
 {
-    double bytes = weight_bytes(op, f), moving, computing;
-    uint32_t padded = rows <= MAX_FEW ? rows : cuda_div_up(rows, WIDE_TOKENS) * WIDE_TOKENS;
+    double bytes = weight_bytes(op, f), moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
+    double computing = bytes * rows / FLOPS_PER_NS;
 
-    moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
-    computing = bytes * padded / FLOPS_PER_NS;
+    if (rows > MAX_FEW) /* what the busiest multiprocessor does */
+        computing = 2.0 * wide_work(op, f, choose_wide(op, f, rows), rows) * WIDE_TOKENS *
+                    (double)op->in[0]->width * HOPPER_UNITS / FLOPS_PER_NS;
     return LAUNCH_NS + (moving > computing ? moving : computing);
 }
 
@@ -183,7 +223,9 @@ static double cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
 static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enum product_finish f,
                           const struct plan *plan, struct product_params *p, tn_err *err)
 {
-    uint32_t box = is_gated(f) ? plan->tile / 2 : plan->tile, weight = 0, tile = 0;
+    /* Tiles of gated products are half of each matrix; the copies of wide.cu are halves of tiles. */
+    uint32_t height = is_gated(f) ? plan->tile / 2 : plan->tile, weight = 0, tile = 0;
+    uint32_t box = plan->image == IMAGE_WIDE ? plan->tile / 2 : height;
 
     p->n_parts = n_matrices(f, l->op);
     for (uint32_t i = 0; i < p->n_parts; i++) {
@@ -197,7 +239,7 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enu
         p->parts[i].bias = m->n_weights > 1 ? l->weights[weight + 1] : NULL;
         p->parts[i].n = (uint32_t)w->dims[0];
         p->parts[i].first = is_gated(f) ? 0 : tile;
-        tile += cuda_div_up(w->dims[0], box);
+        tile += cuda_div_up(w->dims[0], height);
         weight += m->n_weights;
     }
     return TN_OK;
@@ -221,8 +263,8 @@ static int32_t gather(const struct hopper_device *d, const tn_launch *l, const v
 static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
                       tn_err *err)
 {
-    uint32_t rows = f == PRODUCT_LOGITS ? l->batch->n_logits : l->batch->n_rows, blocks;
-    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f);
+    uint32_t rows = f == PRODUCT_LOGITS ? l->batch->n_logits : l->batch->n_rows;
+    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
     const struct hopper_device *d;
     struct product_params p;
     const void *x = l->in[0];
@@ -245,13 +287,8 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
         rc = plan_parts(d, l, f, &plan, &p, err);
     if (rc)
         return rc;
-    blocks = plan.tiles * plan.splits;
-    if (rows > MAX_FEW) {
-        blocks *= cuda_div_up(rows, WIDE_TOKENS);
-        blocks = blocks < HOPPER_UNITS ? blocks : HOPPER_UNITS; /* each stays for several tiles */
-    }
     return hopper_launch(d, l, plan.image, plan.entry,
-                         (struct cuda_grid){.x = blocks,
+                         (struct cuda_grid){.x = plan.blocks,
                                             .threads = plan.threads,
                                             .cluster = plan.splits,
                                             .shared_bytes = plan.shared_bytes},

@@ -110,6 +110,9 @@
  *             sampled[token_row[t]]). Without it steps wait for the host.
  * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can; what it stores in y, if anything,
  *             hangs on every byte. It is the bandwidth that `tenon bench` holds against the time of a step.
+ * dummy       Never in a plan. Makes y, part of a dummy weight, where dummy weights are asked for and y's dtype is one that
+ *             the variant makes: element i of y, for i < count, is element first + i / row * stride + i % row of the
+ *             weight with that seed and role (noise.h). All attributes are integers. Without it they come from the host.
  */
 #ifndef TENON_OPS_H
 #define TENON_OPS_H
@@ -145,5 +148,6 @@
 #define TN_OP_LINEAR_INT4 "linear.int4"
 #define TN_OP_FEED "feed"
 #define TN_OP_READ "read"
+#define TN_OP_DUMMY "dummy"
 
 #endif
