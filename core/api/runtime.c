@@ -88,9 +88,10 @@ static int32_t open_parts(tn_runtime *rt, const tn_open_options *o, const struct
     io.tap = tap ? tap->fn : NULL;
     io.tap_arg = tap ? tap->arg : NULL;
     rc = instance_open(&io, &rt->instance, err);
-    if (rc != TN_OK || !crew_leads(rt->instance->crew))
+    if (rc != TN_OK)
         return rc;
-    return rc == TN_OK ? loop_start(rt->instance, &rt->loop, err) : rc;
+    return crew_leads(rt->instance->crew) ? loop_start(rt->instance, &rt->loop, err)
+                                          : loop_follow(rt->instance, err);
 }
 
 int32_t tn_open(const tn_open_options *options, tn_runtime **out, tn_err *err)

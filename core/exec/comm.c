@@ -94,9 +94,13 @@ static int32_t interleave(const struct comm *c, const tn_launch *l, uint64_t row
 {
     const uint8_t *src = l->workspace;
     uint8_t *dst = l->out[0];
+    bool strided = TN_HAS(tn_device_api, c->api, copy_rows) && c->api->copy_rows;
     int32_t rc = TN_OK;
 
-    for (uint64_t row = 0; row < rows && rc == TN_OK; row++)
+    for (uint32_t r = 0; r < c->tensor.n_ranks && rc == TN_OK && strided; r++)
+        rc = c->api->copy_rows(c->device, l->stream, dst + r * part, c->tensor.n_ranks * part,
+                               src + r * rows * part, part, part, rows, err);
+    for (uint64_t row = 0; row < rows && rc == TN_OK && !strided; row++)
         for (uint32_t r = 0; r < c->tensor.n_ranks && rc == TN_OK; r++)
             rc = c->api->copy(c->device, l->stream, dst + (row * c->tensor.n_ranks + r) * part,
                               src + (r * rows + row) * part, part, TN_COPY_DEVICE_TO_DEVICE, err);
@@ -134,12 +138,32 @@ static const tn_variant gather = {.h = TN_HDR(tn_variant),
                                   .cost_ns = cost_ns,
                                   .workspace = gather_workspace,
                                   .launch = launch_gather};
-static const tn_variant *const variants[] = {&reduce, &gather};
+bool comm_line_captures(const struct comm_line *line)
+{
+    const tn_comm_backend *b = line->backend;
+
+    if (!b)
+        return true;
+    return ((line->group && TN_HAS(tn_comm_backend, b, group_flags) && b->group_flags
+                 ? b->group_flags(line->group)
+                 : b->flags) &
+            TN_COMM_GRAPH_SAFE) != 0;
+}
 
 struct kernel_source comm_source(struct comm *c, const char *device_kind)
 {
-    c->set = (tn_kernel_set){
-        .h = TN_HDR(tn_kernel_set), .device = device_kind, .n_variants = 2, .variants = variants};
+    c->reduce = reduce;
+    c->gather = gather;
+    if (comm_line_captures(&c->tensor)) {
+        c->reduce.flags |= TN_VARIANT_GRAPH_SAFE;
+        c->gather.flags |= TN_VARIANT_GRAPH_SAFE;
+    }
+    c->variants[0] = &c->reduce;
+    c->variants[1] = &c->gather;
+    c->set = (tn_kernel_set){.h = TN_HDR(tn_kernel_set),
+                             .device = device_kind,
+                             .n_variants = 2,
+                             .variants = c->variants};
     return (struct kernel_source){c->tensor.plugin, &c->set, c};
 }
 
@@ -169,6 +193,22 @@ void comm_abort(struct comm *c)
         c->tensor.backend->abort(c->tensor.group);
     if (c->pipeline.group)
         c->pipeline.backend->abort(c->pipeline.group);
+}
+
+static int32_t check(const struct comm_line *line, tn_err *err)
+{
+    int32_t rc = line->group ? line->backend->async_error(line->group, err) : TN_OK;
+
+    if (rc != TN_OK)
+        err_plugin(err, line->plugin);
+    return rc;
+}
+
+int32_t comm_check(const struct comm *c, tn_err *err)
+{
+    int32_t rc = check(&c->tensor, err);
+
+    return rc == TN_OK ? check(&c->pipeline, err) : rc;
 }
 
 void comm_leave(struct comm *c)

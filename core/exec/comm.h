@@ -51,9 +51,14 @@ struct comm {
     struct beat beat;
     struct comm_counts counts;
     tn_kernel_set set; /* what comm_source offers */
+    tn_variant reduce, gather;
+    const tn_variant *variants[2];
 };
 
 const char *comm_call_name(uint32_t call);
+
+/* Whether calls of the line may be captured; also true where there is nothing to call. */
+bool comm_line_captures(const struct comm_line *line);
 
 /* The collectives of the tensor group as a kernel set for one kind of device. `c` outlives its use. */
 struct kernel_source comm_source(struct comm *c, const char *device_kind);
@@ -64,6 +69,9 @@ int32_t comm_recv(struct comm *c, void *buf, uint64_t bytes, tn_stream *s, tn_er
 
 /* Ends what is going on in both groups, from any thread; nothing works afterwards. */
 void comm_abort(struct comm *c);
+
+/* What has gone wrong in either group since, if anything. */
+int32_t comm_check(const struct comm *c, tn_err *err);
 
 /* Leaves both groups. */
 void comm_leave(struct comm *c);

@@ -129,6 +129,8 @@ const char *binding_uncapturable(const struct binding *b, uint32_t rows)
 {
     if (!(b->o.select.device->flags & TN_DEVICE_GRAPHS))
         return "the device";
+    if (b->o.comm && !comm_line_captures(&b->o.comm->pipeline))
+        return b->o.comm->pipeline.plugin;
     if (b->feed && !(b->feed->flags & TN_VARIANT_GRAPH_SAFE))
         return b->feed->name;
     for (size_t i = 0; i < b->n_steps; i++) {

@@ -154,13 +154,13 @@ static void device_free(struct step_arrays *a, void *p, uint64_t bytes)
     ledger_give(a->own_device, bytes);
 }
 
-int32_t step_arrays_init(struct step_arrays *a, const struct sched *s, const tn_device_api *api,
-                         tn_device *device, const tn_device_info *info, const char *place,
-                         struct ledger *ledger, tn_err *err)
+int32_t step_arrays_init(struct step_arrays *a, const struct batch_capacity *capacity,
+                         const tn_device_api *api, tn_device *device, const tn_device_info *info,
+                         const char *place, struct ledger *ledger, tn_err *err)
 {
     int32_t rc;
 
-    *a = (struct step_arrays){.api = api, .device = device, .capacity = batch_capacity(s)};
+    *a = (struct step_arrays){.api = api, .device = device, .capacity = *capacity};
     a->mirrored = !(info->flags & TN_DEVICE_HOST_MEMORY);
     a->n_slots = a->mirrored ? STEP_SLOTS : 1;
     lay_out_input(a);
@@ -214,17 +214,26 @@ static uint32_t widest_table(const struct step_arrays *a)
     return (uint32_t)(a->capacity.blocks / a->capacity.seqs);
 }
 
-static void size_for(const struct step_arrays *a, const struct sched_step *step, uint32_t bucket,
-                     struct batch_capacity *n)
+static struct batch_capacity padded(const struct step_arrays *a, uint32_t bucket)
 {
-    *n = bucket ? (struct batch_capacity){.rows = bucket,
-                                          .seqs = bucket,
-                                          .logits = bucket,
-                                          .blocks = (uint64_t)bucket * widest_table(a)}
-                : (struct batch_capacity){.rows = step->n_rows,
-                                          .seqs = step->n_seqs,
-                                          .logits = step->n_logits,
-                                          .blocks = (uint64_t)step->n_seqs * step->max_blocks};
+    return (struct batch_capacity){.rows = bucket,
+                                   .seqs = bucket,
+                                   .logits = bucket,
+                                   .blocks = (uint64_t)bucket * widest_table(a)};
+}
+
+/* Lays out the slot's arrays of these sizes in its block. */
+static void lay_out(struct step_arrays *a, struct step_slot *t, const struct batch_capacity *n)
+{
+    struct carver c = {t->in, 0};
+
+    carve_fixed(n, &c, &t->buffers, &t->counts);
+    place_rare(a, t->in, &t->buffers);
+    t->bytes = c.at;
+    t->sampled = t->out;
+    t->logprob = logprob_of(t->out, (uint32_t)n->logits);
+    if (a->mirrored)
+        point_device(a, n, &t->dev);
 }
 
 /* Rows that touch nothing, as batch.h defines them. */
@@ -249,41 +258,126 @@ static void pad(struct step_slot *s, const struct batch_capacity *n, uint32_t fr
     }
 }
 
-static void count(struct step_slot *s, const struct sched_step *step)
+static void count(struct step_slot *s, const struct step_arrays *a,
+                  const struct batch_capacity *sizes)
 {
-    *s->counts = (tn_batch_counts){.n_rows = step->n_rows,
-                                   .n_seqs = step->n_seqs,
-                                   .n_logits = step->n_logits,
-                                   .max_rows_per_seq = step->max_rows_per_seq,
-                                   .max_context = step->max_context};
-    for (uint32_t i = 0; i < step->n_seqs; i++)
-        s->counts->sum_context += step->seqs[i].context;
+    const tn_batch *b = &s->batch;
+
+    *s->counts = (tn_batch_counts){.n_rows = b->n_rows,
+                                   .n_seqs = b->n_seqs,
+                                   .n_logits = b->n_logits,
+                                   .max_rows_per_seq = b->max_rows_per_seq,
+                                   .max_context = b->max_context};
+    for (uint32_t i = 0; i < b->n_seqs; i++)
+        s->counts->sum_context += (uint32_t)s->buffers.context[i];
+    s->n_logits = b->n_logits;
+    point_arrays(&s->host, &s->buffers, s->counts, s->out, (uint32_t)sizes->logits);
+    s->batch.host = &s->host;
+    s->batch.dev = a->mirrored ? &s->dev : &s->host;
 }
 
 struct step_slot *step_arrays_fill(struct step_arrays *a, uint32_t slot, const struct sched *s,
                                    const struct sched_step *step, uint32_t bucket)
 {
     struct step_slot *t = &a->slots[slot];
-    struct carver c = {t->in, 0};
-    struct batch_capacity n;
+    struct batch_capacity n = {.rows = step->n_rows,
+                               .seqs = step->n_seqs,
+                               .logits = step->n_logits,
+                               .blocks = (uint64_t)step->n_seqs * step->max_blocks};
 
-    size_for(a, step, bucket, &n);
-    carve_fixed(&n, &c, &t->buffers, &t->counts);
-    place_rare(a, t->in, &t->buffers);
-    t->bytes = c.at;
+    if (bucket)
+        n = padded(a, bucket);
+    lay_out(a, t, &n);
     t->n_bias = step->n_bias;
     t->n_history = step->n_history;
-    t->n_logits = step->n_logits;
     t->n_unknown = batch_fill(s, step, bucket ? UINT32_MAX : 0, &t->buffers, &t->host, &t->batch);
     if (bucket)
         pad(t, &n, step->n_rows);
-    count(t, step);
-    t->sampled = t->out;
-    t->logprob = logprob_of(t->out, (uint32_t)n.logits);
-    point_arrays(&t->host, &t->buffers, t->counts, t->out, (uint32_t)n.logits);
-    if (a->mirrored)
-        point_device(a, &n, &t->dev);
-    t->batch.dev = a->mirrored ? &t->dev : &t->host;
+    count(t, a, &n);
+    return t;
+}
+
+/* How many biases and how much history the samplers of a batch point to. */
+static void count_rare(const tn_batch *b, struct batch_capacity *n)
+{
+    for (uint32_t i = 0; i < b->n_logits; i++) {
+        const tn_sample_row *r = &b->host->sample[i];
+        if (r->n_bias && r->first_bias + r->n_bias > n->bias)
+            n->bias = r->first_bias + r->n_bias;
+        if (r->history_len && r->first_history + r->history_len > n->history)
+            n->history = r->first_history + r->history_len;
+    }
+}
+
+static bool fits(const struct step_arrays *a, const tn_batch *b, const struct batch_capacity *n)
+{
+    const struct batch_capacity *most = &a->capacity;
+
+    return n->rows <= most->rows && n->seqs <= most->seqs && n->logits <= most->logits &&
+           b->max_blocks <= widest_table(a) && n->bias <= most->bias && n->history <= most->history;
+}
+
+static void copy_rare(struct step_slot *t, const tn_batch_arrays *from)
+{
+    if (t->n_bias) {
+        memcpy(t->buffers.bias_ids, from->bias_ids, t->n_bias * sizeof *from->bias_ids);
+        memcpy(t->buffers.bias_values, from->bias_values, t->n_bias * sizeof *from->bias_values);
+    }
+    if (t->n_history)
+        memcpy(t->buffers.history, from->history, t->n_history * sizeof *from->history);
+}
+
+static void copy_fixed(struct step_slot *t, const tn_batch *b, uint32_t stride)
+{
+    const tn_batch_arrays *from = b->host;
+    struct batch_buffers *to = &t->buffers;
+
+    memcpy(to->tokens, from->tokens, b->n_rows * sizeof *to->tokens);
+    memcpy(to->positions, from->positions, b->n_rows * sizeof *to->positions);
+    memcpy(to->row_seq, from->row_seq, b->n_rows * sizeof *to->row_seq);
+    memcpy(to->row_slot, from->row_slot, b->n_rows * sizeof *to->row_slot);
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        to->token_row[i] = SCHED_TOKEN_KNOWN;
+    memcpy(to->first_row, from->first_row, (b->n_seqs + 1) * sizeof *to->first_row);
+    memcpy(to->context, from->context, b->n_seqs * sizeof *to->context);
+    memcpy(to->prompt_len, from->prompt_len, b->n_seqs * sizeof *to->prompt_len);
+    if (b->n_logits) {
+        memcpy(to->logits_row, from->logits_row, b->n_logits * sizeof *to->logits_row);
+        memcpy(to->sample, from->sample, b->n_logits * sizeof *to->sample);
+    }
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        int32_t *row = to->block_table + (size_t)i * stride;
+        memcpy(row, from->block_table + (size_t)i * b->max_blocks, b->max_blocks * sizeof *row);
+        for (uint32_t k = b->max_blocks; k < stride; k++)
+            row[k] = TN_NO_BLOCK;
+    }
+}
+
+struct step_slot *step_arrays_adopt(struct step_arrays *a, uint32_t slot, const tn_batch *batch,
+                                    uint32_t bucket)
+{
+    struct step_slot *t = &a->slots[slot];
+    struct batch_capacity n = {.rows = batch->n_rows,
+                               .seqs = batch->n_seqs,
+                               .logits = batch->n_logits,
+                               .blocks = (uint64_t)batch->n_seqs * batch->max_blocks};
+
+    count_rare(batch, &n);
+    if (!fits(a, batch, &n))
+        return NULL;
+    t->n_bias = n.bias;
+    t->n_history = n.history;
+    if (bucket)
+        n = padded(a, bucket);
+    lay_out(a, t, &n);
+    t->batch = *batch;
+    t->batch.max_blocks = (uint32_t)(n.blocks / n.seqs);
+    t->n_unknown = 0;
+    copy_fixed(t, batch, t->batch.max_blocks);
+    copy_rare(t, batch->host);
+    if (bucket)
+        pad(t, &n, batch->n_rows);
+    count(t, a, &n);
     return t;
 }
 
@@ -291,9 +385,8 @@ const tn_batch *step_arrays_model(struct step_arrays *a, uint32_t block_tokens, 
                                   uint32_t max_context)
 {
     struct step_slot *t = &a->model;
-    struct batch_capacity n;
+    struct batch_capacity n = padded(a, bucket);
 
-    size_for(a, NULL, bucket, &n);
     point_device(a, &n, &t->dev);
     t->batch = (tn_batch){.h = TN_HDR(tn_batch),
                           .n_rows = bucket,
@@ -311,12 +404,9 @@ const tn_batch *step_arrays_model(struct step_arrays *a, uint32_t block_tokens, 
 const struct step_slot *step_arrays_blank(struct step_arrays *a, uint32_t bucket)
 {
     struct step_slot *t = &a->slots[0];
-    struct carver c = {t->in, 0};
-    struct batch_capacity n;
+    struct batch_capacity n = padded(a, bucket);
 
-    size_for(a, NULL, bucket, &n);
-    carve_fixed(&n, &c, &t->buffers, &t->counts);
-    t->bytes = c.at;
+    lay_out(a, t, &n);
     t->n_bias = t->n_history = 0;
     t->buffers.first_row[0] = 0;
     pad(t, &n, 0);

@@ -47,10 +47,10 @@ struct step_arrays {
     struct step_slot model; /* the batch of a captured step; its host addresses are never used */
 };
 
-/* Memory for any step of `s`. On failure nothing is kept. */
-int32_t step_arrays_init(struct step_arrays *a, const struct sched *s, const tn_device_api *api,
-                         tn_device *device, const tn_device_info *info, const char *place,
-                         struct ledger *ledger, tn_err *err);
+/* Memory for any step of that capacity. On failure nothing is kept. */
+int32_t step_arrays_init(struct step_arrays *a, const struct batch_capacity *capacity,
+                         const tn_device_api *api, tn_device *device, const tn_device_info *info,
+                         const char *place, struct ledger *ledger, tn_err *err);
 void step_arrays_release(struct step_arrays *a); /* zeroed is allowed */
 
 /* Bytes that step_arrays_init would take, of the host's and of the device's memory. */
@@ -60,6 +60,11 @@ void step_arrays_bytes(const struct sched *s, const tn_device_info *info, uint64
 /* Fills slots[slot] for a step. bucket > 0: as a replay of the graph of that many rows reads it, padded to that. */
 struct step_slot *step_arrays_fill(struct step_arrays *a, uint32_t slot, const struct sched *s,
                                    const struct sched_step *step, uint32_t bucket);
+
+/* The same for a step, or a part of one, that stands in arrays of the host already, and takes no token from the step before.
+ * NULL if there is no room for it, which is so only if it comes from a scheduler with other limits. */
+struct step_slot *step_arrays_adopt(struct step_arrays *a, uint32_t slot, const tn_batch *batch,
+                                    uint32_t bucket);
 
 /* The batch to capture the graph of `bucket` rows with; valid until the next call. `max_context` of any sequence. */
 const tn_batch *step_arrays_model(struct step_arrays *a, uint32_t block_tokens, uint32_t bucket,

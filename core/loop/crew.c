@@ -537,6 +537,14 @@ int32_t crew_open(struct instance *in, struct crew **out, tn_err *err)
     return TN_OK;
 }
 
+static int32_t leave(struct rank *r, void *arg, tn_err *err)
+{
+    (void)arg;
+    (void)err;
+    comm_leave(&r->comm);
+    return TN_OK;
+}
+
 bool crew_close(struct crew *c)
 {
     struct instance *in;
@@ -551,6 +559,11 @@ bool crew_close(struct crew *c)
         }
         return false;
     }
+    for (uint32_t i = 0; in->ranks && i < in->n_ranks; i++)
+        rank_quiet(in->ranks[i]);
+    /* On their own threads, since leaving may be something that ranks do together. */
+    if (c->groups.world > 1 && c->members && c->members[0].started)
+        run_job(c, leave, NULL, NULL);
     begin_job(c, NULL, NULL);
     for (uint32_t i = 0; c->members && i < in->n_ranks; i++)
         if (c->members[i].started)
@@ -571,11 +584,38 @@ bool crew_close(struct crew *c)
     return true;
 }
 
+static int32_t prepare(struct rank *r, void *arg, tn_err *err)
+{
+    return rank_prepare(r, arg, err);
+}
+
+/* Ranks that pad a step differently would not fit together: either all have the same graphs, or none has any. */
+static void agree_on_graphs(struct crew *c)
+{
+    const struct step_graphs *first = &c->in->ranks[0]->graphs;
+    bool same = true;
+
+    for (uint32_t i = 1; i < c->in->n_ranks; i++) {
+        const struct step_graphs *g = &c->in->ranks[i]->graphs;
+        same =
+            same && g->n == first->n && memcmp(g->rows, first->rows, g->n * sizeof *g->rows) == 0;
+    }
+    if (same)
+        return;
+    log_warn("some ranks could not capture steps that others did: all run op by op");
+    for (uint32_t i = 0; i < c->in->n_ranks; i++)
+        step_graphs_release(&c->in->ranks[i]->graphs);
+}
+
 int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err)
 {
-    if (c->groups.world == 1)
-        return rank_prepare(c->in->ranks[0], s, err);
-    return parts_init(&c->parts, s, c->in->o.ledger, err);
+    struct batch_capacity capacity = batch_capacity(s);
+    int32_t rc = run_job(c, prepare, &capacity, err);
+
+    if (rc != TN_OK || c->groups.world == 1)
+        return rc;
+    agree_on_graphs(c);
+    return crew_leads(c) ? parts_init(&c->parts, s, c->in->o.ledger, err) : TN_OK;
 }
 
 uint32_t crew_depth(const struct crew *c)
@@ -626,6 +666,7 @@ int32_t crew_submit(struct crew *c, const struct sched *s, const struct sched_st
     if (crew_failed(c, err))
         return TN_E_COMM;
     parts_fill(&c->parts, s, step, parts_count(step, c->groups.pp_size, wanted));
+    c->parts.wants_logits = rank_wants_logits(step);
     if (c->control) {
         int32_t rc = control_step(c->control, &c->parts, err);
         if (rc != TN_OK) {

@@ -24,7 +24,8 @@ int32_t crew_open(struct instance *in, struct crew **out, tn_err *err);
  * uses, which is all of `in` and the plugins. Else in->ranks is gone afterwards. */
 bool crew_close(struct crew *c);
 
-/* Memory for the steps of `s`; once, before the first. */
+/* Memory for the steps of `s`, and graphs; once, before the first. Of several processes all do it, those that follow with a
+ * scheduler of the same limits. */
 int32_t crew_prepare(struct crew *c, const struct sched *s, tn_err *err);
 
 /* How many steps may be submitted and not waited for. */

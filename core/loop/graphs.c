@@ -113,12 +113,13 @@ void step_graphs_release(struct step_graphs *g)
     *g = (struct step_graphs){0};
 }
 
-uint32_t step_graphs_bucket(const struct step_graphs *g, const struct sched_step *step)
+uint32_t step_graphs_bucket(const struct step_graphs *g, uint32_t n_rows, uint32_t n_seqs,
+                            uint32_t n_logits)
 {
-    if (step->n_rows != step->n_seqs || step->n_logits != step->n_seqs)
+    if (n_rows != n_seqs || n_logits != n_seqs)
         return 0;
     for (uint32_t i = 0; i < g->n; i++)
-        if (g->rows[i] >= step->n_seqs)
+        if (g->rows[i] >= n_seqs)
             return g->rows[i];
     return 0;
 }

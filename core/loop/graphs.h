@@ -37,8 +37,9 @@ struct step_graphs {
 int32_t step_graphs_init(struct step_graphs *g, const struct step_graphs_options *o, tn_err *err);
 void step_graphs_release(struct step_graphs *g); /* zeroed is allowed */
 
-/* The bucket for a step, or 0 if it is to run op by op. */
-uint32_t step_graphs_bucket(const struct step_graphs *g, const struct sched_step *step);
+/* The bucket for a step of these sizes, or 0 if it is to run op by op. */
+uint32_t step_graphs_bucket(const struct step_graphs *g, uint32_t n_rows, uint32_t n_seqs,
+                            uint32_t n_logits);
 
 /* Enqueues the graph of a bucket; the arrays of the step have been sent. */
 int32_t step_graphs_launch(struct step_graphs *g, uint32_t bucket, tn_stream *stream, tn_err *err);

@@ -261,7 +261,8 @@ static int32_t join(const struct groups *g, const struct group_plan *p, struct r
                         .timeout_ns = (uint64_t)conf_int(conf, CONF_PARALLEL_JOIN_MS) * NS_PER_MS,
                         .call_timeout_ns =
                             (uint64_t)conf_int(conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS,
-                        .max_bytes = g->max_bytes};
+                        .max_bytes = g->max_bytes,
+                        .info = &r->info};
     int32_t rc;
 
     if (p->n == 1)

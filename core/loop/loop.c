@@ -366,6 +366,18 @@ int32_t loop_array_bytes(struct instance *in, const tn_device_info *info, uint64
     return rc;
 }
 
+int32_t loop_follow(struct instance *in, tn_err *err)
+{
+    struct loop l = {.in = in, .max_flights = crew_depth(in->crew)};
+    int32_t rc = make_scheduler(&l, err);
+
+    if (rc == TN_OK)
+        rc = crew_prepare(in->crew, l.sched, err);
+    sched_free(l.sched);
+    kv_free(l.kv);
+    return rc;
+}
+
 static int32_t start_thread(struct loop *l, tn_err *err)
 {
     int e;

@@ -22,6 +22,9 @@ typedef void (*loop_logits)(void *arg, const float *logits, uint32_t first_posit
  * end with TN_E_COMM, and so do later ones; several ranks watch each other (crew.h). */
 int32_t loop_start(struct instance *in, struct loop **out, tn_err *err);
 
+/* What a process that follows another does instead: its ranks make ready for the steps of the leader's loop. */
+int32_t loop_follow(struct instance *in, tn_err *err);
+
 /* Bytes that the arrays of steps will take, on the host beside the device and on the device; in->n_pages is set. */
 int32_t loop_array_bytes(struct instance *in, const tn_device_info *info, uint64_t *host,
                          uint64_t *device, tn_err *err);

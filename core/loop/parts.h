@@ -13,6 +13,8 @@
 
 struct step_parts {
     uint32_t n;
+    bool
+        wants_logits; /* somebody wants the logits of the step, which then has one part, and rank 0 has to fetch them */
     tn_batch batch[LIMIT_MICRO_BATCHES]; /* without dev, sampled and logprob */
     tn_batch_arrays arrays[LIMIT_MICRO_BATCHES];
     uint32_t

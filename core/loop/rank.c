@@ -240,13 +240,17 @@ static uint64_t logits_bytes(const struct rank *r)
     return (uint64_t)r->in->max_logits * r->in->vocab * sizeof(float);
 }
 
+void rank_quiet(struct rank *r)
+{
+    if (r && r->binding)
+        binding_wait(r->binding, NULL);
+}
+
 void rank_close(struct rank *r)
 {
     if (!r)
         return;
-    /* Steps may still run: what they use must stay until they have ended. */
-    if (r->binding)
-        binding_wait(r->binding, NULL);
+    rank_quiet(r);
     step_graphs_release(&r->graphs);
     for (uint32_t i = 0; i < STEP_SLOTS; i++)
         if (r->done[i])
@@ -371,11 +375,15 @@ static int32_t capture_steps(struct rank *r, tn_err *err)
     return step_graphs_init(&r->graphs, &o, err);
 }
 
-int32_t rank_prepare(struct rank *r, const struct sched *s, tn_err *err)
+int32_t rank_prepare(struct rank *r, const struct batch_capacity *capacity, tn_err *err)
 {
-    int32_t rc = step_arrays_init(&r->arrays, s, r->in->api, r->device, &r->info, r->place,
-                                  r->in->o.ledger, err);
+    int32_t rc;
 
+    /* Where ranks compute in host memory, they read the arrays that all share. */
+    if (r->o.world_size > 1 && (r->info.flags & TN_DEVICE_HOST_MEMORY))
+        return TN_OK;
+    rc = step_arrays_init(&r->arrays, capacity, r->in->api, r->device, &r->info, r->place,
+                          r->in->o.ledger, err);
     for (uint32_t i = 0; i < STEP_SLOTS && rc == TN_OK && binding_stream(r->binding); i++)
         rc = r->in->api->event_new(r->device, &r->done[i], err);
     if (rc == TN_OK)
@@ -401,7 +409,7 @@ int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_st
                     tn_err *err)
 {
     uint32_t slot = (uint32_t)(r->submitted % r->arrays.n_slots);
-    uint32_t bucket = step_graphs_bucket(&r->graphs, step);
+    uint32_t bucket = step_graphs_bucket(&r->graphs, step->n_rows, step->n_seqs, step->n_logits);
     const struct step_slot *t = step_arrays_fill(&r->arrays, slot, s, step, bucket);
     tn_stream *stream = binding_stream(r->binding);
     int32_t rc;
@@ -450,21 +458,68 @@ static int32_t run_part(struct rank *r, const struct step_parts *p, uint32_t i, 
     return binding_run(r->binding, &batch, false, err);
 }
 
+/* Waits for the part in a slot, if there is one, and takes what it sampled. */
+static int32_t finish_part(struct rank *r, uint32_t slot, tn_err *err)
+{
+    const struct step_slot *t = &r->arrays.slots[slot];
+    int32_t rc;
+
+    if (!r->flying[slot])
+        return TN_OK;
+    r->flying[slot] = false;
+    rc = r->in->api->event_sync(r->device, r->done[slot], err);
+    if (rc == TN_OK && t->n_logits > 0) {
+        memcpy(r->sampled + r->first[slot], t->sampled, t->n_logits * sizeof *t->sampled);
+        memcpy(r->logprob + r->first[slot], t->logprob, t->n_logits * sizeof *t->logprob);
+    }
+    return rc;
+}
+
+/* Enqueues a part on a device with memory of its own. Two parts are under way, one behind the other. */
+static int32_t enqueue_part(struct rank *r, const struct step_parts *p, uint32_t i, tn_err *err)
+{
+    const tn_batch *b = &p->batch[i];
+    uint32_t slot = i % r->arrays.n_slots;
+    uint32_t bucket = step_graphs_bucket(&r->graphs, b->n_rows, b->n_seqs, b->n_logits);
+    tn_stream *stream = binding_stream(r->binding);
+    const struct step_slot *t;
+    int32_t rc = finish_part(r, slot, err);
+
+    if (rc != TN_OK)
+        return rc;
+    t = step_arrays_adopt(&r->arrays, slot, b, bucket);
+    if (!t)
+        return tn_err_set(err, TN_E_FORMAT, "a step has more rows than this rank was made for");
+    r->first[slot] = p->first_logits[i];
+    rc = step_arrays_send(&r->arrays, t, stream, err);
+    if (rc == TN_OK)
+        rc = bucket ? step_graphs_launch(&r->graphs, bucket, stream, err)
+                    : binding_run(r->binding, &t->batch, false, err);
+    if (rc == TN_OK)
+        rc = step_arrays_fetch(&r->arrays, t, stream, err);
+    if (rc == TN_OK && p->wants_logits && r->o.world_rank == 0)
+        rc = fetch_logits(r, t, err);
+    if (rc == TN_OK)
+        rc = r->in->api->event_record(r->device, r->done[slot], stream, err);
+    r->flying[slot] = rc == TN_OK;
+    return rc;
+}
+
 int32_t rank_run_parts(struct rank *r, const struct step_parts *p, tn_err *err)
 {
     struct beat *b = &r->comm.beat;
     int32_t rc = TN_OK;
 
-    if (!(r->info.flags & TN_DEVICE_HOST_MEMORY))
-        return tn_err_set(err, TN_E_UNSUPPORTED,
-                          "several ranks run on devices that compute in host memory; %s does not",
-                          r->place);
     atomic_store(&b->step, p->batch[0].step);
     atomic_store(&b->since_ns, clock_ns());
     for (uint32_t i = 0; i < p->n && rc == TN_OK; i++)
-        rc = run_part(r, p, i, err);
+        rc = r->arrays.mirrored ? enqueue_part(r, p, i, err) : run_part(r, p, i, err);
+    for (uint32_t i = 0; i < STEP_SLOTS && rc == TN_OK; i++)
+        rc = finish_part(r, (p->n + i) % STEP_SLOTS, err);
     if (rc == TN_OK)
         rc = binding_wait(r->binding, err);
+    if (rc == TN_OK)
+        rc = comm_check(&r->comm, err);
     if (rc == TN_OK)
         atomic_store(&b->call, NULL);
     return rc;
@@ -472,6 +527,8 @@ int32_t rank_run_parts(struct rank *r, const struct step_parts *p, tn_err *err)
 
 void rank_parts_result(const struct rank *r, struct rank_result *out)
 {
-    *out = (struct rank_result){
-        .sampled = r->sampled, .logprob = r->logprob, .logits = binding_logits(r->binding)};
+    *out =
+        (struct rank_result){.sampled = r->sampled,
+                             .logprob = r->logprob,
+                             .logits = r->arrays.mirrored ? r->logits : binding_logits(r->binding)};
 }

@@ -36,7 +36,7 @@ struct rank {
     uint64_t tune_ns;      /* that the first load spent on measuring */
     uint32_t act_dtype, kv_dtype;
     struct binding *binding;
-    struct step_arrays arrays; /* of a rank that is alone, as all up to own_logits */
+    struct step_arrays arrays; /* of a rank that is alone, or on a device with memory of its own */
     struct step_graphs graphs;
     tn_event *done[STEP_SLOTS]; /* on a device with streams: the step in that slot has ended */
     uint64_t submitted, waited; /* steps */
@@ -44,12 +44,17 @@ struct rank {
     struct ledger_owner *own_logits;
     int32_t *sampled; /* [max_logits] of one among several */
     float *logprob;
+    bool flying[STEP_SLOTS];    /* of one among several: the slot's part may still run */
+    uint32_t first[STEP_SLOTS]; /* logits row of the step with which that part begins */
 };
 
 /* Opens the device and attaches the kernel sets. `in` outlives the rank. */
 int32_t rank_open(const struct instance *in, const struct rank_options *o, struct rank **out,
                   tn_err *err);
 void rank_close(struct rank *r); /* NULL is allowed */
+
+/* Waits for whatever runs: others read what a rank shows them, so none may close before all are quiet. NULL is allowed. */
+void rank_quiet(struct rank *r);
 
 /* Binds the engine's plan. Several ranks have joined their groups before (their `comm`). */
 int32_t rank_bind(struct rank *r, tn_err *err);
@@ -71,8 +76,9 @@ int32_t rank_alloc_kv(struct rank *r, uint32_t n_pages, tn_err *err);
 /* How many steps may be submitted and not waited for: 2 where the device takes tokens from the step before by itself. */
 uint32_t rank_depth(const struct rank *r);
 
-/* Memory for the arrays of steps that `s` may schedule, and graphs; once, before the first step. */
-int32_t rank_prepare(struct rank *r, const struct sched *s, tn_err *err);
+/* Memory for the arrays of steps of that capacity, and graphs; once, before the first step. Several ranks do it at once, since
+ * they meet in what is captured. */
+int32_t rank_prepare(struct rank *r, const struct batch_capacity *capacity, tn_err *err);
 
 /* Begins a step; of those not waited for there are less than rank_depth, and none wants logits that are not sampled
  * (rank_wants_logits). The step stays valid until it was waited for. After an error there is nothing to wait for. */

@@ -151,7 +151,8 @@ static int32_t check_format(struct place *at, const tn_quant_format *f)
 static int32_t check_comm(struct place *at, const tn_comm_backend *c)
 {
     uint32_t flags = TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY | TN_COMM_GRAPH_SAFE |
-                     TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE | TN_COMM_DETERMINISTIC;
+                     TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE | TN_COMM_DETERMINISTIC |
+                     TN_COMM_OWN_DEVICE;
     int32_t rc = check_text(at, "name", c->name);
 
     if (rc == TN_OK)
@@ -177,9 +178,8 @@ static int32_t check_comm(struct place *at, const tn_comm_backend *c)
     if ((TN_HAS(tn_comm_backend, c, world) && c->world) !=
         (TN_HAS(tn_comm_backend, c, spread) && c->spread))
         return fail(at, TN_E_REFUSED, "spread", "and world are only of use together");
-    if ((c->flags & TN_COMM_DEVICE_MEMORY) && !c->device)
-        return fail(at, TN_E_REFUSED, "device",
-                    "is NULL, but flags say that it moves device memory");
+    if (!(c->flags & (TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY)))
+        return fail(at, TN_E_REFUSED, "flags", "name no kind of memory that it moves");
     return TN_OK;
 }
 

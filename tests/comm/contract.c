@@ -12,7 +12,10 @@ struct run {
     const tn_comm_backend *b;
     tn_comm_group *g;
     uint32_t rank, n;
-    unsigned char *send, *recv, *want;
+    const struct contract_memory *m;   /* NULL: the host's */
+    unsigned char *send, *recv, *want; /* host */
+    void *from, *to; /* what calls are given: send and recv, or memory of the device */
+    tn_stream *stream;
     tn_err *err;
 };
 
@@ -44,6 +47,31 @@ static void fill(const struct run *u, uint64_t count, uint32_t dtype)
     memset(u->recv, 0xEE, 64);
 }
 
+/* Brings what stands in `send` to where calls find it, and nothing of use to where they write. */
+static int32_t push(const struct run *u, uint64_t bytes)
+{
+    int32_t rc;
+
+    if (!u->m)
+        return TN_OK;
+    rc = u->m->api->fill(u->m->device, u->stream, u->to, 0xEE, 64, u->err);
+    return rc == TN_OK ? u->m->api->copy(u->m->device, u->stream, u->from, u->send, bytes,
+                                         TN_COPY_HOST_TO_DEVICE, u->err)
+                       : rc;
+}
+
+/* Brings what a call wrote to `got`, which is u->from or u->to, to the host: u->send or u->recv. */
+static int32_t pull(const struct run *u, const void *got, uint64_t bytes)
+{
+    unsigned char *to = got == u->from ? u->send : u->recv;
+    int32_t rc;
+
+    if (!u->m)
+        return TN_OK;
+    rc = u->m->api->copy(u->m->device, u->stream, to, got, bytes, TN_COPY_DEVICE_TO_HOST, u->err);
+    return rc == TN_OK ? u->m->api->stream_sync(u->m->device, u->stream, u->err) : rc;
+}
+
 static float sum(const struct run *u, uint64_t i)
 {
     float x = 0;
@@ -55,7 +83,11 @@ static float sum(const struct run *u, uint64_t i)
 
 static int32_t same(const struct run *u, const void *got, uint64_t bytes, const char *what)
 {
-    if (memcmp(got, u->want, bytes) == 0)
+    int32_t rc = pull(u, got, bytes);
+
+    if (rc != TN_OK)
+        return rc;
+    if (memcmp(got == u->from ? u->send : u->recv, u->want, bytes) == 0)
         return TN_OK;
     return tn_err_set(u->err, TN_E_INTERNAL, "rank %u: %s of %llu bytes is wrong",
                       (unsigned)u->rank, what, (unsigned long long)bytes);
@@ -69,21 +101,25 @@ static int32_t reductions(const struct run *u, uint64_t count, uint32_t dtype)
     fill(u, count, dtype);
     for (uint64_t i = 0; i < count; i++)
         put(u->want, i, sum(u, i), dtype);
-    rc = u->b->all_reduce(u->g, u->send, u->recv, count, dtype, NULL, u->err);
+    rc = push(u, count * size);
     if (rc == TN_OK)
-        rc = same(u, u->recv, count * size, "all_reduce");
+        rc = u->b->all_reduce(u->g, u->from, u->to, count, dtype, u->stream, u->err);
+    if (rc == TN_OK)
+        rc = same(u, u->to, count * size, "all_reduce");
     if (rc == TN_OK && (u->b->flags & TN_COMM_IN_PLACE)) {
-        rc = u->b->all_reduce(u->g, u->send, u->send, count, dtype, NULL, u->err);
+        rc = u->b->all_reduce(u->g, u->from, u->from, count, dtype, u->stream, u->err);
         if (rc == TN_OK)
-            rc = same(u, u->send, count * size, "all_reduce in place");
+            rc = same(u, u->from, count * size, "all_reduce in place");
     }
     if (rc != TN_OK)
         return rc;
     fill(u, count * u->n, dtype);
     for (uint64_t i = 0; i < count; i++)
         put(u->want, i, sum(u, count * u->rank + i), dtype);
-    rc = u->b->reduce_scatter(u->g, u->send, u->recv, count, dtype, NULL, u->err);
-    return rc == TN_OK ? same(u, u->recv, count * size, "reduce_scatter") : rc;
+    rc = push(u, count * size * u->n);
+    if (rc == TN_OK)
+        rc = u->b->reduce_scatter(u->g, u->from, u->to, count, dtype, u->stream, u->err);
+    return rc == TN_OK ? same(u, u->to, count * size, "reduce_scatter") : rc;
 }
 
 static int32_t moves(const struct run *u, uint64_t count, uint32_t dtype)
@@ -96,15 +132,17 @@ static int32_t moves(const struct run *u, uint64_t count, uint32_t dtype)
     for (uint32_t r = 0; r < u->n; r++)
         for (uint64_t i = 0; i < count; i++)
             put(u->want, r * count + i, element(r, i), dtype);
-    rc = u->b->all_gather(u->g, u->send, u->recv, count, dtype, NULL, u->err);
+    rc = push(u, bytes);
     if (rc == TN_OK)
-        rc = same(u, u->recv, bytes * u->n, "all_gather");
+        rc = u->b->all_gather(u->g, u->from, u->to, count, dtype, u->stream, u->err);
+    if (rc == TN_OK)
+        rc = same(u, u->to, bytes * u->n, "all_gather");
     if (rc != TN_OK)
         return rc;
     for (uint64_t i = 0; i < count; i++)
         put(u->want, i, element(root, i), dtype);
-    rc = u->b->broadcast(u->g, u->send, bytes, root, NULL, u->err);
-    return rc == TN_OK ? same(u, u->send, bytes, "broadcast") : rc;
+    rc = u->b->broadcast(u->g, u->from, bytes, root, u->stream, u->err);
+    return rc == TN_OK ? same(u, u->from, bytes, "broadcast") : rc;
 }
 
 /* A chain, as the stages of a pipeline: each rank gets from the one before and hands on. */
@@ -116,21 +154,22 @@ static int32_t messages(const struct run *u, uint64_t count)
     fill(u, count, TN_DT_F32);
     for (uint64_t i = 0; i < count; i++)
         put(u->want, i, element(0, i), TN_DT_F32);
-    if (u->rank > 0)
-        rc = u->b->recv(u->g, u->send, bytes, u->rank - 1, NULL, u->err);
+    rc = push(u, bytes);
+    if (rc == TN_OK && u->rank > 0)
+        rc = u->b->recv(u->g, u->from, bytes, u->rank - 1, u->stream, u->err);
     if (rc == TN_OK && u->rank + 1 < u->n)
-        rc = u->b->send(u->g, u->send, bytes, u->rank + 1, NULL, u->err);
-    return rc == TN_OK ? same(u, u->send, bytes, "a message") : rc;
+        rc = u->b->send(u->g, u->from, bytes, u->rank + 1, u->stream, u->err);
+    return rc == TN_OK ? same(u, u->from, bytes, "a message") : rc;
 }
 
 static int32_t refusals(const struct run *u)
 {
     tn_err err = TN_ERR_INIT;
 
-    if (u->b->all_reduce(u->g, u->send, u->recv, 1, TN_DT_I4, NULL, &err) != TN_E_UNSUPPORTED ||
-        u->b->broadcast(u->g, u->send, 1, u->n, NULL, &err) != TN_E_RANGE ||
-        u->b->send(u->g, u->send, 1, u->rank, NULL, &err) != TN_E_RANGE ||
-        u->b->recv(u->g, u->recv, 1, u->n, NULL, &err) != TN_E_RANGE)
+    if (u->b->all_reduce(u->g, u->from, u->to, 1, TN_DT_I4, u->stream, &err) != TN_E_UNSUPPORTED ||
+        u->b->broadcast(u->g, u->from, 1, u->n, u->stream, &err) != TN_E_RANGE ||
+        u->b->send(u->g, u->from, 1, u->rank, u->stream, &err) != TN_E_RANGE ||
+        u->b->recv(u->g, u->to, 1, u->n, u->stream, &err) != TN_E_RANGE)
         return tn_err_set(u->err, TN_E_INTERNAL, "a call that makes no sense was not refused");
     return u->b->async_error(u->g, u->err); /* and none of them broke anything */
 }
@@ -151,23 +190,49 @@ static int32_t run_all(const struct run *u)
         if (rc == TN_OK)
             rc = messages(u, counts[i]);
         if (rc == TN_OK)
-            rc = u->b->barrier(u->g, NULL, u->err);
+            rc = u->b->barrier(u->g, u->stream, u->err);
     }
     return rc == TN_OK ? refusals(u) : rc;
 }
 
-int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
-                     tn_err *err)
+static int32_t run_and_see(const struct run *u)
 {
-    uint64_t bytes = (uint64_t)MAX_COUNT * n * 4;
-    struct run u = {b, g, rank, n, malloc(bytes), malloc(bytes), malloc(bytes), err};
     tn_comm_link link = {.h = TN_HDR(tn_comm_link)};
-    int32_t rc = u.send && u.recv && u.want ? run_all(&u) : TN_E_NOMEM;
+    int32_t rc = run_all(u);
 
     if (rc == TN_OK)
-        rc = b->link(g, rank, &link, err);
+        rc = u->b->link(u->g, u->rank, &link, u->err);
     if (rc == TN_OK && strcmp(link.kind, "self") != 0)
-        rc = tn_err_set(err, TN_E_INTERNAL, "the link to oneself is called %s", link.kind);
+        rc = tn_err_set(u->err, TN_E_INTERNAL, "the link to oneself is called %s", link.kind);
+    if (rc == TN_OK && u->m)
+        rc = u->m->api->stream_sync(u->m->device, u->stream, u->err);
+    return rc;
+}
+
+int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
+                     const struct contract_memory *memory, tn_err *err)
+{
+    uint64_t bytes = (uint64_t)MAX_COUNT * n * 4;
+    struct run u = {.b = b, .g = g, .rank = rank, .n = n, .m = memory, .err = err};
+    int32_t rc = TN_OK;
+
+    u.from = u.send = malloc(bytes);
+    u.to = u.recv = malloc(bytes);
+    u.want = malloc(bytes);
+    if (memory) {
+        u.from = u.to = NULL;
+        u.stream = memory->stream;
+        rc = memory->api->mem_alloc(memory->device, bytes, &u.from, err);
+        if (rc == TN_OK)
+            rc = memory->api->mem_alloc(memory->device, bytes, &u.to, err);
+    }
+    if (rc == TN_OK)
+        rc = u.send && u.recv && u.want ? run_and_see(&u) : TN_E_NOMEM;
+    if (memory) {
+        memory->api->stream_sync(memory->device, memory->stream, NULL);
+        memory->api->mem_free(memory->device, u.from);
+        memory->api->mem_free(memory->device, u.to);
+    }
     free(u.send);
     free(u.recv);
     free(u.want);

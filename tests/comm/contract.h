@@ -5,9 +5,16 @@
 
 #include "tenon/comm.h"
 
+/* Where the buffers are: memory of a device, and the stream that calls are enqueued on. */
+struct contract_memory {
+    const tn_device_api *api;
+    tn_device *device;
+    tn_stream *stream;
+};
+
 /* Runs all collectives and messages over sizes and dtypes, in place and not, and compares with what one rank computes.
- * TN_OK, the status of the call that failed, or TN_E_INTERNAL with what was wrong. */
+ * `memory` NULL: the host's. TN_OK, the status of the call that failed, or TN_E_INTERNAL with what was wrong. */
 int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
-                     tn_err *err);
+                     const struct contract_memory *memory, tn_err *err);
 
 #endif

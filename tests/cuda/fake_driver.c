@@ -16,7 +16,7 @@ CUresult CUDAAPI cuEventElapsedTime(float *ms, CUevent from, CUevent to);
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_NODES 64
 
-enum node_kind { NODE_COPY, NODE_FILL, NODE_LAUNCH };
+enum node_kind { NODE_COPY, NODE_FILL, NODE_LAUNCH, NODE_ROWS };
 
 struct node {
     enum node_kind kind;
@@ -24,6 +24,7 @@ struct node {
     const void *src;
     size_t bytes;
     unsigned char byte;
+    size_t dst_stride, src_stride, rows; /* of NODE_ROWS, each of `bytes` */
 };
 
 struct CUgraph_st {
@@ -107,6 +108,10 @@ static CUresult work(CUstream s, struct node n)
         memcpy(n.dst, n.src, n.bytes);
     else if (n.kind == NODE_FILL)
         memset(n.dst, n.byte, n.bytes);
+    else if (n.kind == NODE_ROWS)
+        for (size_t i = 0; i < n.rows; i++)
+            memcpy((char *)n.dst + i * n.dst_stride, (const char *)n.src + i * n.src_stride,
+                   n.bytes);
     else
         fake.executed++;
     return CUDA_SUCCESS;
@@ -207,6 +212,30 @@ EXPORT CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute whic
     return CUDA_SUCCESS;
 }
 
+EXPORT CUresult CUDAAPI cuDeviceGetPCIBusId(char *bus, int size, CUdevice d)
+{
+    static const char text[] = "0000:3b:00.0";
+
+    ENTER(false);
+    if (size < (int)sizeof text)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(bus, text, sizeof text);
+    bus[5] = (char)('0' + d);
+    return CUDA_SUCCESS;
+}
+
+/* Devices 0 and 1 are joined by NVLink, 2 by PCIe, and 3 reaches nobody. */
+EXPORT CUresult CUDAAPI cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute which, CUdevice a,
+                                                CUdevice b)
+{
+    ENTER(false);
+    if (a == b)
+        return CUDA_ERROR_INVALID_DEVICE;
+    *value =
+        which == CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED ? a < 2 && b < 2 : a < 3 && b < 3;
+    return CUDA_SUCCESS;
+}
+
 EXPORT CUresult CUDAAPI cuDeviceTotalMem(size_t *bytes, CUdevice d)
 {
     (void)d;
@@ -218,7 +247,7 @@ EXPORT CUresult CUDAAPI cuDeviceTotalMem(size_t *bytes, CUdevice d)
 EXPORT CUresult CUDAAPI cuDeviceCanAccessPeer(int *can, CUdevice d, CUdevice peer)
 {
     ENTER(false);
-    *can = d != peer;
+    *can = d != peer && d < 3 && peer < 3;
     return CUDA_SUCCESS;
 }
 
@@ -322,6 +351,18 @@ EXPORT CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr dst, CUdeviceptr src, size
 {
     ENTER(true);
     return copy((void *)(uintptr_t)dst, (void *)(uintptr_t)src, n, s);
+}
+
+EXPORT CUresult CUDAAPI cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream s)
+{
+    ENTER(true);
+    return work(s, (struct node){.kind = NODE_ROWS,
+                                 .dst = (void *)(uintptr_t)c->dstDevice,
+                                 .src = (void *)(uintptr_t)c->srcDevice,
+                                 .bytes = c->WidthInBytes,
+                                 .dst_stride = c->dstPitch,
+                                 .src_stride = c->srcPitch,
+                                 .rows = c->Height});
 }
 
 EXPORT CUresult CUDAAPI cuMemsetD8Async(CUdeviceptr dst, unsigned char byte, size_t n, CUstream s)

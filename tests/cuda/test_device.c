@@ -182,8 +182,73 @@ START_TEST(peers_are_enabled_once_and_not_twice)
         ck_assert_uint_eq(yes, 1);
     }
     ck_assert_ok(t.api->peer_access(t.device, t.device, &yes, &t.err), &t.err);
-    ck_assert_uint_eq(yes, 0);
+    ck_assert_uint_eq(yes, 1); /* the driver says no to this question */
     t.api->close(peer);
+}
+END_TEST
+
+START_TEST(ways_between_devices_are_told_apart)
+{
+    static const struct {
+        uint32_t a, b, access, atomics;
+        const char *kind;
+    } ways[] = {
+        {0, 0, 1, 1, "self"}, {0, 1, 1, 1, "nvlink"}, {0, 2, 1, 0, "pcie"}, {3, 1, 0, 0, "pcie"}};
+
+    tn_device_link beyond = {.h = TN_HDR(tn_device_link)};
+
+    t.fake->set_devices(4);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        tn_device_link link = {.h = TN_HDR(tn_device_link)};
+        ck_assert_ok(t.api->link(t.instance, ways[i].a, ways[i].b, &link, &t.err), &t.err);
+        ck_assert_str_eq(link.kind, ways[i].kind);
+        ck_assert_uint_eq(link.access, ways[i].access);
+        ck_assert_uint_eq(link.atomics, ways[i].atomics);
+    }
+    ck_assert_int_eq(t.api->link(t.instance, 0, 4, &beyond, &t.err), TN_E_RANGE);
+}
+END_TEST
+
+/* -- Sums and strided copies --------------------------------------------------------------------------- */
+
+START_TEST(a_sum_is_one_launch_that_fits_its_size)
+{
+    const void *src[TN_SUM_MAX + 1] = {NULL};
+    void *p = NULL;
+    int before;
+
+    ck_assert_ok(t.api->mem_alloc(t.device, 4096, &p, &t.err), &t.err);
+    for (int i = 0; i <= TN_SUM_MAX; i++)
+        src[i] = p;
+    ck_assert_ok(t.api->sum(t.device, NULL, NULL, src, 1, 0, TN_DT_BF16, &t.err), &t.err);
+    before = t.fake->executed();
+    ck_assert_ok(t.api->sum(t.device, NULL, p, src, 3, 1000, TN_DT_F32, &t.err), &t.err);
+    ck_assert_int_eq(t.fake->executed(), before + 1);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 1);
+    ck_assert_ok(t.api->sum(t.device, NULL, p, src, 64, 2049, TN_DT_I32, &t.err), &t.err);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 2);
+    ck_assert_int_eq(t.api->sum(t.device, NULL, p, src, 65, 1, TN_DT_F32, &t.err), TN_E_RANGE);
+    ck_assert_int_eq(t.api->sum(t.device, NULL, p, src, 0, 1, TN_DT_F32, &t.err), TN_E_RANGE);
+    ck_assert_int_eq(t.api->sum(t.device, NULL, p, src, 1, 1, TN_DT_I4, &t.err), TN_E_UNSUPPORTED);
+    t.api->mem_free(t.device, p);
+}
+END_TEST
+
+START_TEST(rows_are_copied_apart)
+{
+    static const char rows[] = "abcdefgh";
+    char *p = NULL, back[17] = "";
+    void *block = NULL;
+
+    ck_assert_ok(t.api->mem_alloc(t.device, 64, &block, &t.err), &t.err);
+    p = block;
+    ck_assert_ok(t.api->copy(t.device, NULL, p, rows, 8, TN_COPY_HOST_TO_DEVICE, &t.err), &t.err);
+    ck_assert_ok(t.api->fill(t.device, NULL, p + 16, '.', 16, &t.err), &t.err);
+    ck_assert_ok(t.api->copy_rows(t.device, NULL, p + 18, 4, p, 2, 2, 4, &t.err), &t.err);
+    ck_assert_ok(t.api->copy(t.device, NULL, back, p + 16, 16, TN_COPY_DEVICE_TO_HOST, &t.err),
+                 &t.err);
+    ck_assert_str_eq(back, "..ab..cd..ef..gh");
+    t.api->mem_free(t.device, block);
 }
 END_TEST
 
@@ -550,6 +615,9 @@ int main(void)
     tcase_add_test(open, devices_are_described);
     tcase_add_test(open, activations_fit_the_weights_and_the_chip);
     tcase_add_test(open, peers_are_enabled_once_and_not_twice);
+    tcase_add_test(open, ways_between_devices_are_told_apart);
+    tcase_add_test(open, a_sum_is_one_launch_that_fits_its_size);
+    tcase_add_test(open, rows_are_copied_apart);
     tcase_add_test(open, bytes_go_there_and_back);
     tcase_add_test(open, too_much_memory_is_an_error_with_sizes);
     tcase_add_test(open, memory_left_at_the_end_is_told);

@@ -4,8 +4,9 @@
  *
  * Its memory is not the host's: addresses are shifted out of what a processor can reach, so whoever reads them on the host
  * dies. Each stream has a thread that works off what was enqueued, so nothing is done when a call returns. It captures and
- * replays; an allocation breaks a capture. Plugin settings: fail_launch = N kills the device with its Nth kernel; hang_kernel = N
- * never ends the Nth, hang_launch = N never returns from its launch; expect =
+ * replays; an allocation breaks a capture. There may be several, whose ranks are threads. Plugin settings: devices = N, islands =
+ * true; fail_launch = N kills the device with its Nth kernel; hang_kernel = N never ends the Nth, hang_launch = N never returns
+ * from its launch; expect =
  * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight.
  */
 #ifndef TESTS_LOOP_SHADOW_H
@@ -21,7 +22,9 @@ struct shadow {
     const tn_host *host;
     uint64_t fail_launch, hang_kernel, hang_launch; /* 0: never */
     bool expect_graphs, expect_overlap;
-    uint64_t n_graphs, n_overlaps;
+    uint32_t n_devices; /* 1 if not set */
+    bool islands;       /* no device reaches another's memory */
+    atomic_uint_fast64_t n_graphs, n_overlaps;
     atomic_uint_fast64_t n_kernels, n_launches;
 };
 

@@ -8,25 +8,36 @@
 
 #include "shadow.h"
 
+#include "../../plugins/comm/common/sum.h"
+
 struct tn_device {
     struct shadow *s;
-    uint64_t free_bytes;
+    uint32_t index;
     atomic_int n_blocks;
     int n_pending;        /* events recorded that nobody waited for */
     tn_stream *capturing; /* by the thread that runs steps, the only one there is */
 };
 
-enum command_kind { DO_COPY, DO_FILL, DO_KERNEL, DO_EVENT, DO_GRAPH };
+enum command_kind { DO_COPY, DO_FILL, DO_KERNEL, DO_EVENT, DO_WAIT, DO_SUM, DO_GRAPH };
+
+struct sum {
+    const void *src[TN_SUM_MAX];
+    uint32_t n, dtype;
+};
 
 struct command {
     struct command *next;
     enum command_kind kind;
     void *dst;
     const void *src;
-    uint64_t bytes;
+    uint64_t
+        bytes; /* of a sum: elements; of an event that is waited for: how often it must have passed */
+    uint64_t dst_stride, src_stride, rows; /* of a copy; rows 0: one */
     uint8_t byte;
     struct shadow_kernel kernel;
+    struct sum sum;
     tn_event *event;
+    tn_stream *stream; /* of that event */
     tn_graph *graph;
 };
 
@@ -60,13 +71,31 @@ static void hang(void)
         pause();
 }
 
+static void do_copy(const struct command *c)
+{
+    for (uint64_t i = 0; i < (c->rows ? c->rows : 1); i++)
+        memcpy((char *)c->dst + i * c->dst_stride, (const char *)c->src + i * c->src_stride,
+               c->bytes);
+}
+
+/* An event passes even where a stream has failed, so this ends. */
+static void await(const struct command *c)
+{
+    pthread_mutex_lock(&c->stream->lock);
+    while (c->event->passed < c->bytes)
+        pthread_cond_wait(&c->stream->changed, &c->stream->lock);
+    pthread_mutex_unlock(&c->stream->lock);
+}
+
 static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
 {
     uint64_t number = c->kind == DO_KERNEL ? atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 : 0;
     int32_t rc = TN_OK;
 
     switch (c->kind) {
-    case DO_COPY: memcpy(c->dst, c->src, c->bytes); break;
+    case DO_COPY: do_copy(c); break;
+    case DO_WAIT: await(c); break;
+    case DO_SUM: comm_sum(c->dst, c->sum.src, c->sum.n, c->bytes, c->sum.dtype); break;
     case DO_FILL: memset(c->dst, c->byte, c->bytes); break;
     case DO_KERNEL:
         if (number == s->d->s->hang_kernel)
@@ -150,9 +179,8 @@ static int32_t told(const tn_stream *s, tn_err *err)
 
 static int32_t count(void *instance, uint32_t *n, tn_err *err)
 {
-    (void)instance;
     (void)err;
-    *n = 1;
+    *n = ((struct shadow *)instance)->n_devices;
     return TN_OK;
 }
 
@@ -177,12 +205,12 @@ static int32_t device_open(void *instance, uint32_t index, uint32_t share, uint3
     struct shadow *s = instance;
     tn_device *d = s->host->alloc(s->host->ctx, sizeof *d, 64);
 
-    (void)index;
     (void)share;
     (void)n_shares;
     if (!d)
         return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
     d->s = s;
+    d->index = index;
     *out = d;
     return TN_OK;
 }
@@ -404,8 +432,61 @@ static int32_t event_elapsed(tn_device *d, tn_event *from, tn_event *to, double 
 
 static int32_t stream_wait(tn_device *d, tn_stream *s, tn_event *e, tn_err *err)
 {
-    (void)s;
-    return event_sync(d, e, err);
+    (void)d;
+    if (!e->stream)
+        return TN_OK; /* never recorded */
+    return enqueue(
+        s, (struct command){.kind = DO_WAIT, .event = e, .stream = e->stream, .bytes = e->recorded},
+        err);
+}
+
+/* -- Several devices --------------------------------------------------------------------------------- */
+
+static int32_t peer_access(tn_device *d, tn_device *peer, uint32_t *yes, tn_err *err)
+{
+    (void)err;
+    *yes = d->index == peer->index || !d->s->islands;
+    return TN_OK;
+}
+
+static int32_t device_link(void *instance, uint32_t a, uint32_t b, tn_device_link *out, tn_err *err)
+{
+    const struct shadow *s = instance;
+
+    (void)err;
+    out->access = out->atomics = a == b || !s->islands;
+    snprintf(out->kind, sizeof out->kind, "%s", a == b ? "self" : s->islands ? "pcie" : "nvlink");
+    return TN_OK;
+}
+
+static int32_t copy_rows(tn_device *d, tn_stream *s, void *dst, uint64_t dst_stride,
+                         const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
+                         tn_err *err)
+{
+    (void)d;
+    return rows == 0 ? TN_OK
+                     : enqueue(s,
+                               (struct command){.kind = DO_COPY,
+                                                .dst = shadow_host(dst),
+                                                .src = shadow_host(src),
+                                                .bytes = width,
+                                                .dst_stride = dst_stride,
+                                                .src_stride = src_stride,
+                                                .rows = rows},
+                               err);
+}
+
+static int32_t device_sum(tn_device *d, tn_stream *s, void *dst, const void *const *src,
+                          uint32_t n_src, uint64_t count, uint32_t dtype, tn_err *err)
+{
+    struct command c = {.kind = DO_SUM, .dst = shadow_host(dst), .bytes = count};
+
+    (void)d;
+    c.sum.n = n_src;
+    c.sum.dtype = dtype;
+    for (uint32_t i = 0; i < n_src; i++)
+        c.sum.src[i] = shadow_host(src[i]);
+    return count == 0 ? TN_OK : enqueue(s, c, err);
 }
 
 /* -- Graphs and kernels ------------------------------------------------------------------------------ */
@@ -497,4 +578,8 @@ const tn_device_api shadow_device_api = {.h = TN_HDR(tn_device_api),
                                          .capture_end = capture_end,
                                          .graph_launch = graph_launch,
                                          .graph_free = graph_free,
-                                         .launch = launch};
+                                         .launch = launch,
+                                         .peer_access = peer_access,
+                                         .copy_rows = copy_rows,
+                                         .link = device_link,
+                                         .sum = device_sum};

@@ -400,6 +400,7 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
     if (!s)
         return tn_err_set(err, TN_E_NOMEM, "shadow: no memory");
     s->host = host;
+    s->n_devices = 1;
     for (uint32_t i = 0; i < n; i++) {
         if (strcmp(config[i].key, "fail_launch") == 0)
             s->fail_launch = strtoull(config[i].value, NULL, 10);
@@ -407,6 +408,10 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->hang_kernel = strtoull(config[i].value, NULL, 10);
         if (strcmp(config[i].key, "hang_launch") == 0)
             s->hang_launch = strtoull(config[i].value, NULL, 10);
+        if (strcmp(config[i].key, "devices") == 0)
+            s->n_devices = (uint32_t)strtoul(config[i].value, NULL, 10);
+        if (strcmp(config[i].key, "islands") == 0)
+            s->islands = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "expect") != 0)
             continue;
         s->expect_graphs = strstr(config[i].value, "graphs") != NULL;

@@ -25,6 +25,14 @@ static void setup(void)
     snprintf(engine, sizeof engine, "%s/engine", dir);
 }
 
+/* One whose vocabulary can be shared out. */
+static void setup_ranks(void)
+{
+    temp_dir(dir, sizeof dir);
+    build_engine_of(SOURCE_DIR "/tests/models/llama-gqa", dir, "float32");
+    snprintf(engine, sizeof engine, "%s/engine", dir);
+}
+
 static void teardown(void)
 {
     dir_remove(dir, NULL);
@@ -325,7 +333,7 @@ END_TEST
 
 struct seen {
     uint32_t rows;
-    float logits[100 * 199];
+    float logits[100 * 512];
 };
 
 static void on_logits(void *arg, const float *logits, uint32_t first, uint32_t n, uint32_t vocab)
@@ -504,6 +512,135 @@ START_TEST(closing_gives_up_a_device_that_hangs)
 }
 END_TEST
 
+/* -- Several ranks ------------------------------------------------------------------------------------- */
+
+#define RANKS(tp, pp)                                                                              \
+    {"parallel.tp_size", tp},                                                                      \
+    {                                                                                              \
+        "parallel.pp_size", pp                                                                     \
+    }
+
+static const tn_kv shared[][7] = {
+    {RANKS("2", "1"), {NULL, NULL}},
+    {RANKS("1", "2"), {NULL, NULL}},
+    {RANKS("2", "2"), {"plugin.shadow.devices", "2"}, {NULL, NULL}},
+    {RANKS("4", "1"), {"plugin.shadow.devices", "3"}, {NULL, NULL}},
+    {RANKS("1", "3"), {"parallel.micro_batches", "5"}, {NULL, NULL}},
+    {RANKS("2", "2"), {"parallel.comm", "pcie"}, {"plugin.pcie.staged", "true"}, {NULL, NULL}},
+    {RANKS("4", "1"),
+     {"parallel.comm", "pcie"},
+     {"plugin.shadow.devices", "2"},
+     {"plugin.shadow.islands", "true"},
+     {NULL, NULL}},
+};
+
+/* Ranks that share one device, or have several, add in the order in which ranks on the host do: not a bit differs. */
+START_TEST(ranks_on_devices_give_the_tokens_of_ranks_on_the_host)
+{
+    static struct job got[JOBS], want[JOBS];
+    tn_kv host[] = {shared[_i][0], shared[_i][1], {NULL, NULL}};
+    tn_runtime *rt = open_on(false, host);
+
+    run_jobs(rt, want);
+    tn_close(rt);
+    rt = open_on(true, shared[_i]);
+    run_jobs(rt, got);
+    tn_close(rt);
+    compare(got, want);
+}
+END_TEST
+
+static void ranks_of_logits(bool shadow, struct seen *seen)
+{
+    tn_kv s[] = {RANKS("2", "2"), {NULL, NULL}};
+    tn_runtime *rt = open_on(shadow, s);
+    tn_request_params p = TN_REQUEST_PARAMS_INIT;
+    tn_request *req = NULL;
+    tn_err err = TN_ERR_INIT;
+    tn_event ev = TN_EVENT_INIT;
+    int32_t ids[40];
+
+    for (int i = 0; i < 40; i++)
+        ids[i] = (i * 37) % 199;
+    p.prompt = ids;
+    p.n_prompt = 40;
+    p.max_new_tokens = 0;
+    p.on_logits = on_logits;
+    p.arg = seen;
+    ck_assert_ok(tn_submit(rt, &p, &req, &err), &err);
+    ck_assert_ok(tn_next_event(req, 60000, &ev, &err), &err);
+    ck_assert_uint_eq(ev.finish, TN_FINISH_LENGTH);
+    tn_release(req);
+    tn_close(rt);
+}
+
+START_TEST(logits_of_ranks_come_back_from_the_device)
+{
+    static struct seen got, want;
+
+    ranks_of_logits(true, &got);
+    ranks_of_logits(false, &want);
+    ck_assert_uint_eq(got.rows, 40);
+    ck_assert_mem_eq(got.logits, want.logits, sizeof want.logits);
+}
+END_TEST
+
+/* A device that dies under one rank ends the requests of all, with its words, and the runtime closes. */
+START_TEST(a_device_that_dies_under_a_rank_is_named)
+{
+    static struct job jobs[JOBS];
+    static const char *const kernels[] = {"1", "300", "2000"};
+    tn_kv dies[] = {RANKS("2", "1"), {"plugin.shadow.fail_launch", kernels[_i]}, {NULL, NULL}};
+    tn_runtime *rt = open_on(true, dies);
+
+    run_jobs(rt, jobs);
+    for (int i = 0; i < JOBS; i++)
+        if (jobs[i].finish == TN_FINISH_ERROR) {
+            ck_assert_msg(strstr(jobs[i].message, "as it was told to") != NULL, "%s",
+                          jobs[i].message);
+            tn_close(rt);
+            return;
+        }
+    ck_abort_msg("nobody was told");
+}
+END_TEST
+
+/* Faults of the comm plugin while the data are on a device: who is missing is named, and nothing hangs. */
+START_TEST(a_rank_that_fails_on_a_device_is_named)
+{
+    static const struct {
+        const char *kind, *call, *tp, *pp;
+    } f[] = {{"stall", "all_reduce", "2", "1"},
+             {"dead", "all_gather", "2", "1"},
+             {"drop", "all_reduce", "2", "1"},
+             {"stall", "recv", "1", "2"},
+             {"stall", "send", "1", "2"}};
+    tn_kv s[] = {RANKS(f[_i].tp, f[_i].pp),
+                 {"parallel.step_timeout_ms", "1500"},
+                 {"scheduler.max_num_tokens", "64"},
+                 {"plugin.local.fault", f[_i].kind},
+                 {"plugin.local.fault_rank", strcmp(f[_i].call, "recv") == 0 ? "0" : "1"},
+                 {"plugin.local.fault_call", f[_i].call},
+                 {"plugin.local.fault_at", "3"},
+                 {NULL, NULL}};
+    const char *named = strcmp(f[_i].call, "recv") == 0 ? "rank 0" : "rank 1";
+    static struct job jobs[JOBS];
+    tn_runtime *rt = open_on(true, s);
+    uint32_t failed = 0;
+
+    run_jobs(rt, jobs);
+    for (int i = 0; i < JOBS; i++) {
+        if (jobs[i].finish != TN_FINISH_ERROR) /* it ended before */
+            continue;
+        failed++;
+        ck_assert_int_eq(jobs[i].status, TN_E_COMM);
+        ck_assert_msg(strstr(jobs[i].message, named) != NULL, "%s", jobs[i].message);
+    }
+    ck_assert_uint_gt(failed, JOBS / 2);
+    tn_close(rt);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("loop_shadow");
@@ -527,5 +664,14 @@ int main(void)
     tcase_add_test(m, times_that_cannot_be_kept_stop_nothing);
     tcase_add_test(m, host_is_not_measured_at_first_load);
     suite_add_tcase(s, m);
+    t = tcase_create("ranks");
+    tcase_add_unchecked_fixture(t, setup_ranks, teardown);
+    tcase_set_timeout(t, 240);
+    tcase_add_loop_test(t, ranks_on_devices_give_the_tokens_of_ranks_on_the_host, 0,
+                        sizeof shared / sizeof *shared);
+    tcase_add_test(t, logits_of_ranks_come_back_from_the_device);
+    tcase_add_loop_test(t, a_device_that_dies_under_a_rank_is_named, 0, 3);
+    tcase_add_loop_test(t, a_rank_that_fails_on_a_device_is_named, 0, 5);
+    suite_add_tcase(s, t);
     return run_suite(s);
 }

@@ -8,6 +8,16 @@
 
 #include <stdint.h>
 
+#include "tenon/device.h"
+
+/* y = the sum of several arrays. */
+struct sum_args {
+    const void *src[TN_SUM_MAX];
+    void *dst;
+    uint64_t n;
+    uint32_t n_src, aligned; /* all at multiples of 16 bytes */
+};
+
 /* Element by element: y = f(a, b). In this order in rows.cu. */
 enum map_kind {
     MAP_ADD,

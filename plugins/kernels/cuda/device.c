@@ -95,6 +95,8 @@ static int32_t info(void *instance, uint32_t index, tn_device_info *info, tn_err
     i.reserved0 = 0;
     i.name[sizeof i.name - 1] = '\0';
     print_uuid(&uuid, i.uuid, sizeof i.uuid);
+    if (d->device_bus(i.bus, (int)sizeof i.bus, device) != CUDA_SUCCESS)
+        i.bus[0] = '\0';
     describe_driver(d, i.driver, sizeof i.driver);
     *info = i;
     return TN_OK;
@@ -157,6 +159,7 @@ static void device_close(tn_device *d)
         return;
     if (device_enter(d, NULL) == TN_OK)
         d->driver->ctx_sync();
+    device_image_unload(d, d->sum_image);
     left = atomic_load(&d->n_blocks);
     if (left) {
         char msg[96];
@@ -184,6 +187,10 @@ static int32_t peer_access(tn_device *d, tn_device *peer, uint32_t *yes, tn_err 
     CUresult r;
     int32_t rc = device_enter(d, err);
 
+    if (!rc && d->device == peer->device) { /* the driver says no to this question */
+        *yes = 1;
+        return TN_OK;
+    }
     if (!rc)
         rc = driver_status(d->driver, d->driver->can_access_peer(&can, d->device, peer->device),
                            err, "asking whether device %u reaches device %u", (unsigned)d->index,
@@ -197,6 +204,39 @@ static int32_t peer_access(tn_device *d, tn_device *peer, uint32_t *yes, tn_err 
                                  (unsigned)d->index, (unsigned)peer->index);
     }
     *yes = can != 0;
+    return TN_OK;
+}
+
+/* The driver ranks the ways between two devices: the best there are go over NVLink. */
+static int32_t link_between(void *instance, uint32_t a, uint32_t b, tn_device_link *out,
+                            tn_err *err)
+{
+    const struct cuda_instance *in = instance;
+    const struct driver *d = &in->driver;
+    int access = 0, native = 0;
+    CUdevice from, to;
+    int32_t rc = find(in, a, &from, err);
+
+    if (!rc)
+        rc = find(in, b, &to, err);
+    if (rc)
+        return rc;
+    if (a == b) {
+        snprintf(out->kind, sizeof out->kind, "self");
+        out->access = out->atomics = 1;
+        return TN_OK;
+    }
+    if ((rc = driver_status(
+             d, d->device_pair(&access, CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED, from, to), err,
+             "asking for the way from device %u to device %u", (unsigned)a, (unsigned)b)) ||
+        (rc = driver_status(
+             d, d->device_pair(&native, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, from, to),
+             err, "asking for atomics from device %u to device %u", (unsigned)a, (unsigned)b)))
+        return rc;
+    out->access = access != 0;
+    out->atomics = native != 0;
+    /* Operations of a peer that the memory itself carries out are what NVLink has and PCIe, as GPUs use it, has not. */
+    snprintf(out->kind, sizeof out->kind, "%s", access && native ? "nvlink" : "pcie");
     return TN_OK;
 }
 
@@ -237,4 +277,7 @@ const tn_device_api cuda_device_api = {
     .native_context = device_native_context,
     .native_stream = device_native_stream,
     .peer_access = peer_access,
+    .copy_rows = device_copy_rows,
+    .link = link_between,
+    .sum = device_sum,
 };

@@ -22,9 +22,11 @@ struct tn_device {
     const struct driver *driver;
     uint32_t index;
     CUdevice device;
-    CUcontext context;             /* the primary one, retained */
-    int major, minor;              /* compute capability */
-    int shared_limit;              /* bytes of shared memory that a block may ask for */
+    CUcontext context;   /* the primary one, retained */
+    int major, minor;    /* compute capability */
+    int shared_limit;    /* bytes of shared memory that a block may ask for */
+    tn_image *sum_image; /* loaded by the first call of `sum`, on the thread of the rank */
+    void *sum_entries[4];
     atomic_uint_fast64_t n_blocks; /* allocated and not yet freed, pinned ones included */
 };
 
@@ -44,6 +46,12 @@ int32_t device_copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint
                     uint32_t kind, tn_err *err);
 int32_t device_fill(tn_device *d, tn_stream *s, void *dst, uint8_t byte, uint64_t bytes,
                     tn_err *err);
+/* device_sum.c */
+int32_t device_sum(tn_device *d, tn_stream *s, void *dst, const void *const *src, uint32_t n_src,
+                   uint64_t count, uint32_t dtype, tn_err *err);
+int32_t device_copy_rows(tn_device *d, tn_stream *s, void *dst, uint64_t dst_stride,
+                         const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
+                         tn_err *err);
 /* device_stream.c */
 int32_t device_stream_new(tn_device *d, tn_stream **out, tn_err *err);
 void device_stream_free(tn_device *d, tn_stream *s);

@@ -19,6 +19,8 @@
     X(device_name, cuDeviceGetName, "cuDeviceGetName")                                             \
     X(device_uuid, cuDeviceGetUuid, "cuDeviceGetUuid_v2")                                          \
     X(device_attribute, cuDeviceGetAttribute, "cuDeviceGetAttribute")                              \
+    X(device_bus, cuDeviceGetPCIBusId, "cuDeviceGetPCIBusId")                                      \
+    X(device_pair, cuDeviceGetP2PAttribute, "cuDeviceGetP2PAttribute")                             \
     X(device_memory, cuDeviceTotalMem, "cuDeviceTotalMem_v2")                                      \
     X(can_access_peer, cuDeviceCanAccessPeer, "cuDeviceCanAccessPeer")                             \
     X(ctx_retain, cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain")                            \
@@ -34,6 +36,7 @@
     X(copy_in, cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2")                                          \
     X(copy_out, cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2")                                         \
     X(copy_over, cuMemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2")                                        \
+    X(copy_rows, cuMemcpy2DAsync, "cuMemcpy2DAsync_v2")                                            \
     X(fill, cuMemsetD8Async, "cuMemsetD8Async")                                                    \
     X(stream_create, cuStreamCreate, "cuStreamCreate")                                             \
     X(stream_destroy, cuStreamDestroy, "cuStreamDestroy_v2")                                       \

@@ -26,16 +26,18 @@ typedef struct tn_comm_group tn_comm_group;
 enum tn_comm_flag {
     TN_COMM_HOST_MEMORY = 1,   /**< buffers in host memory */
     TN_COMM_DEVICE_MEMORY = 2, /**< buffers in device memory */
-    TN_COMM_GRAPH_SAFE = 4,    /**< calls may be captured */
+    TN_COMM_GRAPH_SAFE = 4,    /**< calls may be captured, once a group has made each before */
     TN_COMM_MULTI_HOST = 8,
-    TN_COMM_IN_PLACE = 16,     /**< send and receive buffer may be the same */
-    TN_COMM_DETERMINISTIC = 32 /**< the same inputs give the same bits */
+    TN_COMM_IN_PLACE = 16,      /**< send and receive buffer may be the same */
+    TN_COMM_DETERMINISTIC = 32, /**< the same inputs give the same bits */
+    TN_COMM_OWN_DEVICE = 64     /**< of device memory: no two ranks may share a device */
 };
 
 /** What a backend knows of the path between two ranks. */
 typedef struct tn_comm_link {
     tn_hdr h;
-    char kind[16];     /**< "nvlink", "pcie", "shm", "ib", "tcp", "self" */
+    char kind
+        [16]; /**< "self", "shm", "peer" (devices reach each other), "host" (through host memory), "nccl", "tcp" */
     double bandwidth;  /**< bytes per second, 0: unknown */
     double latency_ns; /**< 0: unknown */
 } tn_comm_link;
@@ -55,6 +57,8 @@ typedef struct tn_comm_join {
         call_timeout_ns; /**< longest wait of one call for its peers, then TN_E_TIMEOUT; 0: as long as it takes */
     uint64_t
         max_bytes; /**< most bytes of one call, for buffers that are taken now rather than in steps */
+    const tn_device_info *info; /**< of `device` */
+    uint64_t reserved0;
 } tn_comm_join;
 
 /**
@@ -66,7 +70,7 @@ typedef struct tn_comm_backend {
     tn_hdr h;
     const char *name;   /**< "local", "nccl", "pcie", "mpi" */
     const char *device; /**< kind of device whose memory it moves; NULL: any, see `flags` */
-    uint32_t flags;     /**< ::tn_comm_flag */
+    uint32_t flags;     /**< ::tn_comm_flag; of device memory, of devices with streams and `sum` */
     uint32_t dtypes;    /**< mask of TN_DT_BIT that reductions take */
 
     /** Whether it can join `n_ranks` ranks; `devices` are those of this process, `n_local` of them. */
@@ -76,7 +80,8 @@ typedef struct tn_comm_backend {
     int32_t (*make_id)(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err);
     /** Joins; returns when all ranks have, or with TN_E_TIMEOUT. */
     int32_t (*join)(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err);
-    /** Leaves after all outstanding work is done. */
+    /** Leaves after all outstanding work is done. Of a group in device memory, the caller has seen to it that all ranks
+     *  are through with what they called: others may still be reading what a rank shows them. */
     void (*leave)(tn_comm_group *g);
     /** Ends all outstanding work of the group at once, from any thread; then only `leave`. */
     void (*abort)(tn_comm_group *g);
@@ -106,6 +111,9 @@ typedef struct tn_comm_backend {
                      uint32_t *host_size, tn_err *err);
     /** (opt) Carries `bytes` bytes from process 0 of that world to all; returns when this one has sent or got them. */
     int32_t (*spread)(void *instance, void *buf, uint64_t bytes, uint64_t timeout_ns, tn_err *err);
+
+    /** (opt) `flags` as they hold for this group, which may be less, by where its ranks are. */
+    uint32_t (*group_flags)(tn_comm_group *g);
 } tn_comm_backend;
 
 #ifdef __cplusplus

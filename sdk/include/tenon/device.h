@@ -40,7 +40,19 @@ typedef struct tn_device_info {
     char name[64];
     char uuid[48]; /**< stable identity of the device, "" if it has none */
     char driver[32];
+    char bus[24]; /**< where it is plugged in ("0000:3b:00.0"), "" if nowhere or unknown */
 } tn_device_info;
+
+/** What lies between two devices of a kind. */
+typedef struct tn_device_link {
+    tn_hdr h;
+    char kind[16];    /**< "self", "nvlink", "pcie"; "": unknown */
+    uint32_t access;  /**< nonzero: each reaches the other's memory directly */
+    uint32_t atomics; /**< nonzero: and atomic operations work there */
+} tn_device_link;
+
+/** Most sources of one tn_device_api::sum. */
+#define TN_SUM_MAX 64
 
 enum tn_copy_kind {
     TN_COPY_HOST_TO_DEVICE = 1,
@@ -116,7 +128,7 @@ typedef struct tn_device_api {
     int32_t (*event_sync)(tn_device *d, tn_event *e, tn_err *err);
     int32_t (*event_elapsed_ns)(tn_device *d, tn_event *from, tn_event *to, double *ns,
                                 tn_err *err);
-    /** Work after this call in `s` waits for `e`. */
+    /** Work after this call in `s` waits for `e`, which was recorded, perhaps in a stream of another device of this kind. */
     int32_t (*stream_wait)(tn_device *d, tn_stream *s, tn_event *e, tn_err *err);
 
     /* (opt) TN_DEVICE_GRAPHS */
@@ -141,7 +153,8 @@ typedef struct tn_device_api {
     void *(*native_context)(tn_device *d);
     void *(*native_stream)(tn_device *d, tn_stream *s);
 
-    /** (opt) Nonzero in *yes if `d` can reach the memory of `peer` directly. */
+    /** (opt) Nonzero in *yes if `d` can reach the memory of `peer` directly; from then on it may: in copies, in `sum`, and
+     *  in kernels. Two openings of one device always can. */
     int32_t (*peer_access)(tn_device *d, tn_device *peer, uint32_t *yes, tn_err *err);
 
     /**
@@ -151,6 +164,22 @@ typedef struct tn_device_api {
     void (*parallel)(tn_device *d, tn_parallel_fn fn, void *arg);
     /** Number of workers of `parallel`; 1 if it is NULL. */
     uint32_t (*n_workers)(tn_device *d);
+
+    /** (opt) Copies `rows` rows of `width` bytes in device memory, which lie dst_stride and src_stride bytes apart; in
+     *  order on `s`. May be captured. */
+    int32_t (*copy_rows)(tn_device *d, tn_stream *s, void *dst, uint64_t dst_stride,
+                         const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
+                         tn_err *err);
+    /** (opt) What lies between devices `a` and `b`, by their indices; nothing need be open. */
+    int32_t (*link)(void *instance, uint32_t a, uint32_t b, tn_device_link *out, tn_err *err);
+    /**
+     * (opt, with TN_DEVICE_STREAMS) dst[i] = src[0][i] + src[1][i] + ... for i < count, in order on `s`: float32, float16,
+     * bfloat16 (added in float32 in this order, rounded once) or int32. `src` is a host array of 1 to TN_SUM_MAX device
+     * addresses, which may be those of peers that `peer_access` has let in; `dst` may be one of them. May be captured.
+     * With count 0 nothing is computed, but what the first call needs is made ready.
+     */
+    int32_t (*sum)(tn_device *d, tn_stream *s, void *dst, const void *const *src, uint32_t n_src,
+                   uint64_t count, uint32_t dtype, tn_err *err);
 } tn_device_api;
 
 #ifdef __cplusplus

@@ -9,8 +9,7 @@ static const char *const kinds[] = {"none", "delay", "stall", "drop", "flip", "d
 
 static int32_t refuse(const tn_kv *kv, const char *known, tn_err *err)
 {
-    return tn_err_set(err, TN_E_CONFIG, "local: %s = \"%s\": must be %s", kv->key, kv->value,
-                      known);
+    return tn_err_set(err, TN_E_CONFIG, "%s = \"%s\": must be %s", kv->key, kv->value, known);
 }
 
 static int32_t number(const tn_kv *kv, uint64_t max, uint64_t *out, tn_err *err)

@@ -7,6 +7,7 @@
 #include "group.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -18,7 +19,7 @@
 
 #define NS_PER_S 1000000000u
 
-static uint64_t now_ns(const struct local *l)
+static uint64_t now_ns(const struct hub *l)
 {
     return l->host->now_ns(l->host->ctx);
 }
@@ -74,7 +75,7 @@ void group_abort(tn_comm_group *me)
 static bool spin(tn_comm_group *me, bool (*ready)(const tn_comm_group *, const void *),
                  const void *arg)
 {
-    const struct local *l = me->g->l;
+    const struct hub *l = me->g->l;
     uint64_t start = now_ns(l);
 
     do {
@@ -117,21 +118,22 @@ int32_t group_await(tn_comm_group *me, bool (*ready)(const tn_comm_group *, cons
 int32_t group_can_join(void *instance, uint32_t n_ranks, uint32_t n_local,
                        tn_device *const *devices, tn_err *err)
 {
-    (void)instance;
+    const struct hub *l = instance;
+
     (void)devices;
     if (n_local != n_ranks)
         return tn_err_set(err, TN_E_UNSUPPORTED,
-                          "local: joins ranks of one process, and %u of %u are in another",
+                          "%s: joins ranks of one process, and %u of %u are in another", l->name,
                           (unsigned)(n_ranks - n_local), (unsigned)n_ranks);
     if (n_ranks > MAX_RANKS)
-        return tn_err_set(err, TN_E_UNSUPPORTED, "local: joins at most %d ranks", MAX_RANKS);
+        return tn_err_set(err, TN_E_UNSUPPORTED, "%s: joins at most %d ranks", l->name, MAX_RANKS);
     return TN_OK;
 }
 
 /* The token: whose it is, and a number. It means nothing in another process. */
 int32_t group_make_id(void *instance, uint8_t id[TN_COMM_ID_BYTES], tn_err *err)
 {
-    struct local *l = instance;
+    struct hub *l = instance;
     uint64_t token[2] = {(uintptr_t)l, 0};
 
     (void)err;
@@ -155,7 +157,7 @@ static void group_free(struct group *g)
     h->free(h->ctx, g);
 }
 
-static struct group *group_new(struct local *l, uint64_t id, const tn_comm_join *how)
+static struct group *group_new(struct hub *l, uint64_t id, const tn_comm_join *how)
 {
     const tn_host *h = l->host;
     struct group *g = h->alloc(h->ctx, sizeof *g, 64);
@@ -187,7 +189,7 @@ static struct group *group_new(struct local *l, uint64_t id, const tn_comm_join 
 }
 
 /* The group of the token, made by whoever comes first. NULL: no memory. */
-static struct group *find_group(struct local *l, uint64_t id, const tn_comm_join *how)
+static struct group *find_group(struct hub *l, uint64_t id, const tn_comm_join *how)
 {
     struct group *g;
 
@@ -208,7 +210,7 @@ static struct group *find_group(struct local *l, uint64_t id, const tn_comm_join
 /* The last of those that came frees the group. */
 static void depart(struct group *g)
 {
-    struct local *l = g->l;
+    struct hub *l = g->l;
     bool last;
 
     pthread_mutex_lock(&l->lock);
@@ -228,18 +230,18 @@ static bool all_joined(const tn_comm_group *me, const void *arg)
 {
     (void)arg;
     for (uint32_t r = 0; r < me->g->n; r++)
-        if (atomic_load(&me->g->places[r].arrived) == 0)
+        if (atomic_load(&me->g->places[r].arrived) < me->seq)
             return false;
     return true;
 }
 
-static int32_t check_join(const struct local *l, const tn_comm_join *how, const uint64_t token[2],
+static int32_t check_join(const struct hub *l, const tn_comm_join *how, const uint64_t token[2],
                           tn_err *err)
 {
     if (token[0] != (uintptr_t)l)
-        return tn_err_set(err, TN_E_INVALID, "local: this token was made in another process");
+        return tn_err_set(err, TN_E_INVALID, "%s: this token was made in another process", l->name);
     if (how->n_ranks == 0 || how->n_ranks > MAX_RANKS || how->rank >= how->n_ranks)
-        return tn_err_set(err, TN_E_INVALID, "local: there is no rank %u of %u",
+        return tn_err_set(err, TN_E_INVALID, "%s: there is no rank %u of %u", l->name,
                           (unsigned)how->rank, (unsigned)how->n_ranks);
     return TN_OK;
 }
@@ -251,8 +253,8 @@ static int32_t take_place(struct group *g, const tn_comm_join *how, tn_err *err)
     bool taken;
 
     if (g->n != how->n_ranks) {
-        tn_err_set(&why, TN_E_COMM, "local: one rank joins a group of %u, another one of %u",
-                   (unsigned)g->n, (unsigned)how->n_ranks);
+        tn_err_set(&why, TN_E_COMM, "%s: one rank joins a group of %u, another one of %u",
+                   g->l->name, (unsigned)g->n, (unsigned)how->n_ranks);
         return group_break(g, &why, err);
     }
     pthread_mutex_lock(&g->lock);
@@ -260,36 +262,80 @@ static int32_t take_place(struct group *g, const tn_comm_join *how, tn_err *err)
     g->places[how->rank].joined = true;
     pthread_mutex_unlock(&g->lock);
     if (taken) {
-        tn_err_set(&why, TN_E_COMM, "local: rank %u has joined twice", (unsigned)how->rank);
+        tn_err_set(&why, TN_E_COMM, "%s: rank %u has joined twice", g->l->name,
+                   (unsigned)how->rank);
         return group_break(g, &why, err);
     }
     return TN_OK;
 }
 
+/* Joining is the first two meetings. */
 static int32_t wait_for_all(tn_comm_group *me, const tn_comm_join *how, tn_err *err)
 {
     struct group *g = me->g;
     tn_err why = TN_ERR_INIT;
     int32_t rc;
 
-    atomic_store(&g->places[me->rank].arrived, 1); /* joining is the first meeting */
-    me->seq = 1;
+    atomic_store(&g->places[me->rank].arrived, ++me->seq);
     group_wake(g);
     rc = group_await(me, all_joined, NULL, now_ns(g->l) + how->timeout_ns, err);
     if (rc != TN_E_TIMEOUT)
         return rc;
     for (uint32_t r = 0; r < g->n; r++)
-        if (atomic_load(&g->places[r].arrived) == 0) {
-            tn_err_set(&why, TN_E_TIMEOUT, "local: rank %u has not joined within %llu ms",
+        if (atomic_load(&g->places[r].arrived) < me->seq) {
+            tn_err_set(&why, TN_E_TIMEOUT, "%s: rank %u has not joined within %llu ms", g->l->name,
                        (unsigned)g->members[r], (unsigned long long)how->timeout_ns / 1000000);
             break;
         }
     return why.code == TN_OK ? group_error(me, err) : group_break(g, &why, err);
 }
 
+/* What device memory needs; a rank that cannot have it breaks the group. */
+static int32_t open_member(tn_comm_group *me, const tn_comm_join *how, tn_err *err)
+{
+    struct hub *l = me->g->l;
+    tn_err why = TN_ERR_INIT;
+    int32_t rc = TN_OK;
+
+    if (how->info && !(how->info->flags & TN_DEVICE_HOST_MEMORY)) {
+        me->api = how->api;
+        me->device = how->device;
+        if (!(how->info->flags & TN_DEVICE_STREAMS) || !TN_HAS(tn_device_api, me->api, sum) ||
+            !me->api->sum)
+            rc = tn_err_set(&why, TN_E_UNSUPPORTED, "%s: devices of kind %s cannot sum", l->name,
+                            me->api->kind);
+    }
+    for (uint32_t i = 0; i < 2 && rc == TN_OK && me->api; i++)
+        rc = me->api->event_new(me->device, &me->events[i], &why);
+    if (rc == TN_OK && me->api)
+        rc = me->api->event_new(me->device, &me->sent, &why);
+    if (rc == TN_OK && me->api)
+        rc = me->api->event_new(me->device, &me->took, &why);
+    if (rc == TN_OK && me->api)
+        rc = l->open(me, &why);
+    me->g->places[me->rank].member = me;
+    return rc == TN_OK ? TN_OK : group_break(me->g, &why, err);
+}
+
+/* Each finds out whose memory its device reaches; a plugin for which it must be all says so in its next step. */
+static int32_t look_around(tn_comm_group *me, tn_err *err)
+{
+    const struct group *g = me->g;
+    int32_t rc = TN_OK;
+
+    for (uint32_t r = 0; r < g->n && me->api && rc == TN_OK; r++) {
+        tn_device *peer = g->places[r].member->device;
+        uint32_t yes = r == me->rank;
+        if (!yes && peer && me->api->peer_access)
+            rc = me->api->peer_access(me->device, peer, &yes, err);
+        me->reaches[r] = yes != 0;
+    }
+    return rc;
+}
+
 int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err)
 {
-    struct local *l = instance;
+    struct hub *l = instance;
     const tn_host *h = l->host;
     tn_comm_group *me;
     struct group *g;
@@ -304,15 +350,22 @@ int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out,
     g = me ? find_group(l, token[1], how) : NULL;
     if (!g) {
         h->free(h->ctx, me);
-        return tn_err_set(err, TN_E_NOMEM, "local: no memory for a group");
+        return tn_err_set(err, TN_E_NOMEM, "%s: no memory for a group", l->name);
     }
-    *me = (tn_comm_group){.g = g, .rank = how->rank, .call_timeout_ns = how->call_timeout_ns};
+    me->g = g;
+    me->rank = how->rank;
+    me->call_timeout_ns = how->call_timeout_ns;
     rc = take_place(g, how, err);
     if (rc == TN_OK)
+        rc = open_member(me, how, err);
+    if (rc == TN_OK)
         rc = wait_for_all(me, how, err);
+    if (rc == TN_OK)
+        rc = look_around(me, err);
+    if (rc == TN_OK)
+        rc = wait_for_all(me, how, err); /* what each has found is for all to see */
     if (rc != TN_OK) {
-        depart(g);
-        h->free(h->ctx, me);
+        group_leave(me);
         return rc;
     }
     *out = me;
@@ -323,6 +376,79 @@ void group_leave(tn_comm_group *me)
 {
     const tn_host *h = me->g->l->host;
 
+    if (me->api) {
+        me->g->l->close(me);
+        for (uint32_t i = 0; i < 2; i++)
+            me->api->event_free(me->device, me->events[i]);
+        me->api->event_free(me->device, me->sent);
+        me->api->event_free(me->device, me->took);
+    }
     depart(me->g);
     h->free(h->ctx, me);
+}
+
+int32_t group_link(tn_comm_group *me, uint32_t peer, tn_comm_link *out, tn_err *err)
+{
+    if (peer >= me->g->n)
+        return tn_err_set(err, TN_E_RANGE, "%s: there is no rank %u", me->g->l->name,
+                          (unsigned)peer);
+    *out = (tn_comm_link){.h = TN_HDR(tn_comm_link)};
+    snprintf(out->kind, sizeof out->kind, "%s",
+             peer == me->rank                         ? "self"
+             : !me->api                               ? "shm"
+             : me->reaches[peer] && !me->g->l->staged ? "peer"
+                                                      : "host");
+    return TN_OK;
+}
+
+/* -- The plugin's instance ---------------------------------------------------------------------------------- */
+
+static int32_t apply(struct hub *l, const tn_kv *kv,
+                     int32_t (*setting)(struct hub *, const tn_kv *, tn_err *), tn_err *err)
+{
+    int32_t rc = fault_setting(&l->fault, kv, err);
+    char *end;
+
+    if (rc != TN_E_NOTFOUND || (rc = setting(l, kv, err)) != TN_E_NOTFOUND)
+        return rc;
+    if (strcmp(kv->key, "spin_us") == 0) {
+        unsigned long us = strtoul(kv->value, &end, 10);
+        l->spin_ns = (uint64_t)us * 1000;
+        if (end != kv->value && !*end && us <= 1000000)
+            return TN_OK;
+        return tn_err_set(err, TN_E_CONFIG, "%s: spin_us = \"%s\": must be 0 to 1000000", l->name,
+                          kv->value);
+    }
+    return tn_err_set(err, TN_E_CONFIG, "%s: %s is not a setting", l->name, kv->key);
+}
+
+int32_t hub_new(const tn_host *host, const struct hub *model, const tn_kv *config,
+                uint32_t n_config, int32_t (*setting)(struct hub *, const tn_kv *, tn_err *),
+                void **instance, tn_err *err)
+{
+    struct hub *l = host->alloc(host->ctx, sizeof *l, 64);
+    int32_t rc = TN_OK;
+
+    if (!l)
+        return tn_err_set(err, TN_E_NOMEM, "%s: no memory for an instance", model->name);
+    *l = *model;
+    l->host = host;
+    l->spin_ns = 50000;
+    for (uint32_t i = 0; i < n_config && rc == TN_OK; i++)
+        rc = apply(l, &config[i], setting, err);
+    if (rc != TN_OK) {
+        host->free(host->ctx, l);
+        return rc;
+    }
+    pthread_mutex_init(&l->lock, NULL);
+    *instance = l;
+    return TN_OK;
+}
+
+void hub_free(void *instance)
+{
+    struct hub *l = instance;
+
+    pthread_mutex_destroy(&l->lock);
+    l->host->free(l->host->ctx, l);
 }

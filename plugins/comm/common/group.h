@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Groups of ranks that are threads of one process.
+ * Groups of ranks that are threads of one process: what the plugins share that join such ranks.
  *
  * Every rank has a place where it shows what it contributes to a call: two buffers in turn, so that one meeting per
  * call is enough. Whoever comes to call k + 2, and overwrites the buffer of call k, has been through call k + 1; and
  * nobody gets through that before all have come to it, hence have read what they needed of call k.
  */
-#ifndef LOCAL_GROUP_H
-#define LOCAL_GROUP_H
+#ifndef COMM_COMMON_GROUP_H
+#define COMM_COMMON_GROUP_H
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -26,13 +26,18 @@ struct shown {
     uint64_t sum;   /* checksum, if they are on */
     const char *call;
     uint32_t dtype, root;
-    unsigned char *data; /* [CHUNK] */
+    unsigned char *data; /* [CHUNK]; of a group in host memory */
+    /* Of a group in device memory. */
+    const void *send;
+    void *recv;
+    tn_event *event; /* the rank's stream has come to this call, and done all before it */
 };
 
 struct place {
     _Alignas(64) _Atomic uint64_t arrived; /* meetings that the rank came to */
     struct shown shown[2];                 /* by seq % 2 */
     bool joined;
+    tn_comm_group *member; /* set before it arrives for the first time */
 };
 
 enum box_state { BOX_EMPTY, BOX_FULL, BOX_READ };
@@ -43,12 +48,13 @@ struct box {
     const void *data;
     uint64_t bytes, sum;
     bool flip;
+    tn_event *event, *took; /* of device memory: it is ready; it was copied */
 };
 
-struct local;
+struct hub;
 
 struct group {
-    struct local *l;
+    struct hub *l;
     struct group *next;
     uint64_t id;
     uint32_t n, n_joined, n_left;
@@ -69,11 +75,24 @@ struct tn_comm_group { /* one rank's view */
     uint64_t seq;   /* meetings it came to */
     uint64_t calls; /* that count for faults */
     uint64_t call_timeout_ns;
+    /* The rest is of a group in device memory; api is NULL in others. */
+    const tn_device_api *api;
+    tn_device *device;
+    tn_event *events[2];     /* by seq % 2 */
+    tn_event *sent, *took;   /* of messages */
+    unsigned char *staging;  /* device memory */
+    struct window *window;   /* of the plugin pcie */
+    bool reaches[MAX_RANKS]; /* whose memory the rank's device reaches directly */
 };
 
 /* The plugin's instance. */
-struct local {
+struct hub {
     const tn_host *host;
+    const char *name; /* "local" */
+    /* What a rank needs to move device memory; `open` may leave things half done for `close`. */
+    int32_t (*open)(tn_comm_group *me, tn_err *err);
+    void (*close)(tn_comm_group *me);
+    bool staged; /* pcie: through host memory even where there is a direct way */
     struct fault fault;
     uint64_t spin_ns;
     bool verify;
@@ -102,19 +121,13 @@ void group_wake(struct group *g);
 int32_t group_await(tn_comm_group *me, bool (*ready)(const tn_comm_group *, const void *),
                     const void *arg, uint64_t until_ns, tn_err *err);
 
-/* Interface functions that move data (calls.c). */
-int32_t call_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_t count,
-                        uint32_t dtype, tn_stream *s, tn_err *err);
-int32_t call_all_gather(tn_comm_group *me, const void *send, void *recv, uint64_t count,
-                        uint32_t dtype, tn_stream *s, tn_err *err);
-int32_t call_reduce_scatter(tn_comm_group *me, const void *send, void *recv, uint64_t count,
-                            uint32_t dtype, tn_stream *s, tn_err *err);
-int32_t call_broadcast(tn_comm_group *me, void *buf, uint64_t bytes, uint32_t root, tn_stream *s,
-                       tn_err *err);
-int32_t call_send(tn_comm_group *me, const void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
-                  tn_err *err);
-int32_t call_recv(tn_comm_group *me, void *buf, uint64_t bytes, uint32_t peer, tn_stream *s,
-                  tn_err *err);
-int32_t call_barrier(tn_comm_group *me, tn_stream *s, tn_err *err);
+/* Init and fini of a plugin whose instance is a hub. `setting` takes what is the plugin's own: TN_E_NOTFOUND if it is not. */
+int32_t hub_new(const tn_host *host, const struct hub *model, const tn_kv *config,
+                uint32_t n_config, int32_t (*setting)(struct hub *, const tn_kv *, tn_err *),
+                void **instance, tn_err *err);
+void hub_free(void *instance);
+
+/* For tn_comm_backend::link. */
+int32_t group_link(tn_comm_group *me, uint32_t peer, tn_comm_link *out, tn_err *err);
 
 #endif

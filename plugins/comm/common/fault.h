@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Faults on demand, so that what happens when a rank fails can be tried on any machine: the plugin's own group of the
  * configuration says which rank misbehaves, how, in which call and from which call on. */
-#ifndef LOCAL_FAULT_H
-#define LOCAL_FAULT_H
+#ifndef COMM_COMMON_FAULT_H
+#define COMM_COMMON_FAULT_H
 
 #include "tenon/error.h"
 #include "tenon/host.h"
