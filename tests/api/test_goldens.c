@@ -26,6 +26,9 @@ static void teardown(void)
     dir_remove(dir, NULL);
 }
 
+/* Who joins ranks: TENON_TEST_COMM. */
+static const char *comm = "auto";
+
 static int32_t open_with(const struct layout *l, const char *kernels, const char *max_tokens,
                          const char *kv, tn_runtime **rt, tn_err *err)
 {
@@ -36,6 +39,7 @@ static int32_t open_with(const struct layout *l, const char *kernels, const char
                         {"parallel.tp_size", l->tp},
                         {"parallel.pp_size", l->pp},
                         {"parallel.micro_batches", l->parts},
+                        {"parallel.comm", comm},
                         {"kv.dtype", kv}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
 
@@ -155,10 +159,15 @@ int main(void)
     add_loop(t, goldens_hold, 2 * GOLDEN_MODELS);
     add_loop(t, goldens_hold_by_default, GOLDEN_MODELS);
     add_loop(t, goldens_hold_with_chunked_prefill, GOLDEN_MODELS);
-    if (strcmp(device, "cpu") == 0) { /* ranks of one process share no other device yet */
-        add_loop(t, goldens_hold_on_many_ranks, 5 * GOLDEN_MODELS);
+    suite_add_tcase(s, t);
+    if (getenv("TENON_TEST_COMM"))
+        comm = getenv("TENON_TEST_COMM");
+    t = tcase_create("ranks");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 120);
+    add_loop(t, goldens_hold_on_many_ranks, 5 * GOLDEN_MODELS);
+    if (strcmp(device, "cpu") == 0)
         add_loop(t, quantized_engines_agree_with_one_rank, 24);
-    }
     suite_add_tcase(s, t);
     return run_suite(s);
 }
