@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The comm plugin "nccl": ranks with a GPU of NVIDIA's each, in one process or in many, over whatever NCCL finds between them.
+ * NCCL is looked for when an instance is made; where there is none the plugin is listed as refused, with the reason.
+ *
+ *     nccl: { library = "/opt/nccl/lib/libnccl.so.2"; };     absolute; without it libnccl.so.2 by the usual ways
+ */
+#include <string.h>
+
+#include "group.h"
+#include "tenon/plugin.h"
+
+#define VERSION "0.1.0"
+
+TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_COMM, .name = "nccl", .vendor = "tenon",
+               .version = VERSION);
+
+static const tn_comm_backend backend = {
+    .h = TN_HDR(tn_comm_backend),
+    .name = "nccl",
+    .device = "cuda",
+    .flags = TN_COMM_DEVICE_MEMORY | TN_COMM_GRAPH_SAFE | TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE |
+             TN_COMM_OWN_DEVICE,
+    .dtypes = NCCL_DTYPES,
+    .can_join = group_can_join,
+    .make_id = group_make_id,
+    .join = group_join,
+    .leave = group_leave,
+    .abort = group_abort,
+    .async_error = group_error,
+    .link = group_link,
+    .all_reduce = call_all_reduce,
+    .all_gather = call_all_gather,
+    .reduce_scatter = call_reduce_scatter,
+    .broadcast = call_broadcast,
+    .send = call_send,
+    .recv = call_recv,
+    .barrier = call_barrier,
+};
+
+static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,
+                    tn_err *err)
+{
+    const char *path = "libnccl.so.2";
+    struct nccl_instance *in;
+    int32_t rc;
+
+    for (uint32_t i = 0; i < n_config; i++) {
+        if (strcmp(config[i].key, "library") != 0 || config[i].value[0] != '/') {
+            if (err)
+                snprintf(err->remedy, sizeof err->remedy,
+                         "known keys: library (absolute path of libnccl.so.2)");
+            return tn_err_set(
+                err, TN_E_CONFIG, "nccl: %s = \"%s\": %s", config[i].key, config[i].value,
+                strcmp(config[i].key, "library") == 0 ? "not an absolute path" : "unknown key");
+        }
+        path = config[i].value;
+    }
+    in = host->alloc(host->ctx, sizeof *in, 64);
+    if (!in)
+        return tn_err_set(err, TN_E_NOMEM, "nccl: no memory for an instance");
+    in->host = host;
+    rc = nccl_open(&in->library, path, err);
+    if (rc != TN_OK) {
+        host->free(host->ctx, in);
+        return rc;
+    }
+    *instance = in;
+    return TN_OK;
+}
+
+static void fini(void *instance)
+{
+    struct nccl_instance *in = instance;
+
+    nccl_close(&in->library);
+    in->host->free(in->host->ctx, in);
+}
+
+static const tn_iface ifaces[] = {{.h = TN_HDR(tn_iface), .id = TN_IFACE_COMM, .vtbl = &backend}};
+
+static const tn_plugin plugin = {
+    .h = TN_HDR(tn_plugin),
+    .name = "nccl",
+    .vendor = "tenon",
+    .version = VERSION,
+    .n_ifaces = 1,
+    .ifaces = ifaces,
+    .init = init,
+    .fini = fini,
+};
+
+const tn_plugin *tn_plugin_query_v1(const tn_host *host, uint32_t host_minor)
+{
+    (void)host;
+    (void)host_minor;
+    return &plugin;
+}
