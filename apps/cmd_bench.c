@@ -32,6 +32,9 @@ struct machine {
     tn_runtime_info info;
     double ready_s;     /* time to open the runtime */
     double bytes_per_s; /* that the device reads, measured beside the runs */
+    /* Of a rank of this process, on average over the timed runs: collectives and messages per step, and bytes that it handed
+     * to them per token row. */
+    double comm_calls, comm_bytes;
 };
 
 /* -- One run ------------------------------------------------------------------------------------------- */
@@ -169,6 +172,13 @@ static json_t *result_json(const struct shape *s, const struct machine *m, const
                           "prefill_tokens_per_s", (double)s->batch * s->input / t->prefill_s,
                           "cached_prompt_tokens", (int)t->cached);
 
+    if (r && m->info.n_ranks > 1 &&
+        json_object_update_new(r, json_pack("{s:i, s:f, s:f}", "ranks", (int)m->info.n_ranks,
+                                            "comm_calls_per_step", m->comm_calls,
+                                            "comm_bytes_per_token", m->comm_bytes)) != 0) {
+        json_decref(r);
+        return NULL;
+    }
     if (!r ||
         json_object_update_new(
             r, json_pack("{s:f, s:f, s:f, s:i}", "tune_s", (double)m->info.tune_ns / 1e9, "load_s",
@@ -224,12 +234,34 @@ static struct timing summarize(struct timing *runs, const struct shape *s, doubl
     return t;
 }
 
+static tn_runtime_stats stats_of(tn_runtime *rt)
+{
+    tn_runtime_stats s = {.h = TN_HDR(tn_runtime_stats)};
+
+    tn_stats(rt, &s);
+    return s;
+}
+
+/* The last token of a sequence is chosen and never computed on. */
+static void count_comm(tn_runtime *rt, const tn_runtime_stats *before, const struct shape *s,
+                       struct machine *m)
+{
+    tn_runtime_stats now = stats_of(rt);
+    double ranks = (double)m->info.n_ranks / m->info.n_processes;
+    double rows = (double)s->repeats * s->batch * (s->input + s->output - 1);
+
+    m->comm_calls = (double)(now.comm_calls - before->comm_calls) /
+                    (double)(now.n_steps - before->n_steps) / ranks;
+    m->comm_bytes = (double)(now.comm_bytes - before->comm_bytes) / rows / ranks;
+}
+
 static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape *s,
                        struct machine *m, tn_err *err)
 {
     struct rng rng = {(uint64_t)opts_int(o, "seed", 1)};
     struct timing *runs = mem_zarray(s->repeats, sizeof *runs), ignored, t;
     double *scratch = mem_array(s->repeats, sizeof *scratch);
+    tn_runtime_stats before;
     json_t *r;
     int32_t rc = runs && scratch ? TN_OK : err_nomem(err, "a benchmark");
 
@@ -237,10 +269,13 @@ static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape 
     tn_info(rt, &m->info);
     if (rc == TN_OK)
         rc = tn_measure_bandwidth(rt, &m->bytes_per_s, err);
-    for (uint32_t i = 0; i < s->warmup + s->repeats && rc == TN_OK; i++)
-        rc = run_batch(rt, s, &rng, m->info.vocab, i < s->warmup ? &ignored : &runs[i - s->warmup],
-                       err);
+    for (uint32_t i = 0; i < s->warmup && rc == TN_OK; i++)
+        rc = run_batch(rt, s, &rng, m->info.vocab, &ignored, err);
+    before = stats_of(rt);
+    for (uint32_t i = 0; i < s->repeats && rc == TN_OK; i++)
+        rc = run_batch(rt, s, &rng, m->info.vocab, &runs[i], err);
     if (rc == TN_OK) {
+        count_comm(rt, &before, s, m);
         t = summarize(runs, s, scratch);
         r = result_json(s, m, &t);
         if (!r)
@@ -317,7 +352,10 @@ const struct command cmd_bench_latency = {
         "Decode is timed while all sequences decode. bytes_per_step counts weights and keys and "
         "values "
         "that a step must read; floor_share is the time that the device needs to read as many "
-        "(device_gb_per_s, measured in the same run) over the time of a step.",
+        "(device_gb_per_s, measured in the same run) over the time of a step. With several ranks, "
+        "comm_calls_per_step and comm_bytes_per_token tell what each hands to the others: two sums "
+        "per "
+        "layer and one behind the embedding, and its part of the logits (docs/scaling.md).",
     .own = options,
     .takes_conf = true,
     .run = run};

@@ -11,6 +11,9 @@
 
 #include "base/mem.h"
 
+/* The least that systems read at once when they are told to. */
+#define FETCH_BYTES (128u * 1024)
+
 /* Opens a regular file. O_NONBLOCK keeps a FIFO from hanging us before fstat can refuse it. */
 static int32_t open_regular(const char *path, int *fd, uint64_t *size, tn_err *err)
 {
@@ -116,6 +119,29 @@ void file_map_release(struct file_map *m)
         munmap((void *)(uintptr_t)m->data, (size_t)m->size);
     close(m->fd);
     *m = (struct file_map){NULL, 0, -1};
+}
+
+/* Whether advice is taken changes speed, and what others read besides, but no byte: failures are ignored. */
+void file_map_expect(const struct file_map *m, bool whole)
+{
+    if (m->fd < 0 || !m->data)
+        return;
+    madvise((void *)(uintptr_t)m->data, (size_t)m->size, whole ? MADV_NORMAL : MADV_RANDOM);
+    posix_fadvise(m->fd, 0, 0, whole ? POSIX_FADV_NORMAL : POSIX_FADV_RANDOM);
+}
+
+void file_map_fetch(const struct file_map *m, uint64_t at, uint64_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)m->data + at) & ~(page - 1),
+              end = (uintptr_t)m->data + at + bytes;
+
+    if (m->fd < 0 || !m->data || at > m->size || bytes > m->size - at)
+        return;
+    for (; begin < end;
+         begin += FETCH_BYTES) /* of more, the system would read the beginning only */
+        madvise((void *)begin, end - begin < FETCH_BYTES ? end - begin : FETCH_BYTES,
+                MADV_WILLNEED);
 }
 
 int32_t file_reader_open(const char *path, struct file_reader *out, tn_err *err)

@@ -24,6 +24,13 @@ struct file_map {
 int32_t file_map_open(const char *path, struct file_map *out, tn_err *err);
 void file_map_release(struct file_map *m); /* a map with fd -1 is allowed */
 
+/* How the file is going to be read, also through the map's descriptor: `whole`, so that the system may read ahead, as it does
+ * after opening; or parts of it, when nothing is read but what is touched or fetched. */
+void file_map_expect(const struct file_map *m, bool whole);
+
+/* Begins to read bytes that are about to be used. What cannot be read now is read, or fails, when it is touched. */
+void file_map_fetch(const struct file_map *m, uint64_t at, uint64_t bytes);
+
 /* An open file for reading at offsets, with its size at opening. */
 struct file_reader {
     int fd;

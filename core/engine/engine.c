@@ -46,6 +46,7 @@ static int32_t read_json(const struct engine *e, uint32_t kind, json_t **out, tn
         return err_at(err, TN_E_LIMIT, e->path, s->offset, section_name(kind),
                       "the section has %" PRIu64 " bytes; %" PRIu64 " are allowed", s->size,
                       LIMIT_ENGINE_JSON);
+    file_map_fetch(&e->map, s->offset, s->size);
     rc = check_section(e, s, err);
     if (rc != TN_OK)
         return rc;
@@ -230,7 +231,10 @@ static int32_t read_file(struct engine *e, tn_err *err)
 
     if (rc == TN_E_NOTFOUND)
         err_remedy(err, "give the directory that `tenon build --output` made");
-    return rc == TN_OK ? read_map(e, err) : rc;
+    if (rc != TN_OK)
+        return rc;
+    file_map_expect(&e->map, false);
+    return read_map(e, err);
 }
 
 int32_t engine_open(const char *dir, struct engine **out, tn_err *err)
@@ -389,6 +393,7 @@ int32_t engine_verify(const struct engine *e, engine_progress progress, void *ar
     uint8_t digest[XXH128_BYTES];
     int32_t rc;
 
+    file_map_expect(&e->map, true);
     rc = xxh128_new(&v.hash, err);
     for (uint32_t i = 0; i < e->header.n_sections && rc == TN_OK; i++) {
         const struct engine_section *s = &e->header.sections[i];

@@ -24,6 +24,9 @@ static bool host_device(const struct binding *b)
     return (b->o.select.device->flags & TN_DEVICE_HOST_MEMORY) != 0;
 }
 
+/* Between two pieces of a file that is not worth leaving out: two pages. */
+#define NEAR_BYTES 8192
+
 /* -- Views of this rank's slice --------------------------------------------------------------------- */
 
 /* Byte offset of this rank's slice in the whole weight. */
@@ -50,6 +53,31 @@ static uint64_t slice_bytes(const tn_weight *w)
     for (uint32_t i = 0; i < w->n_dims; i++)
         n *= w->dims[i];
     return n * tn_dtype_bits(w->dtype) / 8;
+}
+
+/* Begins to read this rank's slice, and nothing of what other hosts need. Pieces that are nearer to each other than a page or two are
+ * read in one. */
+static void fetch_slice(const struct binding *b, uint32_t id)
+{
+    const struct engine *e = b->o.engine;
+    const struct plan_weight *whole = &b->graph->plan->weights[id];
+    const tn_weight *w = &b->graph->weights[id];
+    const uint8_t *mapped = engine_weight(e, id);
+    uint64_t rows =
+        w->n_dims == 3 && plan_shard_axis(whole) == 2 ? w->dims[0] * w->dims[1] : w->dims[0];
+    uint64_t row = slice_bytes(w) / rows, stride = plan_weight_bytes(whole) / rows, at;
+
+    if (!mapped || (b->graph->topo.tp_size == 1 && b->graph->topo.pp_size == 1) ||
+        (whole->shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0))
+        return;
+    at = (uint64_t)(mapped - e->map.data) + slice_offset(b, id);
+    if (plan_shard_axis(whole) <= 0 || stride < row + NEAR_BYTES) {
+        file_map_fetch(&e->map, at,
+                       plan_shard_axis(whole) <= 0 ? slice_bytes(w) : (rows - 1) * stride + row);
+        return;
+    }
+    for (uint64_t r = 0; r < rows; r++)
+        file_map_fetch(&e->map, at + r * stride, row);
 }
 
 /* Whether the slice is one of the innermost of three axes: pieces all over the weight. */
@@ -87,6 +115,7 @@ static int32_t whole_view(const struct binding *b, uint32_t id, struct host_view
     bool zero = w->shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0;
 
     *v = (struct host_view){engine_weight(e, id), NULL};
+    fetch_slice(b, id);
     if (v->data && !zero) {
         v->data += slice_offset(b, id);
         return TN_OK;
@@ -202,6 +231,7 @@ static int32_t place_canonical(struct binding *b, uint32_t id, tn_err *err)
         return TN_OK;
     b->weight_bytes += slice_bytes(w);
     if (usable_in_place(b, id)) {
+        fetch_slice(b, id);
         b->canonical[id] = (const uint8_t *)engine_weight(b->o.engine, id) + slice_offset(b, id);
         return TN_OK;
     }
@@ -443,7 +473,11 @@ static int32_t load_all(struct binding *b, tn_err *err)
 int32_t bound_load_weights(struct binding *b, tn_err *err)
 {
     uint64_t begin = clock_ns();
+    bool alone = b->graph->topo.tp_size == 1 && b->graph->topo.pp_size == 1;
     int32_t rc = begin_loading(b, err);
+
+    if (alone)
+        file_map_expect(&b->o.engine->map, true);
 
     if (rc == TN_OK)
         rc = load_all(b, err);

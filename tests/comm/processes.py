@@ -10,8 +10,10 @@ none. Each test has an address of its own in 127.0.0.0/8, so that tests may run 
 library of Python is used.
 """
 
+import ctypes
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -41,6 +43,30 @@ def environment():
     e.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1")
     e.update(OMPI_MCA_btl_vader_single_copy_mechanism="none")  # containers forbid it
     return e
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def evict(path):
+    """Out of the system's memory, so that what is there later was read since."""
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def resident(path):
+    """Bytes of the file that are in memory."""
+    n, page = os.path.getsize(path), mmap.PAGESIZE
+    state = (ctypes.c_ubyte * ((n + page - 1) // page))()
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), n, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) as m:
+        start = ctypes.c_char.from_buffer(m)
+        code = LIBC.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(n), state)
+        del start
+    if code != 0:
+        raise OSError(ctypes.get_errno(), "mincore")
+    return sum(s & 1 for s in state) * page
 
 
 class Process:
@@ -197,6 +223,34 @@ class ByHand(Base):
         follower = self.node(1, args, sizes=["--tp-size", "2", "--pp-size", "2"])
         self.assert_ends(leader, COMM, "rank 3", "all_reduce")
         self.assert_ends(follower, COMM, "rank 3", "all_reduce")
+
+    # -- What each host reads
+
+    def test_each_host_reads_what_its_ranks_need(self):
+        model = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models", "docs-7m")
+        whole = os.path.join(self.dir, "whole")
+        subprocess.run([TENON, "build", "--model", model, "--output", whole, "--dtype", "float32", "--quiet"], check=True, capture_output=True)
+        size = os.path.getsize(os.path.join(whole, "model.engine"))
+        # Six layers are 68% of the file, the embedding 32%, which the last stage needs too, for logits. Rows of a few hundred bytes cannot be
+        # told apart from their neighbours in a page: of a real model less is read twice.
+        for sizes, shares in ((["--pp-size", "3"], [0.58, 0.26, 0.58]), (["--tp-size", "4"], [0.46] * 4)):
+            with self.subTest(sizes=sizes):
+                engines = [shutil.copytree(whole, os.path.join(self.dir, "host%d%s" % (i, sizes[0]))) for i in range(len(shares))]
+                files = [os.path.join(e, "model.engine") for e in engines]
+                for f in files:
+                    evict(f)
+                    if resident(f) > 0:
+                        self.skipTest("files of %s stay in memory" % self.dir)
+                runs = []
+                for i, e in enumerate(engines):
+                    command = ["run", "--engine", e, "--prompt-ids", "5,6,7", "--max-tokens", "3", "--threads", "1"]
+                    runs.append(self.node(i, command=command, sizes=sizes, nodes=len(shares)))
+                for r in runs:
+                    self.assert_ends(r, 0)
+                read = [resident(f) / size for f in files]
+                for have, most in zip(read, shares):
+                    self.assertLessEqual(have, most, read)
+                    self.assertGreater(have, most / 2, read)
 
     # -- Processes that do not fit
 
