@@ -504,6 +504,18 @@ class Run(Case):
                 r = run_json(self, engine(), g["prompt_ids"], 24, *settings)
                 self.assertEqual(r["output_ids"], g["greedy_ids"][:24])
 
+    def test_ranks_move_two_sums_per_layer(self):
+        # Six layers, two sums each; one behind the embedding, and the logits.
+        def measure(*sizes):
+            shape = ["--input-len", "9", "--output-len", "8", "--repeats", "2"]
+            return self.ok_json("bench", "latency", "--engine", engine(), "--json", *shape, *sizes)
+
+        two = measure("--tp-size", "2")
+        self.assertEqual((two["ranks"], two["comm_calls_per_step"]), (2, 2 * 6 + 2))
+        rows, sampled = 9 + 8 - 1, 8
+        self.assertAlmostEqual(two["comm_bytes_per_token"], 13 * 256 * 4 + 8192 / 2 * 4 * sampled / rows, delta=1)
+        self.assertNotIn("ranks", measure())
+
     def test_the_reference_kernels_agree(self):
         g = golden()["generations"][1]
         r = run_json(self, engine(), g["prompt_ids"], 8, "--kernels", "reference")
