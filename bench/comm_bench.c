@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "plugin/registry.h"
 
 enum { MAX_RANKS = 16, MAX_BYTES = 4 << 20, ROUNDS = 9 };
@@ -117,6 +118,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_comm [RANKS up to %d [BACKEND]]\n", MAX_RANKS);
         return 2;
     }
+    log_set_level(TN_LOG_ERROR);
     if (registry_open(&o, &registry, &err) != TN_OK ||
         registry_comm(view = registry_acquire(registry), name, &backend, &instance, &err) !=
             TN_OK ||
