@@ -71,14 +71,16 @@ static int32_t stored_shape(const struct emit_input *in, const tn_weight_source 
 
     if (rc != TN_OK)
         return rc;
-    if (w->n_dims != 2 || dims[1] != w->dims[1])
+    if (w->n_dims < 2 || dims[1] != w->dims[w->n_dims - 1] ||
+        (w->n_dims == 3 && dims[0] != w->dims[1]))
         return err_at(err, TN_E_FORMAT, in->config_path, TN_NO_OFFSET, s->tensor,
-                      "is quantized and has %" PRIu64 " columns; config.json makes it %" PRIu64,
-                      dims[1], w->n_dims == 2 ? w->dims[1] : 1);
+                      "is quantized and has %" PRIu64 " rows of %" PRIu64
+                      " columns; config.json makes them %" PRIu64 " long",
+                      dims[0], dims[1], w->dims[w->n_dims > 1 ? w->n_dims - 1 : 0]);
     if (s->transpose && checkpoint_find(in->checkpoint, s->tensor))
         return err_at(err, TN_E_UNSUPPORTED, checkpoint_file_of(in->checkpoint, s->tensor),
                       TN_NO_OFFSET, s->tensor, "is quantized and stored transposed");
-    *rows = dims[0];
+    *rows = w->n_dims == 3 ? 1 : dims[0]; /* one of a stack of matrices is one row of it */
     return TN_OK;
 }
 
@@ -126,7 +128,8 @@ static int32_t resolve_sources(const struct emit_input *in, const tn_weight_decl
                                              .transpose = s->transpose && !quantized,
                                              .row_begin = begin,
                                              .row_end = end,
-                                             .stored = quantized ? in->stored : NULL};
+                                             .stored = quantized ? in->stored : NULL,
+                                             .unit = w->n_dims == 3 ? w->dims[1] : 1};
         total += end - begin;
         if (total == w->dims[0])
             break; /* what follows are alternatives */

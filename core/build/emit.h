@@ -16,6 +16,7 @@ struct weight_source {
     bool transpose;
     uint64_t row_begin, row_end; /* after the transpose; resolved: row_end > row_begin */
     const struct stored *stored; /* who knows this quantized matrix; NULL: a plain tensor */
+    uint64_t unit;               /* of `stored`: its rows per row of the weight; 0: one */
 };
 
 /* What quantization makes of a weight on the way: each may be NULL. */

@@ -286,8 +286,9 @@ static int32_t make_parts(const struct weight_source *sources, uint32_t n, tn_qu
             mem_free(parts);
             return tn_err_set(err, TN_E_INTERNAL, "%s is no quantized matrix", sources[i].tensor);
         }
-        parts[i] =
-            (tn_quant_part){TN_HDR(tn_quant_part), name, sources[i].row_begin, sources[i].row_end};
+        uint64_t unit = sources[i].unit ? sources[i].unit : 1;
+        parts[i] = (tn_quant_part){TN_HDR(tn_quant_part), name, sources[i].row_begin * unit,
+                                   sources[i].row_end * unit};
     }
     *out = parts;
     return TN_OK;

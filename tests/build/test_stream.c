@@ -84,11 +84,11 @@ static struct plan *odd_plan(void)
     return p;
 }
 
-static const struct weight_source sources[] = {{"wte", false, 0, 32, NULL},
-                                               {"up.t", true, 0, 24, NULL},
-                                               {"d1", false, 2, 10, NULL},
-                                               {"d2", false, 0, 8, NULL},
-                                               {"lm", false, 0, 32, NULL}};
+static const struct weight_source sources[] = {{"wte", false, 0, 32, NULL, 0},
+                                               {"up.t", true, 0, 24, NULL, 0},
+                                               {"d1", false, 2, 10, NULL, 0},
+                                               {"d2", false, 0, 8, NULL, 0},
+                                               {"lm", false, 0, 32, NULL, 0}};
 static const float table[4] = {1.0f, 0.5f, 0.25f, 0.125f};
 
 static void odd_checkpoint(void)
@@ -298,7 +298,7 @@ static struct plan *tied_plan(uint64_t rows, uint64_t cols)
 START_TEST(tensors_larger_than_a_chunk_have_no_seams)
 {
     enum { ROWS = 5003, COLS = 1777 };
-    struct weight_source source = {"t", _i, 0, ROWS, NULL};
+    struct weight_source source = {"t", _i, 0, ROWS, NULL, 0};
     struct weight_origin origin = {.n_sources = 1, .sources = &source};
     struct emission e = {.plan = tied_plan(ROWS, COLS), .origins = &origin};
     uint64_t bytes = UINT64_C(4) * ROWS * COLS;
@@ -359,7 +359,7 @@ START_TEST(memory_does_not_grow_with_the_checkpoint)
     for (int i = 0; i < N; i++) {
         snprintf(names[i], sizeof names[i], "t%d", i);
         sample_matrix(p, names[i], rows, cols);
-        s[i] = (struct weight_source){names[i], i % 2, 0, rows, NULL};
+        s[i] = (struct weight_source){names[i], i % 2, 0, rows, NULL, 0};
         origins[i] = (struct weight_origin){.n_sources = 1, .sources = &s[i]};
         n += (size_t)snprintf(header + n, sizeof header - n,
                               "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%llu,%llu],"

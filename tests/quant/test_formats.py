@@ -260,6 +260,44 @@ class Four(Case):
         self.assertClose(engine, "cpu,reference", None, 1e-5, "--tp-size", "2")
 
 
+class Architectures(Case):
+    """Models whose matrices have biases, are stored transposed and in one piece, or are experts: what is taken as it comes beside
+    the same numbers widened."""
+
+    def engines(self, model, how, config):
+        base = os.path.join(os.path.dirname(OPTIONS["model"]), model)
+        with open(os.path.join(base, "config.json"), encoding="utf-8") as f:
+            self.checkpoint.config = json.load(f)
+        self.checkpoint.tensors = {}
+        for name, a in layouts.read_safetensors(os.path.join(base, "model.safetensors")).items():
+            if re.search(r"(proj|w[123]|c_attn|c_fc)\.weight$", name):
+                tensors, _ = how(a.astype(np.float64).T if model == "gpt2" else a.astype(np.float64), group=16)
+                self.checkpoint.tensors.update({name[: -len("weight")] + n: t for n, t in tensors.items()})
+            else:
+                self.checkpoint.tensors[name] = layouts.bf16(a)
+        layouts.write_safetensors(self.path("ids.safetensors"), {"input_ids": (IDS % 90 + 3).astype(np.int64)})
+        taken, widened = self.build(config), self.build(config, "--dequantize", name="widened")
+        want = self.logits(widened, "cpu,reference")
+        error = self.logits(taken, "cpu,reference") - want
+        self.assertLess(np.sqrt((error**2).mean() / (want**2).mean()), 1e-5)
+        return self.meta(taken)["quant"]
+
+    def test_biases_beside_quantized_matrices(self):
+        quant = self.engines("qwen2", layouts.awq, {**AWQ, "group_size": 16})
+        self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
+
+    def test_matrices_that_the_model_stores_transposed_and_in_one_piece(self):
+        quant = self.engines("gpt2", layouts.gptq, {**GPTQ, "group_size": 16})
+        self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
+
+    def test_experts_are_widened_and_say_so(self):
+        quant = self.engines("mixtral", layouts.gptq, {**GPTQ, "group_size": 16})
+        self.assertTrue(quant["left"])
+        self.assertEqual({x["op"] for x in quant["left"]}, {"moe_mlp"})
+        r = tenon("build", "--quiet", "--model", self.path("model"), "--output", self.path("again"))
+        self.assertRegex(r.stderr, r"matrices of ops that are no linears \(moe_mlp\) stay at full precision")
+
+
 class Choices(Case):
     def test_quantizing_twice_is_asked_for_in_so_many_words(self):
         self.checkpoint.quantize(layouts.fp8)
