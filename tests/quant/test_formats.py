@@ -404,8 +404,16 @@ class Hostile(Case):
             ("weight_packed", lambda a: a[:, :-1], "are needed"),
             ("weight_zero_point", lambda a: a[:-1], "zero points of its scales"),
             ("weight_scale", put(nan), "finite"),
+            ("weight_packed", lambda a: a.astype(np.float32), "stored as float32"),
         ):
             self.damaged(layouts.packed, {"symmetric": False}, config, suffix, change, says)
+
+    def test_an_order_that_is_announced_must_be_there(self):
+        self.checkpoint.quantize(layouts.packed)
+        weights = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group"}
+        self.refused("weight_g_idx.*is not there", compressed("pack-quantized", {**weights, "actorder": "group"}))
+        for order in (None, False, "weight", "static"):
+            self.build(compressed("pack-quantized", {**weights, "actorder": order}))
 
     def test_groups_of_another_size_are_refused(self):
         for how, config, says in (
@@ -431,6 +439,7 @@ class Hostile(Case):
             ("no plugin provides quant_method .bitsandbytes", {"quant_method": "bitsandbytes"}),
             ("format.*nvfp4", {**good, "format": "nvfp4-pack-quantized"}),
             ("sparsity_config", {**good, "sparsity_config": {"format": "sparse-24-bitmask"}}),
+            ("transform_config", {**good, "transform_config": {"config_groups": {"u": {"type": "hadamard"}}}}),
             ("config_groups", {**good, "config_groups": {}}),
             ("config_groups", {**good, "config_groups": ["FP8"]}),
             ("config_groups.FP8", {**good, "config_groups": {"FP8": ["Linear"]}}),

@@ -175,6 +175,18 @@ static int32_t read_spread(const struct build *b, const char *object, struct rul
     return TN_OK;
 }
 
+/* "group" (or its other name) means that a tensor lists the group of each column; any other value is about how numbers were
+ * found. May be a text, false or null. */
+static bool by_importance(const struct build *b, const char *object)
+{
+    const char *order = NULL;
+    char path[MAX_PATH];
+
+    field_path(path, object, "actorder");
+    return b->source.capi->get_str(b->source.config, path, &order, NULL) == TN_OK &&
+           (strcasecmp(order, "group") == 0 || strcasecmp(order, "dynamic") == 0);
+}
+
 static int32_t read_weights(const struct build *b, const char *group, struct rule *r, tn_err *err)
 {
     char object[MAX_PATH];
@@ -197,6 +209,7 @@ static int32_t read_weights(const struct build *b, const char *group, struct rul
         (rc = read_spread(b, object, r, err)) != TN_OK)
         return rc;
     r->is_float = strcasecmp(type, "float") == 0;
+    r->by_importance = by_importance(b, object);
     if (!r->is_float && strcasecmp(type, "int") != 0)
         return refuse(b, object, "type", "int and float are read", err);
     if (dynamic)
@@ -272,6 +285,11 @@ static int32_t read_compressed(struct build *b, tn_err *err)
         rc = get_text(b, root, "sparsity_config.format", &sparse, err);
     if (rc == TN_OK && sparse && strcmp(sparse, "dense") != 0)
         rc = refuse(b, root, "sparsity_config.format", "sparse matrices are not read", err);
+    if (rc == TN_OK)
+        rc = get_count(b, root, "transform_config.config_groups", &n, err);
+    if (rc == TN_OK && n > 0)
+        rc = refuse(b, root, "transform_config.config_groups",
+                    "inputs that must be transformed are not computed with", err);
     if (rc == TN_OK)
         rc = get_count(b, root, "config_groups", &n, err);
     if (rc == TN_OK && (n == 0 || n > MAX_RULES))

@@ -51,6 +51,7 @@ struct rule {
     enum spread spread;
     int64_t group, block[2]; /* group: columns, or -1 for all */
     enum act act;            /* of inputs */
+    bool by_importance;      /* columns are in groups that a tensor lists */
 };
 
 struct build {

@@ -160,6 +160,9 @@ static int32_t find_packed(const struct build *b, struct module *m, tn_err *err)
     if (m->rule->bits != 4 || m->rule->is_float)
         return tensor_bad(b, m->name, "weight_packed", err, "config.json makes it %s of %d bits",
                           m->rule->is_float ? "float" : "int", (int)m->rule->bits);
+    if (m->rule->by_importance && !m->order)
+        return tensor_bad(b, m->name, "weight_g_idx", err,
+                          "is not there, but config.json says that columns are ordered by it");
     if (!find_tensor(b, m->name, "weight_shape", &t) || t.dtype != TN_DT_I64 || count_of(&t) != 2)
         return tensor_bad(b, m->name, "weight_shape", err, "must be two int64");
     tensor_name(name, m->name, "weight_shape");
