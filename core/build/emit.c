@@ -232,8 +232,10 @@ static int32_t add_op(tn_plan_builder *b, const tn_op_decl *d, uint32_t *ids, tn
         d->n_out > TN_OP_MAX_VALUES)
         return err_at(err, TN_E_LIMIT, NULL, TN_NO_OFFSET, d->name,
                       "has more than %d inputs, weights or outputs", TN_OP_MAX_VALUES);
-    memcpy(op.in, d->in, d->n_in * sizeof *d->in);
-    memcpy(op.weights, d->weights, d->n_weights * sizeof *d->weights);
+    for (uint32_t i = 0; i < d->n_in; i++) /* lists of nothing may be NULL */
+        op.in[i] = d->in[i];
+    for (uint32_t i = 0; i < d->n_weights; i++)
+        op.weights[i] = d->weights[i];
     for (uint32_t i = 0; i < d->n_out; i++)
         out[i] = (struct plan_value){.kind = d->out[i].kind,
                                      .dtype = d->out[i].dtype,
