@@ -435,7 +435,7 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
     const float *divide =
         values && before->n_weights ? r->q->scales[before->weights[0]].divide : NULL;
     float *ranges = arena_array(&r->q->arena, (size_t)heads, sizeof *ranges);
-    const struct calibration_input *in;
+    const struct calibration_input *in = NULL;
     int32_t rc = ranges ? find_seen(r, op, values, &in) : err_nomem(r->err, "ranges of the cache");
 
     if (rc != TN_OK)
@@ -530,7 +530,7 @@ static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **
 {
     uint64_t n = r->q->from->plan->values[op->in[0]].width;
     float *means = arena_array(&r->q->arena, (size_t)n, sizeof *means);
-    const struct calibration_input *in;
+    const struct calibration_input *in = NULL;
     int32_t rc = means ? find_seen(r, op, false, &in) : err_nomem(r->err, "means of keys");
 
     if (rc != TN_OK)

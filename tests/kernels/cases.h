@@ -6,7 +6,9 @@
  * Tolerances. float32 sums of up to a few hundred products of size about 1 differ by reordering: 2e-5. Where
  * rows are rounded to bfloat16 first (VDPBF16PS), inputs that are bfloat16 already must meet the same bound, and
  * others 2e-2 (the product of two such sums 8e-2): 2^-9 relative per product. linear.int8 alone must be exact. Tensor
- * cores add products of e4m3 with some 14 bits, cutting off the rest: 1e-2. Rows in bfloat16 or float16 add what rounding to
+ * cores add products of e4m3 with some 14 bits, cutting off the rest: 1e-2. The cpu set rounds rows to int16 for linear.int4:
+ * 2^-16 of 3, times weights of up to 0.4 * 15 / sqrt(width), is 1e-4 on average in the worst column; 6 times that, and 5e-3 where
+ * another sum of up to 15 multiplies it. Rows in bfloat16 or float16 add what rounding to
  * them costs: see slack() in cases.c.
  */
 #ifndef TESTS_KERNELS_CASES_H

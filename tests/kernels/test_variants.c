@@ -139,6 +139,10 @@ START_TEST(the_newest_instructions_are_cheapest_for_any_number_of_rows)
         {avx2 | TN_CPU(AVXVNNI), TN_OP_LINEAR_INT8, TN_DT_I8, "linear.i8.avxvnni"},
         {avx512 | TN_CPU(AVXVNNI) | TN_CPU(AVX512VNNI), TN_OP_LINEAR_INT8, TN_DT_I8,
          "linear.i8.avx512vnni"},
+        {avx2, TN_OP_LINEAR_INT4, TN_DT_I4, "linear.i4.avx2"},
+        {avx2 | TN_CPU(AVXVNNI), TN_OP_LINEAR_INT4, TN_DT_I4, "linear.i4.avxvnni"},
+        {avx512, TN_OP_LINEAR_INT4, TN_DT_I4, "linear.i4.avx512"},
+        {avx512 | TN_CPU(AVX512VNNI), TN_OP_LINEAR_INT4, TN_DT_I4, "linear.i4.avx512vnni"},
         {avx512, TN_OP_ATTENTION, 0, "attention.avx512"},
         {avx512, TN_OP_RMS_NORM, 0, "rms_norm.avx512"},
         {avx2, TN_OP_SAMPLE, 0, "sample.avx2"},
@@ -151,6 +155,7 @@ START_TEST(the_newest_instructions_are_cheapest_for_any_number_of_rows)
             struct shape s = {.in_width = {256, 256},
                               .linear_width = {256, 256, 256},
                               .matrix = cases[i].matrix,
+                              .quant_group = 64,
                               .heads = 4,
                               .kv_heads = 2,
                               .head_dim = 64};

@@ -23,6 +23,7 @@
 
 #define GEMM_MAX_PARTS 3
 #define GEMM_MAX_TILE_ROWS 16
+#define GEMM_MAX_RUN 1024 /* int4: so many products of 15 by 32767 stay far below 2^31 */
 
 /* What becomes of a sum before it is stored. */
 enum gemm_finish {
@@ -49,11 +50,15 @@ struct gemm {
     const struct gemm_kernel *kernel;
     uint32_t n_rows; /* T */
     uint64_t k;
+    uint64_t run; /* int4: consecutive k that share a scale, at most GEMM_MAX_RUN; else 0 */
 
     const float *x;       /* rows of K floats ... */
     const int32_t *x_row; /* ... that row t is in x; NULL: row t */
     uint32_t *a;          /* x as the kernel reads it: [tile][step][row] groups of 4 bytes */
     float *a_step;        /* [T] int8: quantization step of each row */
+
+    float *run_step;  /* int4: [T][k / run] quantization steps ... */
+    int32_t *run_sum; /* ... and sums of what they quantize */
 
     const unsigned char *panels;
     const float *bias;     /* per packed column; 0 where there is none */
@@ -84,10 +89,16 @@ struct gemm_kernel {
     void (*run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last);
 };
 
-/* Steps over K: groups of `depth`, the last one padded with zeros. */
-static inline uint64_t gemm_steps(const struct gemm_kernel *kernel, uint64_t k)
+/* int4: groups of a run, the last ones padded with zeros: weights come by fours, x by pairs. */
+static inline uint64_t gemm_run_steps(uint64_t run)
 {
-    return (k + kernel->depth - 1) / kernel->depth;
+    return (run + 3) / 4 * 2;
+}
+
+/* Steps over K: groups of `depth`, the last one padded with zeros. */
+static inline uint64_t gemm_steps(const struct gemm_kernel *kernel, uint64_t k, uint64_t run)
+{
+    return run ? k / run * gemm_run_steps(run) : (k + kernel->depth - 1) / kernel->depth;
 }
 
 static inline uint32_t gemm_tiles(const struct gemm *g)
@@ -103,11 +114,13 @@ static inline uint32_t gemm_tile_row(const struct gemm *g, uint32_t tile)
     return tile * rows + (tile < rest ? tile : rest);
 }
 
-/* Bytes of one panel. */
-static inline uint64_t gemm_panel_bytes(const struct gemm_kernel *kernel, uint64_t k)
+/* Bytes of one panel. Of int4 each run begins with a scale and a zero point per column. */
+static inline uint64_t gemm_panel_bytes(const struct gemm_kernel *kernel, uint64_t k, uint64_t run)
 {
-    return gemm_steps(kernel, k) * kernel->depth * 2 * kernel->lanes *
-           (tn_dtype_bits(kernel->weight_dtype) / 8);
+    uint64_t bits =
+        (uint64_t)kernel->depth * 2 * kernel->lanes * tn_dtype_bits(kernel->weight_dtype);
+
+    return gemm_steps(kernel, k, run) * bits / 8 + (run ? k / run * 16 * kernel->lanes : 0);
 }
 
 extern const struct gemm_kernel gemm_f32_avx2, gemm_f16_avx2, gemm_bf16_avx2, gemm_f8_avx2;
@@ -115,5 +128,6 @@ extern const struct gemm_kernel gemm_i8_avx2;
 extern const struct gemm_kernel gemm_i8_avxvnni;
 extern const struct gemm_kernel gemm_f32_avx512, gemm_f16_avx512, gemm_bf16_avx512, gemm_f8_avx512;
 extern const struct gemm_kernel gemm_bf16_avx512bf16, gemm_i8_avx512vnni;
+extern const struct gemm_kernel gemm_i4_avx2, gemm_i4_avxvnni, gemm_i4_avx512, gemm_i4_avx512vnni;
 
 #endif

@@ -47,7 +47,7 @@ static void GEMM_FN(pack_row)(const float *x, uint64_t k, float step, uint32_t *
 
 static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t last)
 {
-    uint64_t steps = gemm_steps(g->kernel, g->k);
+    uint64_t steps = gemm_steps(g->kernel, g->k, 0);
 
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), end = gemm_tile_row(g, tile + 1);
@@ -117,8 +117,8 @@ static void GEMM_FN(tile_of)(uint32_t rows, const unsigned char *w, const uint32
 
 static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last)
 {
-    uint64_t steps = gemm_steps(g->kernel, g->k);
-    const unsigned char *w = g->panels + panel * gemm_panel_bytes(g->kernel, g->k);
+    uint64_t steps = gemm_steps(g->kernel, g->k, 0);
+    const unsigned char *w = g->panels + panel * gemm_panel_bytes(g->kernel, g->k, 0);
     union tile_sums sums;
 
     for (uint32_t tile = first; tile < last; tile++) {

@@ -45,6 +45,11 @@ static inline vi byte_step(vi acc, vi w, uint32_t a)
 #define GEMM_ROW_STEP(x, n, fixed) quantize_step(x, n, fixed)
 #include "gemm_tmpl.h"
 
+#define INT4_ID i4_avx2
+#define INT4_GFLOPS 70.0
+#define INT4_DOT(acc, w, a) v_dot_i16(acc, w, a)
+#include "gemm_int4_tmpl.h"
+
 const struct isa isa_avx2 = {
     .map = map,
     .widen = widen,

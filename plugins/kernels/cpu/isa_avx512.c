@@ -17,6 +17,11 @@
 #define FLOAT_GFLOPS 150.0
 #include "gemm_float_tmpl.h"
 
+#define INT4_ID i4_avx512
+#define INT4_GFLOPS 140.0
+#define INT4_DOT(acc, w, a) v_dot_i16(acc, w, a)
+#include "gemm_int4_tmpl.h"
+
 const struct isa isa_avx512 = {
     .map = map,
     .widen = widen,

@@ -24,3 +24,8 @@
 #define GEMM_GROUPS(dst, x, n, step) quantize_groups(dst, x, n, step, 0x80)
 #define GEMM_ROW_STEP(x, n, fixed) quantize_step(x, n, fixed)
 #include "gemm_tmpl.h"
+
+#define INT4_ID i4_avx512vnni
+#define INT4_GFLOPS 280.0
+#define INT4_DOT(acc, w, a) _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32((int)(a)))
+#include "gemm_int4_tmpl.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Everything that is a matrix product: linear, linear.int8, logits, and the fused ops around them.
+ * Everything that is a matrix product: linear, linear.int8, linear.fp8, linear.int4, logits, and the fused ops around them.
  *
  * A variant is one form times one kernel (gemm.h); set.c makes a tn_variant of each pair whose functions
  * call these. All may be called as tn_variant says.

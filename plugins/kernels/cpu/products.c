@@ -69,6 +69,26 @@
 #define LAYOUT_i8_avx2 "i8s.k4x16"
 #define NAME_i8_avx2 ".i8.avx2"
 
+#define NEEDS_i4_avx512vnni (TN_CPU_X86_AVX512 | TN_CPU(AVX512VNNI))
+#define DTYPE_i4_avx512vnni TN_DT_I4
+#define LAYOUT_i4_avx512vnni "i4.k4x32"
+#define NAME_i4_avx512vnni ".i4.avx512vnni"
+
+#define NEEDS_i4_avx512 TN_CPU_X86_AVX512
+#define DTYPE_i4_avx512 TN_DT_I4
+#define LAYOUT_i4_avx512 "i4.k4x32"
+#define NAME_i4_avx512 ".i4.avx512"
+
+#define NEEDS_i4_avxvnni (TN_CPU_X86_AVX2 | TN_CPU(AVXVNNI))
+#define DTYPE_i4_avxvnni TN_DT_I4
+#define LAYOUT_i4_avxvnni "i4.k4x16"
+#define NAME_i4_avxvnni ".i4.avxvnni"
+
+#define NEEDS_i4_avx2 TN_CPU_X86_AVX2
+#define DTYPE_i4_avx2 TN_DT_I4
+#define LAYOUT_i4_avx2 "i4.k4x16"
+#define NAME_i4_avx2 ".i4.avx2"
+
 #define DEFINE(kernel, form, id, op_name, composition)                                             \
     static int32_t can_run_##id##_##kernel(void *instance, const tn_op *op, tn_err *err)           \
     {                                                                                              \

@@ -35,6 +35,10 @@
     X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_FP8, NULL)                                         \
     FUSED_FORMS(X, kernel, "linear.fp8")
 
+#define INT4_FORMS(X, kernel)                                                                      \
+    X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_INT4, NULL)                                        \
+    FUSED_FORMS(X, kernel, "linear.int4")
+
 #define PRODUCTS(X)                                                                                \
     FLOAT_FORMS(X, bf16_avx512bf16)                                                                \
     FLOAT_FORMS(X, f32_avx512)                                                                     \
@@ -42,12 +46,16 @@
     FLOAT_FORMS(X, bf16_avx512)                                                                    \
     FP8_FORMS(X, f8_avx512)                                                                        \
     INT8_FORMS(X, i8_avx512vnni)                                                                   \
+    INT4_FORMS(X, i4_avx512vnni)                                                                   \
+    INT4_FORMS(X, i4_avx512)                                                                       \
     FLOAT_FORMS(X, f32_avx2)                                                                       \
     FLOAT_FORMS(X, f16_avx2)                                                                       \
     FLOAT_FORMS(X, bf16_avx2)                                                                      \
     FP8_FORMS(X, f8_avx2)                                                                          \
     INT8_FORMS(X, i8_avxvnni)                                                                      \
-    INT8_FORMS(X, i8_avx2)
+    INT8_FORMS(X, i8_avx2)                                                                         \
+    INT4_FORMS(X, i4_avxvnni)                                                                      \
+    INT4_FORMS(X, i4_avx2)
 
 #define PRODUCT_DECLARE(kernel, form, id, op, equals)                                              \
     extern const tn_variant product_##id##_##kernel;

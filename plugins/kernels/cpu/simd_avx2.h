@@ -295,4 +295,44 @@ static inline vf v_sum_i32(const int32_t *p, const int32_t *q)
                                                _mm256_loadu_si256((const __m256i *)q)));
 }
 
+/* LANES int16: a rounded, saturating. */
+static inline void v_store_i16(int16_t *p, vf a)
+{
+    __m256i w = _mm256_cvtps_epi32(a);
+
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packs_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+
+/* 2 * LANES bytes as int16, and what they are made of. */
+static inline vi v_load_words(const unsigned char *p)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vi v_low_nibbles(vi words)
+{
+    return _mm256_and_si256(words, _mm256_set1_epi16(15));
+}
+
+static inline vi v_high_nibbles(vi words)
+{
+    return _mm256_srli_epi16(words, 4);
+}
+
+/* acc + the sum of the products of two neighbouring int16 of w with those of `a`. */
+static inline vi v_dot_i16(vi acc, vi w, uint32_t a)
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32((int)a)));
+}
+
+/* acc[i] - p[i] * times, exact but for the last rounding. */
+static inline vf v_less_times(vi acc, const int32_t *p, int32_t times)
+{
+    __m256i product =
+        _mm256_mullo_epi32(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi32(times));
+
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(acc, product));
+}
+
 #endif

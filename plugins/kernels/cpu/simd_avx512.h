@@ -286,4 +286,40 @@ static inline vf v_sum_i32(const int32_t *p, const int32_t *q)
     return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q)));
 }
 
+/* LANES int16: a rounded, saturating. */
+static inline void v_store_i16(int16_t *p, vf a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+}
+
+/* 2 * LANES bytes as int16, and what they are made of. */
+static inline vi v_load_words(const unsigned char *p)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vi v_low_nibbles(vi words)
+{
+    return _mm512_and_si512(words, _mm512_set1_epi16(15));
+}
+
+static inline vi v_high_nibbles(vi words)
+{
+    return _mm512_srli_epi16(words, 4);
+}
+
+/* acc + the sum of the products of two neighbouring int16 of w with those of `a`. */
+static inline vi v_dot_i16(vi acc, vi w, uint32_t a)
+{
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(w, _mm512_set1_epi32((int)a)));
+}
+
+/* acc[i] - p[i] * times, exact but for the last rounding. */
+static inline vf v_less_times(vi acc, const int32_t *p, int32_t times)
+{
+    __m512i product = _mm512_mullo_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(times));
+
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(acc, product));
+}
+
 #endif
