@@ -7,6 +7,8 @@
 #include "../common/cuda_dtype.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
+
+#define TN_NOISE_FUNCTION __device__ __forceinline__
 #include "tenon/noise.h"
 
 #include <cuda_fp8.h>

@@ -3,7 +3,7 @@
  * @file noise.h
  * Dummy weights (`tenon build --load-format dummy`): numbers that are the same on every machine, and never zeros, which run
  * faster than real data on some hardware. Element i of a weight hangs on its seed, its role and i alone, so that any part
- * of it can be made anywhere; the op `dummy` (ops.h) makes them on a device. For C and for CUDA.
+ * of it can be made anywhere; the op `dummy` (ops.h) makes them on a device.
  */
 #ifndef TENON_NOISE_H
 #define TENON_NOISE_H
@@ -14,9 +14,8 @@
 extern "C" {
 #endif
 
-#ifdef __CUDACC__
-#define TN_NOISE_FUNCTION static __host__ __device__ __forceinline__
-#else
+/** How the functions are declared; code for a device may define it before. */
+#ifndef TN_NOISE_FUNCTION
 #define TN_NOISE_FUNCTION static inline
 #endif
 
@@ -48,12 +47,8 @@ TN_NOISE_FUNCTION float tn_noise_value(uint32_t role, uint16_t bits)
     switch (role) {
     case TN_ROLE_NORM: return 1.0f;
     case TN_ROLE_BIAS: return 0.01f * u;
-    case TN_ROLE_SCALE: /* times 8 bits, as above: about a matrix's deviation */
-#ifdef __CUDA_ARCH__
-        return __fadd_rn(3e-4f, __fmul_rn(1e-4f, u)); /* rounded twice, as on the host */
-#else
-        return 3e-4f + 1e-4f * u;
-#endif
+    case TN_ROLE_SCALE: /* times 8 bits, as above: about a matrix's deviation. In double: contracted or not, it rounds alike */
+        return (float)(3e-4 + 1e-4 * (double)u);
     default: return 0.0346410161f * u; /* 0.02 * sqrt 3 */
     }
 }
