@@ -7,6 +7,7 @@
 
 #include "cuda/fake_driver.h"
 #include "kernels/compose.h"
+#include "tenon/fusions.h"
 
 static const tn_kv config[] = {{"driver", FAKE_DRIVER},
                                {"cublaslt", "/nonexistent/libcublasLt.so"}};
@@ -235,6 +236,45 @@ START_TEST(contexts_are_split_where_sequences_do_not_fill_the_chip)
 }
 END_TEST
 
+/* Half the bytes per token, so larger heads keep two stages; and copies of sixteen cells at a time. */
+START_TEST(caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory)
+{
+    static const uint32_t dims[] = {32, 64, 80, 128, 160, 256}, dtypes[] = {TN_DT_F8E4M3, TN_DT_I8};
+    const tn_variant *v = variant(&ampere, "attention.kv8.bf16.ampere");
+    struct shape s = {
+        .in_width = {2 * 24}, .heads = 2, .kv_heads = 1, .head_dim = 24, .act = TN_DT_BF16};
+
+    expect_refusal(&ampere, v->name, &s, "multiples of 16");
+    expect_taken(&ampere, "attention.bf16.ampere", &s);
+    for (int i = 0; i < 12; i++) {
+        uint32_t dim = dims[i / 2], width = dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+        tn_kv_layer kv = {.h = TN_HDR(tn_kv_layer),
+                          .n_kv_heads = 1,
+                          .head_dim = dim,
+                          .block_tokens = 16,
+                          .dtype = dtypes[i % 2]};
+        s.in_width[0] = 2 * dim;
+        s.head_dim = dim;
+        const struct fake_launch *l = launched(&ampere, v, compose(&k, v, &s), 3, 1000, &kv);
+        ck_assert_uint_eq(l->config.sharedMemBytes, 16 * width * 2 + 2 * 2 * 64 * width);
+        ck_assert_uint_le(l->config.sharedMemBytes, 99 * 1024);
+    }
+}
+END_TEST
+
+START_TEST(the_portable_set_keeps_caches_of_every_dtype)
+{
+    static const char *const ops[] = {TN_OP_KV_APPEND, TN_FUSED_ROPE_APPEND, TN_OP_ATTENTION};
+
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        uint32_t have = plug_variant(&cuda, ops[i])->kv_dtypes;
+        ck_assert(have & TN_DT_BIT(TN_DT_I8));
+        ck_assert(have & TN_DT_BIT(TN_DT_F8E4M3));
+        ck_assert(have & TN_DT_BIT(TN_DT_BF16));
+    }
+}
+END_TEST
+
 /* -- Failures ------------------------------------------------------------------------------------------------ */
 
 START_TEST(an_attachment_that_fails_leaves_nothing)
@@ -276,6 +316,8 @@ int main(void)
     tcase_add_test(c, shapes_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, few_rows_fill_the_grid_and_fit_the_smallest_shared_memory);
     tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
+    tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
+    tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);
     tcase_add_test(c, an_attachment_that_fails_leaves_nothing);
     suite_add_tcase(s, c);
     return run_suite(s);

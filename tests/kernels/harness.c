@@ -582,7 +582,7 @@ tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t d
 {
     tn_kv_layer *kv = kit_alloc(k, sizeof *kv);
     uint64_t half = (uint64_t)heads * b->block_tokens * dim; /* elements of a page's keys */
-    float limit = dtype == TN_DT_I8 ? 127.99f : 2.0f;
+    float limit = dtype == TN_DT_I8 ? 127.99f : dtype == TN_DT_F8E4M3 ? 448.0f : 2.0f;
 
     *kv = (tn_kv_layer){.h = TN_HDR(tn_kv_layer),
                         .n_kv_heads = heads,
@@ -601,7 +601,8 @@ tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t d
                 for (uint64_t i = 0; i < dim; i++)
                     store((char *)kv->base + page * kv->block_bytes, dtype,
                           (h * b->block_tokens + pos % b->block_tokens) * dim + i,
-                          random_float(&k->random, -limit, limit));
+                          random_float(&k->random, -limit, limit) *
+                              (dtype == TN_DT_F8E4M3 ? 1.0f / (float)(1u << i % 16) : 1.0f));
         }
     if (tn_dtype_bits(dtype) == 8)
         scale_kv(k, kv, 2.0f / limit);

@@ -199,6 +199,10 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
     if (v->kv_dtypes) {
         kv = *e->kv;
         kv.base = upload(&r, kv.base, kv_bytes(&kv));
+        kv.k_scale = upload(&r, kv.k_scale, kv.n_kv_heads * sizeof(float));
+        kv.v_scale = upload(&r, kv.v_scale, kv.n_kv_heads * sizeof(float));
+        kv.k_center =
+            upload(&r, kv.k_center, (uint64_t)kv.n_kv_heads * kv.head_dim * sizeof(float));
         l.kv = &kv;
     }
     l.stream = p->stream;

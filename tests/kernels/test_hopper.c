@@ -27,6 +27,7 @@ static struct noted {
     struct quantize_params quantize;
     struct attention_params attention;
 } launches[8];
+static uint32_t swizzles[8]; /* of the last tensor that was encoded with so many dimensions */
 static uint32_t n_launches, n_images;
 static int32_t image_status;
 static uint64_t page_stride; /* of the cache in the last tensor that was encoded for it */
@@ -38,10 +39,10 @@ static int32_t encode(void *map, int32_t type, uint32_t rank, void *address, con
     (void)address;
     (void)element_strides;
     (void)interleave;
-    (void)swizzle;
     (void)promotion;
     (void)fill;
     memset(map, type, sizeof(struct tensor_map));
+    swizzles[rank] = (uint32_t)swizzle;
     if (rank > 2)
         page_stride = strides[rank - 2];
     for (uint32_t i = 0; i < rank; i++) /* what the driver demands */
@@ -593,6 +594,61 @@ START_TEST(long_runs_of_rows_take_the_kernel_for_them)
 }
 END_TEST
 
+static tn_kv_layer cache8(uint32_t kv_heads, uint32_t dim, uint32_t block_tokens, uint32_t dtype)
+{
+    static const float scales[64] = {1.0f};
+    tn_kv_layer kv = cache(kv_heads, dim, block_tokens);
+
+    kv.dtype = dtype;
+    kv.block_bytes = 2ull * kv_heads * dim * block_tokens + 64;
+    kv.k_scale = scales;
+    kv.v_scale = scales + 32;
+    return kv;
+}
+
+/* Tiles, of keys and of values, that a kernel for a cache of 8 bits has on their way must fit what it asks for; the copy
+ * engine's swizzle is as wide as a row. */
+START_TEST(cache_of_8_bits_takes_kernels_of_its_own)
+{
+    static const uint32_t dims[] = {64, 128};
+    static const struct {
+        uint32_t dtype;
+        const char *name;
+    } kinds[] = {{TN_DT_F8E4M3, "fp8"}, {TN_DT_I8, "int8"}};
+
+    for (int i = 0; i < 4; i++)
+        for (uint32_t tokens = 1; tokens <= 256; tokens *= 4) {
+            const struct attention_params *p = &launches[0].attention;
+            uint32_t dim = dims[i / 2];
+            tn_batch b = batch_of(7);
+            tn_kv_layer kv = cache8(8, dim, tokens, kinds[i % 2].dtype);
+            char want[64];
+            b.block_tokens = tokens;
+            launch(&hopper_attention_kv8_bf16, attention(32, 8, dim), &b, &kv);
+            snprintf(want, sizeof want, "decode_%s_bf16_%ux%u", kinds[i % 2].name, dim,
+                     dim == 64 ? 12u : 6u);
+            ck_assert_str_eq(launches[0].entry, want);
+            ck_assert_uint_ge(launches[0].k.shared_bytes, 6 * 64 * 128 * 2);
+            ck_assert_uint_eq(swizzles[4], dim == 64 ? 2 : 3);
+            ck_assert_uint_eq(page_stride, kv.block_bytes);
+            ck_assert_ptr_eq(p->k_scale, kv.k_scale);
+            ck_assert_ptr_eq(p->v_scale, kv.v_scale);
+            b.n_seqs = 1;
+            b.max_rows_per_seq = 300;
+            launch(&hopper_attention_kv8_bf16, attention(32, 8, dim), &b, &kv);
+            if (tokens * dim < 128) { /* less than the copy engine writes at a time */
+                ck_assert_str_eq(launches[0].entry, want);
+                continue;
+            }
+            snprintf(want, sizeof want, "prefill_%s_bf16_%u", kinds[i % 2].name, dim);
+            ck_assert_str_eq(launches[0].entry, want);
+            ck_assert_uint_ge(launches[0].k.shared_bytes, 128 * dim * (2 + 8 + PREFILL8_SLOTS));
+            ck_assert_uint_le(launches[0].k.shared_bytes, 227 * 1024);
+            ck_assert_uint_eq(swizzles[3], 0);
+        }
+}
+END_TEST
+
 static tn_op *rope_attention(void)
 {
     static const tn_attr append[] = {TN_ATTR_INT("n_kv_heads", 8), TN_ATTR_INT("head_dim", 128)};
@@ -658,6 +714,7 @@ START_TEST(fewer_kv_heads_cost_less)
     op = attention(32, 8, 128);
     grouped = hopper_attention_bf16.cost_ns(instance, op, 64);
     ck_assert(grouped < all / 3);
+    ck_assert(hopper_attention_kv8_bf16.cost_ns(instance, op, 64) < grouped);
     op = rope_attention();
     ck_assert(hopper_rope_attention_bf16.cost_ns(instance, op, 64) == grouped);
 }
@@ -680,6 +737,57 @@ START_TEST(rows_of_one_sequence_are_appended_before_they_are_read)
     ck_assert_str_eq(launches[0].entry, "rope_append_bf16");
     ck_assert_ptr_null(launches[1].attention.k);
     ck_assert_ptr_null(launches[1].attention.rope_q.freqs);
+}
+END_TEST
+
+START_TEST(rows_are_appended_in_the_dtype_of_the_cache)
+{
+    tn_op *op = rope_attention();
+    tn_batch b = batch_of(4);
+    tn_kv_layer kv = cache8(8, 128, 16, TN_DT_I8);
+
+    b.max_rows_per_seq = 2;
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_uint_eq(n_launches, 2);
+    ck_assert_str_eq(launches[0].entry, "rope_append_int8_bf16");
+    kv.dtype = TN_DT_F8E4M3;
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_str_eq(launches[0].entry, "rope_append_fp8_bf16");
+}
+END_TEST
+
+/* Of six members those that rotate and append are elsewhere than of four. */
+START_TEST(heads_are_turned_in_the_same_launch)
+{
+    static tn_attr turn[2][2];
+    tn_op *op = rope_attention();
+    tn_batch b = batch_of(4);
+    tn_kv_layer kv = cache8(8, 128, 16, TN_DT_F8E4M3);
+    const tn_op *rope_k = member_list[1], *append = member_list[2], *attend = member_list[3];
+
+    for (int i = 0; i < 2; i++) {
+        turn[i][0] = (tn_attr)TN_ATTR_INT("n_heads", i ? 8 : 32);
+        turn[i][1] = (tn_attr)TN_ATTR_INT("head_dim", 128);
+        ops[5 + i] =
+            (tn_op){.h = TN_HDR(tn_op), .name = "hadamard", .n_attrs = 2, .attrs = turn[i]};
+        member_list[1 + 2 * i] = &ops[5 + i];
+    }
+    member_list[2] = rope_k;
+    member_list[4] = append;
+    member_list[5] = attend;
+    op->n_members = 6;
+    ck_assert_ok(hopper_rope_hadamard_attention_kv8_bf16.can_run(instance, op, &err), &err);
+    launch(&hopper_rope_hadamard_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_uint_eq(n_launches, 1);
+    ck_assert_uint_eq(launches[0].attention.rope_q.hadamard, 1);
+    ck_assert_uint_eq(launches[0].attention.rope_k.hadamard, 1);
+    ck_assert_uint_eq(launches[0].attention.rope_k.rotary, 128);
+    ck_assert_uint_eq(launches[0].attention.kv_heads, 8);
+    ((tn_attr *)(uintptr_t)rope_k->attrs)[2].i = 64; /* half a head is rotated */
+    weights[1].dims[0] = 32;
+    ck_assert_int_eq(hopper_rope_hadamard_attention_kv8_bf16.can_run(instance, op, &err),
+                     TN_E_UNSUPPORTED);
+    ck_assert_err_has(&err, "rotated as a whole");
 }
 END_TEST
 
@@ -765,6 +873,9 @@ int main(void)
     tcase_add_test(t, attention_without_a_cache_is_refused);
     tcase_add_test(t, fewer_kv_heads_cost_less);
     tcase_add_test(t, rows_of_one_sequence_are_appended_before_they_are_read);
+    tcase_add_test(t, cache_of_8_bits_takes_kernels_of_its_own);
+    tcase_add_test(t, rows_are_appended_in_the_dtype_of_the_cache);
+    tcase_add_test(t, heads_are_turned_in_the_same_launch);
     tcase_add_test(t, attention_that_does_not_fit_is_refused);
     tcase_add_test(t, device_without_code_is_left_alone);
     tcase_add_test(t, too_many_devices_are_refused);

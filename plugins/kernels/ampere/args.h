@@ -46,6 +46,7 @@ struct attend_args {
     const void *q;
     void *y;
     const void *cache;
+    const float *k_scale, *v_scale; /* of a cache of 8 bits: per kv head */
     const int32_t *first_row, *context, *block_table;
     float *
         partial; /* [sequences, kv_heads, splits, DECODE_ROWS, head_dim + 2]: sums, weight, largest score */

@@ -25,14 +25,34 @@ int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err)
                         "query and output must be n_heads * head_dim wide", err);
 }
 
-double attention_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+/* Cells are copied sixteen at a time. */
+int32_t attention8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    if (tn_op_int(op, "head_dim", 0) % 16)
+        return cuda_require(op, 0, "takes head sizes that are multiples of 16, up to 256", err);
+    return attention_can_run(instance, op, err);
+}
+
+/* `element`: bytes of one of the cache. */
+static double cost_of(const tn_op *op, uint32_t rows, double element)
 {
     double kv = (double)tn_op_int(op, "n_kv_heads", 1) * (double)tn_op_int(op, "head_dim", 64);
-    double bytes = 4.0 * kv * GUESSED_CONTEXT * (double)rows;
+    double bytes = 2.0 * element * kv * GUESSED_CONTEXT * (double)rows;
     double flops = 4.0 * (double)op->in[0]->width * GUESSED_CONTEXT * (double)rows;
 
-    (void)instance;
     return 5000.0 + bytes / 1.5e3 + flops / 1.5e5;
+}
+
+double attention_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return cost_of(op, rows, 2.0);
+}
+
+double attention8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return cost_of(op, rows, 1.0);
 }
 
 /* Blocks that share the context of a sequence and kv head. */
@@ -79,6 +99,8 @@ static void set_args(const struct set_device *d, const tn_launch *l, struct atte
     *a = (struct attend_args){.q = l->in[0],
                               .y = l->out[0],
                               .cache = l->kv->base,
+                              .k_scale = l->kv->k_scale,
+                              .v_scale = l->kv->v_scale,
                               .first_row = b->first_row,
                               .context = b->context,
                               .block_table = b->block_table,
@@ -101,6 +123,8 @@ int32_t attention_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const struct set_device *d = ampere_device(instance, l->device);
     uint32_t half = l->op->in[0]->dtype == TN_DT_BF16 ? 1 : 0, group, width, kind;
+    uint32_t element = tn_dtype_bits(l->kv->dtype) / 8, cells = element == 1;
+    const struct cuda_code *code = cells ? &d->attention8 : &d->attention;
     struct cuda_grid g = {.threads = 128};
     struct attend_args a;
     int32_t rc;
@@ -108,17 +132,19 @@ int32_t attention_launch(void *instance, const tn_launch *l, tn_err *err)
     set_args(d, l, &a);
     group = a.heads / a.kv_heads;
     width = a.head_dim <= 64 ? 64 : a.head_dim <= 128 ? 128 : 256;
-    kind = 2 * log2_of(width / 64) + half;
+    kind = 2 * log2_of(width / 64) + half + (l->kv->dtype == TN_DT_I8 ? 6 : 0);
     g.x = a.n_seqs ? a.kv_heads : 0;
     g.y = a.n_seqs;
     g.z = a.splits;
-    g.shared_bytes = DECODE_ROWS * width * 2 + (width > 128 ? 1 : 2) * 2 * TOKENS * width * 2;
-    rc = code_launch(&d->attention, l->stream, ENTRY_DECODE + kind, g, &a, err);
+    g.shared_bytes =
+        DECODE_ROWS * width * 2 + (width * element > 256 ? 1 : 2) * 2 * TOKENS * width * element;
+    rc = code_launch(code, l->stream, (cells ? ENTRY_DECODE8 : ENTRY_DECODE) + kind, g, &a, err);
     if (rc != TN_OK || (uint64_t)l->batch->max_rows_per_seq * group <= DECODE_ROWS)
         return rc;
     g.x = cuda_div_up((uint64_t)l->batch->n_rows * group, PREFILL_ROWS) + a.n_seqs;
     g.y = a.kv_heads;
     g.z = 1;
-    g.shared_bytes = PREFILL_ROWS * width * 2 + 2 * 2 * (width > 128 ? 32 : 64) * width * 2;
-    return code_launch(&d->attention, l->stream, ENTRY_PREFILL + kind, g, &a, err);
+    g.shared_bytes = PREFILL_ROWS * width * 2 + 2 * 2 * (width > 128 ? 32 : 64) * width * element;
+    return code_launch(code, l->stream, (cells ? ENTRY_PREFILL8 : ENTRY_PREFILL) + kind, g, &a,
+                       err);
 }

@@ -40,28 +40,31 @@ static const tn_range half_rows[] = {{"rows", 1, 64, 1}}, single_rows[] = {{"row
     PRODUCT(id, op, equals, single, TN_DT_BIT(TN_DT_F32), single_rows)
 PRODUCTS(PRODUCT_BOTH)
 
-/* Queries and cache of one dtype. */
-#define ATTENTION(suffix, dtype)                                                                   \
+/* Queries and cache of one dtype, or a cache of 8 bits. */
+#define ATTENTION(suffix, kv_name, form, dtype, kv)                                                \
     static const tn_variant attention_##suffix = {                                                 \
         .h = TN_HDR(tn_variant),                                                                   \
-        .name = "attention." #suffix ".ampere",                                                    \
+        .name = "attention." kv_name ".ampere",                                                    \
         .op = TN_OP_ATTENTION,                                                                     \
         .flags = FLAGS,                                                                            \
         .act_dtypes = TN_DT_BIT(dtype),                                                            \
-        .kv_dtypes = TN_DT_BIT(dtype),                                                             \
+        .kv_dtypes = (kv),                                                                         \
         .kv_layout = TN_KV_LAYOUT_HND,                                                             \
         .gpus = gpus,                                                                              \
-        .can_run = attention_can_run,                                                              \
-        .cost_ns = attention_cost_ns,                                                              \
+        .can_run = form##_can_run,                                                                 \
+        .cost_ns = form##_cost_ns,                                                                 \
         .workspace = attention_workspace,                                                          \
         .launch = attention_launch,                                                                \
     };
-ATTENTION(f16, TN_DT_F16)
-ATTENTION(bf16, TN_DT_BF16)
+ATTENTION(f16, "f16", attention, TN_DT_F16, TN_DT_BIT(TN_DT_F16))
+ATTENTION(bf16, "bf16", attention, TN_DT_BF16, TN_DT_BIT(TN_DT_BF16))
+ATTENTION(kv8_f16, "kv8.f16", attention8, TN_DT_F16, CUDA_KV8)
+ATTENTION(kv8_bf16, "kv8.bf16", attention8, TN_DT_BF16, CUDA_KV8)
 
 #define PRODUCT_ADDRESSES(id, op, equals) &id##_half, &id##_single,
 static const tn_variant *const variants[] = {PRODUCTS(PRODUCT_ADDRESSES) & attention_f16,
-                                             &attention_bf16};
+                                             &attention_bf16, &attention_kv8_f16,
+                                             &attention_kv8_bf16};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};
@@ -79,9 +82,14 @@ static const char *const product_names[N_PRODUCT_ENTRIES] = {
         name "_bf16_256"
 static const char *const attention_names[N_ATTENTION_ENTRIES] = {PER_SIZE("decode"),
                                                                  PER_SIZE("prefill")};
+static const char *const attention8_names[N_ATTENTION8_ENTRIES] = {
+    PER_SIZE("decode_fp8"), PER_SIZE("decode_int8"), PER_SIZE("prefill_fp8"),
+    PER_SIZE("prefill_int8")};
 
-extern const unsigned char tenon_image_ampere_products[], tenon_image_ampere_attention[];
-extern const uint64_t tenon_image_ampere_products_bytes, tenon_image_ampere_attention_bytes;
+extern const unsigned char tenon_image_ampere_products[], tenon_image_ampere_attention[],
+    tenon_image_ampere_attention8[];
+extern const uint64_t tenon_image_ampere_products_bytes, tenon_image_ampere_attention_bytes,
+    tenon_image_ampere_attention8_bytes;
 
 const struct set_device *ampere_device(void *instance, const tn_device *device)
 {
@@ -111,6 +119,7 @@ static void unload(struct set_device *d, const tn_device_api *api)
         api->mem_free(d->device, d->arrivals);
     code_unload(&d->products);
     code_unload(&d->attention);
+    code_unload(&d->attention8);
     memset(d, 0, sizeof *d);
 }
 
@@ -124,6 +133,10 @@ static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *d
     if (rc == TN_OK)
         rc = code_load(&d->attention, api, device, tenon_image_ampere_attention,
                        tenon_image_ampere_attention_bytes, attention_names, N_ATTENTION_ENTRIES,
+                       err);
+    if (rc == TN_OK)
+        rc = code_load(&d->attention8, api, device, tenon_image_ampere_attention8,
+                       tenon_image_ampere_attention8_bytes, attention8_names, N_ATTENTION8_ENTRIES,
                        err);
     if (rc == TN_OK)
         rc = make_arrivals(d, api, err);

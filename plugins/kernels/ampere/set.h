@@ -30,13 +30,16 @@ enum attention_entry {
     N_ATTENTION_ENTRIES = 12
 };
 
+/* Over a cache of 8 bits: e4m3 first, then int8; per head size and dtype as above. */
+enum attention8_entry { ENTRY_DECODE8 = 0, ENTRY_PREFILL8 = 12, N_ATTENTION8_ENTRIES = 24 };
+
 /* Counters of arrivals at a sequence and kv head; more than these are not split. */
 #define ARRIVALS 65536
 
 /* The set on one device. */
 struct set_device {
     tn_device *device; /* NULL: free */
-    struct cuda_code products, attention;
+    struct cuda_code products, attention, attention8;
     uint32_t *arrivals; /* [ARRIVALS] on the device, zero between launches */
 };
 
@@ -57,6 +60,8 @@ int32_t products_launch(void *instance, const tn_launch *l, tn_err *err);
 
 /* attention.c */
 int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err);
+int32_t attention8_can_run(void *instance, const tn_op *op, tn_err *err);
+double attention8_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 double attention_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 int32_t attention_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                             uint32_t max_context, uint64_t *bytes, tn_err *err);

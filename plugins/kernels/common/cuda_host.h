@@ -15,6 +15,8 @@
 #include "tenon/ops.h"
 
 #define CUDA_FLOATS (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
+#define CUDA_KV8 (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3))
+#define CUDA_CACHES (CUDA_FLOATS | CUDA_KV8)
 
 /* Initialiser of a tn_gpu_target; CUDA_TARGETS, which the build defines, is a row of these. */
 #define CUDA_TARGET(major, minor, mode) {0x10de, major, minor, mode},

@@ -66,9 +66,10 @@ struct table_args {
     uint32_t table_dtype;
 };
 
-/* The cache in layout "hnd". */
+/* The cache in layout "hnd"; scales and center as in tn_kv_layer. */
 struct kv_args {
     void *base;
+    const float *k_scale, *v_scale, *k_center;
     uint64_t block_bytes;
     uint32_t block_tokens, kv_heads, head_dim, dtype;
 };

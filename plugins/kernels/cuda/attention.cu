@@ -5,6 +5,7 @@
  * row gets depends on its own context only, never on the rest of the batch.
  */
 #include "../common/cuda_dtype.cuh"
+#include "../common/cuda_kv8.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
 
@@ -35,6 +36,7 @@ __device__ __forceinline__ float dot(const float *q, const char *key, uint32_t d
     float sum = 0.0f;
 
     if (dim % per == 0 && aligned16(key)) {
+#pragma unroll 1 /* a run is wide enough, and more of them spill */
         for (uint32_t i = 0; i < dim; i += per) {
             float k[per];
             widen16<K>(*(const uint4 *)(key + i * sizeof(K)), k);
@@ -67,7 +69,7 @@ __device__ __forceinline__ void add_values(const span &s, const float *p, int64_
 __device__ __forceinline__ span span_of(const attention_args &a, uint32_t row, uint32_t head)
 {
     uint32_t kv_head = head / (a.heads / a.kv.kv_heads);
-    uint64_t token_bytes = (uint64_t)a.kv.head_dim * (a.kv.dtype == TN_DT_F32 ? 4 : 2);
+    uint64_t token_bytes = (uint64_t)a.kv.head_dim * kv_element_bytes(a.kv.dtype);
 
     return {(const char *)a.kv.base + (uint64_t)kv_head * a.kv.block_tokens * token_bytes,
             (uint64_t)a.kv.kv_heads * a.kv.block_tokens * token_bytes,
@@ -87,6 +89,8 @@ __device__ __forceinline__ void attention_of(const attention_args &a)
     span s = span_of(a, row, head);
     int64_t last = a.context[a.row_seq[row]] > 0 ? a.positions[row] : -1;
     int64_t first = a.window > 0 && last - a.window + 1 > 0 ? last - a.window + 1 : 0;
+    uint32_t kv_head = head / (a.heads / a.kv.kv_heads);
+    float scale = a.scale * (sizeof(K) == 1 ? a.kv.k_scale[kv_head] : 1.0f);
     float most = -INFINITY, sum = 0.0f, acc[2] = {0.0f, 0.0f};
 
     for (uint32_t i = tid; i < dim; i += THREADS)
@@ -96,7 +100,7 @@ __device__ __forceinline__ void attention_of(const attention_args &a)
         __syncthreads();
         float score = -INFINITY;
         if (tid < n) {
-            score = dot<K>(q, key_at(s, first + tid), dim) * a.scale;
+            score = dot<K>(q, key_at(s, first + tid), dim) * scale;
             if (a.softcap > 0.0f)
                 score = a.softcap * tanhf(__fdividef(score, a.softcap));
         }
@@ -113,11 +117,12 @@ __device__ __forceinline__ void attention_of(const attention_args &a)
     partial[tid][0] = acc[0];
     partial[tid][1] = acc[1];
     __syncthreads();
+    float unit = sizeof(K) == 1 ? a.kv.v_scale[kv_head] : 1.0f;
     for (uint32_t d = tid; d < dim; d += THREADS) {
         float y = 0.0f;
         for (uint32_t i = 0; i < parts; i++)
             y += partial[i * lanes + d % lanes][d / lanes];
-        ((T *)a.y)[at + d] = narrow<T>(sum > 0.0f || sum != sum ? __fdividef(y, sum) : 0.0f);
+        ((T *)a.y)[at + d] = narrow<T>(sum > 0.0f || sum != sum ? unit * __fdividef(y, sum) : 0.0f);
     }
 }
 
@@ -127,6 +132,10 @@ template <typename T> __device__ __forceinline__ void attention(const attention_
         attention_of<T, float>(a);
     else if (a.kv.dtype == TN_DT_F16)
         attention_of<T, f16>(a);
+    else if (a.kv.dtype == TN_DT_I8)
+        attention_of<T, int8_t>(a);
+    else if (a.kv.dtype == TN_DT_F8E4M3)
+        attention_of<T, e4m3>(a);
     else
         attention_of<T, bf16>(a);
 }

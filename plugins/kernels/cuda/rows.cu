@@ -5,6 +5,7 @@
  * where a later comparison would hang on it.
  */
 #include "../common/cuda_dtype.cuh"
+#include "../common/cuda_kv8.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
 
@@ -197,7 +198,22 @@ __device__ __forceinline__ char *cached(const kv_args &kv, uint64_t slot, uint32
     if (value)
         row += (uint64_t)kv.kv_heads * kv.block_tokens;
     return (char *)kv.base + slot / kv.block_tokens * kv.block_bytes +
-           row * kv.head_dim * (kv.dtype == TN_DT_F32 ? 4 : 2);
+           row * kv.head_dim * kv_element_bytes(kv.dtype);
+}
+
+/* Stores element `e` of kv head `head` at `to`. */
+__device__ __forceinline__ void store_cached(const kv_args &kv, char *to, uint32_t head, uint32_t e,
+                                             float x, bool value)
+{
+    if (kv.dtype != TN_DT_I8 && kv.dtype != TN_DT_F8E4M3) {
+        store_any(to, kv.dtype, e, x);
+        return;
+    }
+    if (!value && kv.k_center)
+        x -= kv.k_center[(uint64_t)head * kv.head_dim + e];
+    const float unit = value ? kv.v_scale[head] : kv.k_scale[head];
+    x = kv8_divide(x, unit, __frcp_rn(unit));
+    ((uint8_t *)to)[e] = kv.dtype == TN_DT_I8 ? kv8_narrow<int8_t>(x) : kv8_narrow<e4m3>(x);
 }
 
 /* The base that replaces the table's when a sequence has outgrown max_position; 0: it has not. */
@@ -260,9 +276,9 @@ template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
         uint32_t head = (uint32_t)(i / p.kv.head_dim), e = (uint32_t)(i % p.kv.head_dim);
         const T *k = (const T *)p.k + row * kv_width + (uint64_t)head * p.kv.head_dim;
         const T *v = (const T *)p.v + row * kv_width;
-        store_any(cached(p.kv, p.row_slot[row], head, false), p.kv.dtype, e,
-                  rotated(p, k, e, angle));
-        store_any(cached(p.kv, p.row_slot[row], head, true), p.kv.dtype, e, widen(v[i]));
+        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, false), head, e,
+                     rotated(p, k, e, angle), false);
+        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, true), head, e, widen(v[i]), true);
     }
 }
 

@@ -111,12 +111,12 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(gelu_mul, "cuda.gelu_mul", "(g, u) -> (y): s = gelu(g); y = mul(s, u)", 0, 0)                \
     X(gelu_tanh_mul, "cuda.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0) \
     X(rope, TN_OP_ROPE, NULL, 0, 0)                                                                \
-    X(kv_append, TN_OP_KV_APPEND, NULL, 0, CUDA_FLOATS)                                            \
-    X(rope_append, TN_FUSED_ROPE_APPEND, TN_FUSED_ROPE_APPEND_TEXT, 0, CUDA_FLOATS)                \
+    X(kv_append, TN_OP_KV_APPEND, NULL, 0, CUDA_CACHES)                                            \
+    X(rope_append, TN_FUSED_ROPE_APPEND, TN_FUSED_ROPE_APPEND_TEXT, 0, CUDA_CACHES)                \
     X(feed, TN_OP_FEED, NULL, 0, 0)                                                                \
     X(dummy, TN_OP_DUMMY, NULL, 0, 0)                                                              \
     X(read, TN_OP_READ, NULL, 0, 0)                                                                \
-    X(attention, TN_OP_ATTENTION, NULL, 0, CUDA_FLOATS)                                            \
+    X(attention, TN_OP_ATTENTION, NULL, 0, CUDA_CACHES)                                            \
     X(linear, TN_OP_LINEAR, NULL, CUDA_FLOATS, 0)                                                  \
     X(linear_int4, TN_OP_LINEAR_INT4, NULL, TN_DT_BIT(TN_DT_I4), 0)                                \
     X(logits, TN_OP_LOGITS, NULL, CUDA_FLOATS, 0)                                                  \
@@ -179,8 +179,15 @@ int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err);
 /* What a launch tells the kernels of the cache. */
 static inline struct kv_args set_kv(const tn_kv_layer *kv)
 {
-    return (struct kv_args){kv->base,       kv->block_bytes, kv->block_tokens,
-                            kv->n_kv_heads, kv->head_dim,    kv->dtype};
+    return (struct kv_args){.base = kv->base,
+                            .k_scale = kv->k_scale,
+                            .v_scale = kv->v_scale,
+                            .k_center = kv->k_center,
+                            .block_bytes = kv->block_bytes,
+                            .block_tokens = kv->block_tokens,
+                            .kv_heads = kv->n_kv_heads,
+                            .head_dim = kv->head_dim,
+                            .dtype = kv->dtype};
 }
 
 #endif

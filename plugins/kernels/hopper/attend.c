@@ -15,7 +15,6 @@
 
 #define PREFILL_THREADS 384
 #define PREFILL_TILE 128 /* rows, and tokens */
-#define PREFILL_STAGES 2
 
 /* From so many rows of a sequence on, a tile of them is worth while. */
 #define PREFILL_FROM 16
@@ -28,19 +27,34 @@ static const struct decode_shape {
     uint32_t dim, stages;
 } decode_shapes[] = {DECODE_SHAPES(SHAPE)};
 
+static const struct decode_shape decode8_shapes[] = {DECODE8_SHAPES(SHAPE)};
+
+#define N_DECODE8_SHAPES ((uint32_t)(sizeof decode8_shapes / sizeof *decode8_shapes))
 #define N_DECODE_SHAPES ((uint32_t)(sizeof decode_shapes / sizeof *decode_shapes))
 
 const char *const decode_entries[] = {DECODE_SHAPES(NAME_BF16) DECODE_SHAPES(NAME_F16)};
 const uint32_t n_decode_entries = 2 * N_DECODE_SHAPES;
+#define NAME_FP8_BF16(dim, stages) "decode_fp8_bf16_" #dim "x" #stages,
+#define NAME_FP8_F16(dim, stages) "decode_fp8_f16_" #dim "x" #stages,
+#define NAME_INT8_BF16(dim, stages) "decode_int8_bf16_" #dim "x" #stages,
+#define NAME_INT8_F16(dim, stages) "decode_int8_f16_" #dim "x" #stages,
+
+const char *const decode8_entries[] = {DECODE8_SHAPES(NAME_FP8_BF16) DECODE8_SHAPES(
+    NAME_FP8_F16) DECODE8_SHAPES(NAME_INT8_BF16) DECODE8_SHAPES(NAME_INT8_F16)};
+const uint32_t n_decode8_entries = 4 * N_DECODE8_SHAPES;
 const char *const prefill_entries[] = {"prefill_bf16_128", "prefill_bf16_64", "prefill_f16_128",
                                        "prefill_f16_64"};
 const uint32_t n_prefill_entries = 4;
+const char *const prefill8_entries[] = {
+    "prefill_fp8_bf16_128",  "prefill_fp8_bf16_64",  "prefill_fp8_f16_128",  "prefill_fp8_f16_64",
+    "prefill_int8_bf16_128", "prefill_int8_bf16_64", "prefill_int8_f16_128", "prefill_int8_f16_64"};
+const uint32_t n_prefill8_entries = 8;
 
 /* -- What an op asks for ------------------------------------------------------------------------- */
 
-/* The ops in question; rope and append are NULL for attention alone. */
+/* The ops in question; rope and append are NULL for attention alone, turn unless heads are multiplied by the Hadamard matrix. */
 struct asked {
-    const tn_op *rope_q, *rope_k, *append, *attention;
+    const tn_op *rope_q, *rope_k, *append, *attention, *turn_q, *turn_k;
 };
 
 static struct asked asked_of(const tn_op *op)
@@ -48,7 +62,11 @@ static struct asked asked_of(const tn_op *op)
     struct asked a = {.attention = op};
 
     if (op->n_members == 4)
-        a = (struct asked){op->members[0], op->members[1], op->members[2], op->members[3]};
+        a = (struct asked){op->members[0], op->members[1], op->members[2],
+                           op->members[3], NULL,           NULL};
+    if (op->n_members == 6)
+        a = (struct asked){op->members[0], op->members[2], op->members[4],
+                           op->members[5], op->members[1], op->members[3]};
     return a;
 }
 
@@ -84,6 +102,14 @@ static int32_t check_rope(const tn_op *op, int64_t heads, int64_t dim, tn_err *e
                         "style must be \"half\" or \"pairs\"", err);
 }
 
+/* Whole heads are rotated before they are multiplied: a warp has them in pairs. */
+static int32_t check_turn(const tn_op *op, const tn_op *rope, int64_t dim, tn_err *err)
+{
+    return cuda_require(
+        op, !op || (tn_op_int(op, "head_dim", 0) == dim && tn_op_int(rope, "rotary_dim", 0) == dim),
+        "its heads are not those of the attention, or not rotated as a whole", err);
+}
+
 static int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     (void)instance;
@@ -106,7 +132,9 @@ static int32_t rope_attention_can_run(void *instance, const tn_op *op, tn_err *e
     dim = tn_op_int(a.attention, "head_dim", 0);
     if ((rc = check_attention(a.attention, op->in[0]->width, op->out[0]->width, err)) ||
         (rc = check_rope(a.rope_q, heads, dim, err)) ||
-        (rc = check_rope(a.rope_k, kv_heads, dim, err)))
+        (rc = check_rope(a.rope_k, kv_heads, dim, err)) ||
+        (rc = check_turn(a.turn_q, a.rope_q, dim, err)) ||
+        (rc = check_turn(a.turn_k, a.rope_k, dim, err)))
         return rc;
     return cuda_require(op,
                         op->in[1]->width == (uint64_t)(kv_heads * dim) &&
@@ -118,13 +146,14 @@ static int32_t rope_attention_can_run(void *instance, const tn_op *op, tn_err *e
 
 /* -- Launching ------------------------------------------------------------------------------------- */
 
-static struct rope_params rope_of(const tn_op *op, const void *freqs)
+static struct rope_params rope_of(const tn_op *op, const void *freqs, const tn_op *turn)
 {
     if (!op)
         return (struct rope_params){.freqs = NULL};
     return (struct rope_params){.freqs = freqs,
                                 .rotary = (uint32_t)tn_op_int(op, "rotary_dim", 0),
                                 .pairs = strcmp(tn_op_text(op, "style", "half"), "pairs") == 0,
+                                .hadamard = turn != NULL,
                                 .mscale = (float)tn_op_real(op, "mscale", 1.0)};
 }
 
@@ -138,6 +167,9 @@ static struct attention_params params_of(const tn_launch *l, const struct asked 
         .q = l->in[0],
         .out = l->out[0],
         .keys = l->kv->base,
+        .k_scale = l->kv->k_scale,
+        .v_scale = l->kv->v_scale,
+        .k_center = l->kv->k_center,
         .positions = b->positions,
         .row_seq = b->row_seq,
         .first_row = b->first_row,
@@ -158,6 +190,12 @@ static struct attention_params params_of(const tn_launch *l, const struct asked 
     };
 }
 
+/* 0 for a cache in the rows' dtype, 1 for e4m3, 2 for int8: the order of entries. */
+static uint32_t cells_of(const tn_launch *l)
+{
+    return l->kv->dtype == TN_DT_F8E4M3 ? 1 : l->kv->dtype == TN_DT_I8 ? 2 : 0;
+}
+
 static int32_t append(const struct hopper_device *d, const tn_launch *l, const struct asked *a,
                       struct attention_params *p, tn_err *err)
 {
@@ -166,8 +204,11 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
                               .v = l->in[2],
                               .out = l->workspace,
                               .keys = p->keys,
-                              .rope_q = rope_of(a->rope_q, l->weights[0]),
-                              .rope_k = rope_of(a->rope_k, l->weights[1]),
+                              .k_scale = p->k_scale,
+                              .v_scale = p->v_scale,
+                              .k_center = p->k_center,
+                              .rope_q = rope_of(a->rope_q, l->weights[0], a->turn_q),
+                              .rope_k = rope_of(a->rope_k, l->weights[1], a->turn_k),
                               .positions = p->positions,
                               .row_slot = p->row_slot,
                               .block_bytes = p->block_bytes,
@@ -177,7 +218,8 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
                               .head_dim = l->kv->head_dim};
 
     p->q = l->workspace;
-    return hopper_launch(d, l, IMAGE_ROWS, ROWS_APPEND + hopper_type(l->op->in[0]),
+    return hopper_launch(d, l, IMAGE_ROWS,
+                         ROWS_APPEND + 2 * cells_of(l) + hopper_type(l->op->in[0]),
                          (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
 }
 
@@ -193,30 +235,29 @@ static uint32_t choose_splits(const tn_launch *l, uint32_t items)
     return splits;
 }
 
-static uint32_t choose_decode(uint32_t dim)
-{
-    uint32_t i = 0;
-
-    while (decode_shapes[i].dim != dim)
-        i++;
-    return i;
-}
-
+/* Of the cache in the rows' dtype or of 8 bits: an image each, with entries by cache, dtype and shape. */
 static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct attention_params *p,
                       tn_err *err)
 {
-    uint32_t dim = l->kv->head_dim, items = p->rows * p->kv_heads * p->subgroups;
-    uint32_t splits = choose_splits(l, items), shape = choose_decode(dim);
-    uint32_t stages = decode_shapes[shape].stages;
-    uint32_t shared = stages * (DECODE_TILE * dim * 4 + 16) + 8 * (dim + 8) * 2 + dim * 4;
+    uint32_t dim = l->kv->head_dim, cells = cells_of(l), kind = hopper_type(l->op->in[0]);
+    uint32_t items = p->rows * p->kv_heads * p->subgroups, splits = choose_splits(l, items);
+    const struct decode_shape *shapes = cells ? decode8_shapes : decode_shapes;
+    uint32_t element = cells ? 1 : 2, shape = 0, stages, shared;
     uint32_t box = p->block_tokens < DECODE_TILE ? p->block_tokens : DECODE_TILE;
-    int32_t rc = tensor_map_cache(d, l->kv, box, &p->cache, err);
+    int32_t rc = cells ? tensor_map_cache8(d, l->kv, box, &p->cache, err)
+                       : tensor_map_cache(d, l->kv, box, &p->cache, err);
 
     while (1u << p->box_shift < box)
         p->box_shift++;
     if (rc)
         return rc;
-    return hopper_launch(d, l, IMAGE_DECODE, hopper_type(l->op->in[0]) * N_DECODE_SHAPES + shape,
+    while (shapes[shape].dim != dim)
+        shape++;
+    kind = cells ? (2 * (cells - 1) + kind) * N_DECODE8_SHAPES : kind * N_DECODE_SHAPES;
+    stages = shapes[shape].stages;
+    shared =
+        stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
+    return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
                          (struct cuda_grid){.x = items * splits,
                                             .threads = DECODE_THREADS,
                                             .cluster = splits,
@@ -224,27 +265,39 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
                          p, err);
 }
 
+/* Of either cache: tiles of 16 bits, and before them, of a cache of 8 bits, such as it has them. */
 static int32_t prefill(const struct hopper_device *d, const tn_launch *l,
                        struct attention_params *p, tn_err *err)
 {
-    uint32_t dim = l->kv->head_dim;
+    uint32_t dim = l->kv->head_dim, cells = cells_of(l), type = hopper_type(l->op->in[0]);
     uint32_t box = p->block_tokens < PREFILL_TILE ? p->block_tokens : PREFILL_TILE;
     uint32_t shared = PREFILL_TILE * dim * 2 * (1 + 2 * PREFILL_STAGES) + 256;
-    int32_t rc = tensor_map_pages(d, l->kv, box, &p->cache, err);
+    uint32_t entry = (cells ? 2 * (cells - 1) + type : type) * 2 + (dim == 64);
+    int32_t rc = cells ? tensor_map_pages8(d, l->kv, box, &p->cache, err)
+                       : tensor_map_pages(d, l->kv, box, &p->cache, err);
 
+    if (cells)
+        shared += PREFILL8_SLOTS * PREFILL_TILE * dim;
     if (!rc)
-        rc = tensor_map_matrix(d, l->kv->dtype, p->q, p->rows, (uint64_t)p->heads * dim,
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, p->q, p->rows, (uint64_t)p->heads * dim,
                                2ull * p->heads * dim, 64, &p->query, err);
     while (1u << p->box_shift < box)
         p->box_shift++;
     if (rc)
         return rc;
-    return hopper_launch(d, l, IMAGE_PREFILL, hopper_type(l->op->in[0]) * 2 + (dim == 64),
+    return hopper_launch(d, l, cells ? IMAGE_PREFILL8 : IMAGE_PREFILL, entry,
                          (struct cuda_grid){.x = p->heads,
                                             .y = p->rows / PREFILL_TILE + p->seqs,
                                             .threads = PREFILL_THREADS,
                                             .shared_bytes = shared},
                          p, err);
+}
+
+/* The copy engine writes boxes of 128 bytes or more: pages of a token of 64 are left to the kernel for single rows. */
+static int takes_tiles(const tn_launch *l)
+{
+    return l->batch->max_rows_per_seq >= PREFILL_FROM &&
+           (!cells_of(l) || l->batch->block_tokens * l->kv->head_dim >= 128);
 }
 
 static int32_t attend_launch(void *instance, const tn_launch *l, tn_err *err)
@@ -262,22 +315,34 @@ static int32_t attend_launch(void *instance, const tn_launch *l, tn_err *err)
     } else if (a.append) {
         p.k = l->in[1];
         p.v = l->in[2];
-        p.rope_q = rope_of(a.rope_q, l->weights[0]);
-        p.rope_k = rope_of(a.rope_k, l->weights[1]);
+        p.rope_q = rope_of(a.rope_q, l->weights[0], a.turn_q);
+        p.rope_k = rope_of(a.rope_k, l->weights[1], a.turn_k);
     }
     if (rc)
         return rc;
-    return l->batch->max_rows_per_seq < PREFILL_FROM ? decode(d, l, &p, err)
-                                                     : prefill(d, l, &p, err);
+    if (takes_tiles(l))
+        return prefill(d, l, &p, err);
+    return decode(d, l, &p, err);
 }
 
-static double attend_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+static double cost_of(const tn_op *op, uint32_t rows, double bytes)
 {
     const tn_op *a = asked_of(op).attention;
     double width = (double)(tn_op_int(a, "n_kv_heads", 1) * tn_op_int(a, "head_dim", 64));
 
+    return LAUNCH_NS + 2.0 * bytes * width * GUESSED_CONTEXT * rows / BYTES_PER_NS;
+}
+
+static double attend_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
     (void)instance;
-    return LAUNCH_NS + 4.0 * width * GUESSED_CONTEXT * rows / BYTES_PER_NS;
+    return cost_of(op, rows, 2.0);
+}
+
+static double attend8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return cost_of(op, rows, 1.0);
 }
 
 /* Rotated queries of steps in which a sequence has several rows. */
@@ -295,25 +360,34 @@ static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_ro
 
 /* -- The variants ------------------------------------------------------------------------------------ */
 
-/* The cache is kept in the activations' dtype, so there is one variant per dtype. */
-#define ATTEND(id, kind, type, dt, op_name, text, space)                                           \
+/* The cache is kept in the activations' dtype, or in 8 bits of either kind. */
+#define ATTEND(id, kind, prefix, suffix, dt, kv, cost, op_name, text, space)                       \
     const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
-                                    .name = #kind "." #type ".hopper",                             \
+                                    .name = prefix "." suffix ".hopper",                           \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
                                     .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
                                     .act_dtypes = TN_DT_BIT(dt),                                   \
-                                    .kv_dtypes = TN_DT_BIT(dt),                                    \
+                                    .kv_dtypes = (kv),                                             \
                                     .kv_layout = TN_KV_LAYOUT_HND,                                 \
                                     .gpus = hopper_gpus,                                           \
                                     .can_run = kind##_can_run,                                     \
-                                    .cost_ns = attend_cost_ns,                                     \
+                                    .cost_ns = cost,                                               \
                                     .workspace = space,                                            \
                                     .launch = attend_launch};
+#define ALONE(id, suffix, dt, kv, cost)                                                            \
+    ATTEND(attention_##id, attention, "attention", suffix, dt, kv, cost, TN_OP_ATTENTION, NULL,    \
+           NULL)
+#define FUSED(id, suffix, dt, kv, cost)                                                            \
+    ATTEND(rope_attention_##id, rope_attention, TN_FUSED_ROPE_ATTENTION, suffix, dt, kv, cost,     \
+           TN_FUSED_ROPE_ATTENTION, TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)                \
+    ATTEND(rope_hadamard_attention_##id, rope_attention, TN_FUSED_ROPE_HADAMARD_ATTENTION, suffix, \
+           dt, kv, cost, TN_FUSED_ROPE_HADAMARD_ATTENTION, TN_FUSED_ROPE_HADAMARD_ATTENTION_TEXT,  \
+           attend_workspace)
+#define BOTH(id, suffix, dt, kv, cost)                                                             \
+    ALONE(id, suffix, dt, kv, cost) FUSED(id, suffix, dt, kv, cost)
 
-ATTEND(attention_bf16, attention, bf16, TN_DT_BF16, TN_OP_ATTENTION, NULL, NULL)
-ATTEND(attention_f16, attention, f16, TN_DT_F16, TN_OP_ATTENTION, NULL, NULL)
-ATTEND(rope_attention_bf16, rope_attention, bf16, TN_DT_BF16, TN_FUSED_ROPE_ATTENTION,
-       TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)
-ATTEND(rope_attention_f16, rope_attention, f16, TN_DT_F16, TN_FUSED_ROPE_ATTENTION,
-       TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)
+BOTH(bf16, "bf16", TN_DT_BF16, TN_DT_BIT(TN_DT_BF16), attend_cost_ns)
+BOTH(f16, "f16", TN_DT_F16, TN_DT_BIT(TN_DT_F16), attend_cost_ns)
+BOTH(kv8_bf16, "kv8.bf16", TN_DT_BF16, CUDA_KV8, attend8_cost_ns)
+BOTH(kv8_f16, "kv8.f16", TN_DT_F16, CUDA_KV8, attend8_cost_ns)

@@ -26,7 +26,9 @@
     X(EIGHT_MANY, eight_many)                                                                      \
     X(QUANTIZE, quantize)                                                                          \
     X(DECODE, decode)                                                                              \
+    X(DECODE8, decode8)                                                                            \
     X(PREFILL, prefill)                                                                            \
+    X(PREFILL8, prefill8)                                                                          \
     X(ROWS, rows)
 
 #define HOPPER_IMAGE(IMAGE, name) IMAGE_##IMAGE,
@@ -83,9 +85,17 @@ int32_t tensor_map_bytes(const struct hopper_device *d, const void *address, uin
 int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
                          struct tensor_map *out, tn_err *err);
 
+/* The same of 8 bits as [page][2][head and token][head_dim], in rows of head_dim bytes with the swizzle of as many. */
+int32_t tensor_map_cache8(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                          struct tensor_map *out, tn_err *err);
+
 /* The same as [page][keys of each head and token, then values][head_dim]: a box holds 64 elements of `box_tokens`. */
 int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
                          struct tensor_map *out, tn_err *err);
+
+/* The same of 8 bits, without a swizzle: a box holds whole rows of `box_tokens`. */
+int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
+                          struct tensor_map *out, tn_err *err);
 
 /* -- Variants ---------------------------------------------------------------------------------------- */
 
@@ -119,7 +129,15 @@ int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, u
     X(attention_bf16)                                                                              \
     X(attention_f16)                                                                               \
     X(rope_attention_bf16)                                                                         \
-    X(rope_attention_f16)
+    X(rope_attention_f16)                                                                          \
+    X(attention_kv8_bf16)                                                                          \
+    X(attention_kv8_f16)                                                                           \
+    X(rope_attention_kv8_bf16)                                                                     \
+    X(rope_attention_kv8_f16)                                                                      \
+    X(rope_hadamard_attention_bf16)                                                                \
+    X(rope_hadamard_attention_f16)                                                                 \
+    X(rope_hadamard_attention_kv8_bf16)                                                            \
+    X(rope_hadamard_attention_kv8_f16)
 
 #define HOPPER_DECLARE(id) extern const tn_variant hopper_##id;
 HOPPER_VARIANTS(HOPPER_DECLARE)

@@ -4,10 +4,20 @@
 
 #define MAX_WIDTH (4 * NORM_CHUNK)
 
-const char *const rows_entries[] = {"norm_bf16_1",      "norm_bf16_2",     "norm_bf16_4",
-                                    "norm_f16_1",       "norm_f16_2",      "norm_f16_4",
-                                    "rope_append_bf16", "rope_append_f16", "gather"};
-const uint32_t n_rows_entries = 9;
+const char *const rows_entries[] = {"norm_bf16_1",
+                                    "norm_bf16_2",
+                                    "norm_bf16_4",
+                                    "norm_f16_1",
+                                    "norm_f16_2",
+                                    "norm_f16_4",
+                                    "rope_append_bf16",
+                                    "rope_append_f16",
+                                    "rope_append_fp8_bf16",
+                                    "rope_append_fp8_f16",
+                                    "rope_append_int8_bf16",
+                                    "rope_append_int8_f16",
+                                    "gather"};
+const uint32_t n_rows_entries = 13;
 
 static const tn_op *norm_of(const tn_op *op)
 {

@@ -59,10 +59,10 @@ struct product_params {
 
 /* -- Rows (rows.cu) --------------------------------------------------------------------------------- */
 
-/* Entries: norms by dtype and chunks (1, 2, 4), appends by dtype, gather. */
+/* Entries: norms by dtype and chunks (1, 2, 4), appends by cache (as the rows, e4m3, int8) and dtype, gather. */
 #define ROWS_NORM 0
 #define ROWS_APPEND 6
-#define ROWS_GATHER 8
+#define ROWS_GATHER 12
 #define NORM_THREADS 512
 #define NORM_CHUNK                                                                                 \
     (NORM_THREADS * 8) /* elements of a row that a block takes at a time; at most four */
@@ -90,18 +90,24 @@ struct gather_params {
 struct rope_params {
     const void *freqs; /* [rotary / 2] float32 */
     uint32_t rotary, pairs;
+    uint32_t hadamard; /* follows; the whole head rotates then */
     float mscale;
 };
 
 /* X(head_dim, stages): the kernels of decode.cu, in the order of their entries. */
 #define DECODE_SHAPES(X) X(128, 3) X(64, 6)
+#define DECODE8_SHAPES(X) X(128, 6) X(64, 12) /* decode8.cu */
 #define DECODE_THREADS 160
 #define DECODE_TILE 64 /* tokens per stage */
+
+#define PREFILL_STAGES 2 /* of keys, and of values */
+#define PREFILL8_SLOTS 3 /* tiles of 8 bits on their way (prefill8.cu) */
 
 /* Rotation and append of whole steps. */
 struct append_params {
     const void *q, *k, *v;
-    void *out, *keys; /* rotated queries; page 0 */
+    void *out, *keys;                          /* rotated queries; page 0 */
+    const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
     const int32_t *positions;
     const int64_t *row_slot;
@@ -115,6 +121,7 @@ struct attention_params {
     const void *q, *k, *v;   /* k, v: rows to append, or NULL */
     void *out;               /* [rows, heads * head_dim] */
     void *keys;              /* the cache, page 0 */
+    const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
     const int32_t *positions, *row_seq, *first_row, *block_table;
     const int64_t *row_slot;

@@ -110,6 +110,15 @@ __device__ __forceinline__ void copy_3d(uint32_t to, const void *map, int32_t x,
                  : "memory");
 }
 
+__device__ __forceinline__ void copy_4d(uint32_t to, const void *map, int32_t x, int32_t y,
+                                        int32_t z, int32_t w, uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
 __device__ __forceinline__ void copy_5d(uint32_t to, const void *map, int32_t x, int32_t y,
                                         int32_t z, int32_t w, int32_t v, uint32_t barrier,
                                         uint64_t policy)

@@ -45,6 +45,12 @@
 #define TN_FUSED_ROPE_ATTENTION_TEXT                                                               \
     "(q, k, v) -> (y): a = rope(q); r = rope(k); kv = kv_append(r, v); y = attention(a, kv)"
 
+/** The same where queries and keys go through `hadamard` first: engines for a cache in float8_e4m3. */
+#define TN_FUSED_ROPE_HADAMARD_ATTENTION "rope_hadamard_attention"
+#define TN_FUSED_ROPE_HADAMARD_ATTENTION_TEXT                                                      \
+    "(q, k, v) -> (y): a = rope(q); b = hadamard(a); r = rope(k); s = hadamard(r); "               \
+    "kv = kv_append(s, v); y = attention(b, kv)"
+
 /**
  * The texts of fusions of quantized products: LINEAR is the linear op, ACT the activation, both as string literals. Sets
  * name such a fusion after the plain one and the scheme, "qkv.fp8". Those with a norm can quantize what it leaves at
