@@ -173,6 +173,7 @@ static struct attention_params params_of(const tn_launch *l, const struct asked 
         .positions = b->positions,
         .row_seq = b->row_seq,
         .first_row = b->first_row,
+        .context = b->context,
         .block_table = b->block_table,
         .row_slot = b->row_slot,
         .block_bytes = l->kv->block_bytes,

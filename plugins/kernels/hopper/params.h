@@ -123,7 +123,7 @@ struct attention_params {
     void *keys;              /* the cache, page 0 */
     const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
-    const int32_t *positions, *row_seq, *first_row, *block_table;
+    const int32_t *positions, *row_seq, *first_row, *context, *block_table;
     const int64_t *row_slot;
     uint64_t block_bytes;
     uint32_t max_blocks, block_tokens, box_shift; /* tokens per box: a power of two */

@@ -50,6 +50,7 @@ __device__ __forceinline__ prefill_item prefill_find(const attention_params &p)
         const uint32_t s = base + lane;
         const uint32_t from = s < p.seqs ? p.first_row[s] : 0;
         const uint32_t n = s < p.seqs ? p.first_row[s + 1] - from : 0;
+        const int32_t context = s < p.seqs ? p.context[s] : 0; // 0: padding
         uint32_t sum = (n + ROWS - 1) / ROWS;
         const uint32_t tiles = sum;
         for (int step = 1; step < 32; step *= 2) {
@@ -63,19 +64,18 @@ __device__ __forceinline__ prefill_item prefill_find(const attention_params &p)
             t.seq = base + who;
             t.row = __shfl_sync(0xFFFFFFFFu, from + in * ROWS, who);
             t.rows = __shfl_sync(0xFFFFFFFFu, min(n - in * ROWS, static_cast<uint32_t>(ROWS)), who);
+            t.position =
+                __shfl_sync(0xFFFFFFFFu, context - static_cast<int32_t>(n - in * ROWS), who);
+            t.context = __shfl_sync(0xFFFFFFFFu, context, who);
             break;
         }
         before += __shfl_sync(0xFFFFFFFFu, sum, 31);
     }
-    if (t.rows == 0)
+    if (t.rows == 0 || t.context == 0)
         return t;
-    t.position = p.positions[t.row];
-    t.context = p.positions[p.first_row[t.seq + 1] - 1] + 1;
     const int32_t start = p.window ? max(0, t.position - static_cast<int32_t>(p.window) + 1) : 0;
     t.first = start / TILE;
     t.last = (t.position + static_cast<int32_t>(t.rows) - 1) / TILE;
-    if (p.row_slot[t.row] < 0) // padding: nothing is seen
-        t.context = 0;
     return t;
 }
 
