@@ -368,6 +368,8 @@ static void append_attention_cases(const struct subject *s, uint32_t dtype)
 
         if (!(s->v->kv_dtypes & TN_DT_BIT(dtype)))
             return;
+        x.pairs = i % 5 == 2;
+        x.rotary = i % 7 == 3 && !strstr(s->v->equals, "hadamard") ? dim / 2 : dim;
         x.in_width[0] = x.heads * dim;
         x.in_width[1] = x.in_width[2] = kv_heads * dim;
         kit_init(&k, 100 + i);
