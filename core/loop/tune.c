@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/dummy.h"
+#include "exec/judge.h"
 #include "loop/tune_batch.h"
 #include "tenon/ops.h"
 
@@ -23,6 +24,7 @@
 #define REPLAYS 3
 #define ENOUGH_NS 5e7     /* a launch that takes longer is not measured at more rows */
 #define ONCE_NS 5e6       /* one that takes longer is measured once, from one copy */
+#define QUICK_NS 2e6      /* or, at more rows than the settings allow, than this */
 #define FAR_BEHIND 8      /* nor one that takes so many times as long as the fastest */
 #define CACHE (512 * MIB) /* of keys and values: as much as SPREAD, for ops that read little else */
 #define NOISE (16 * MIB)  /* bytes of noise that are made; more are copies of them */
@@ -40,6 +42,8 @@ struct subject {
     tn_event *from, *to;
     const tn_op *op;
     uint32_t max_rows, max_seqs, max_context;
+    uint32_t
+        own_rows; /* that a step has at most by the settings in force; beyond, only what is quick is measured */
     uint8_t *host_weights,
         *device_weights; /* canonical, one after another; host memory, and the device's */
     uint64_t weight_at[MAX_WEIGHTS], weight_bytes;
@@ -431,7 +435,7 @@ static int32_t measure_candidate(struct subject *s, const struct binding_candida
     tn_err why = TN_ERR_INIT;
     const char *plugin = c->candidate->source->plugin;
     uint32_t point = 0, most = c->rows[1] < s->max_rows ? c->rows[1] : s->max_rows;
-    bool goes_on = true;
+    bool goes_on = true, slow;
     int32_t rc = begin_candidate(s, c->candidate, &why);
 
     for (uint32_t rows = 1; rows <= c->rows[1] && rc == TN_OK && goes_on;
@@ -444,7 +448,9 @@ static int32_t measure_candidate(struct subject *s, const struct binding_candida
             continue;
         goes_on = in_the_race(s, point, ns);
         rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, rows, ns, &why);
-        if (rc == TN_OK && ns >= ENOUGH_NS && rows < most) /* it grows in proportion */
+        slow = ns >= ENOUGH_NS || (rows >= s->own_rows && ns >= QUICK_NS);
+        goes_on = goes_on && !slow;
+        if (rc == TN_OK && slow && rows < most) /* it grows in proportion */
             rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, most, ns / rows * most,
                             &why);
     }
@@ -574,6 +580,7 @@ static int32_t measure_op(const struct tune_options *o, const struct binding *b,
 
     if (n == 0)
         return TN_OK;
+    s.own_rows = judge_max_rows(&binding_options(b)->select, sel->op);
     rc = open_subject(&s, err);
     for (uint32_t i = 0; i < n && rc == TN_OK; i++)
         rc = measure_candidate(&s, &list[i], err);
