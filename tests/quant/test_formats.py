@@ -102,7 +102,8 @@ class Case(unittest.TestCase):
         errors = self.assertClose(engine, "reference", act, loose[act])
         self.assertLess(errors.min(), 1e-3)
         wide = None if act == "e4m3" else act  # FP8 inputs stay as they are on a CPU
-        self.assertClose(engine, "cpu,reference", wide, loose[wide])
+        # That of int4 rounds inputs to 16 bits.
+        self.assertClose(engine, "cpu,reference", wide, 1e-3 if op == "linear.int4" else loose[wide])
         widened = self.build(config, "--dequantize", name="widened")
         self.assertNotIn("quant", self.meta(widened))
         self.assertEqual(self.meta(widened)["passport"]["quant_method"], config["quant_method"])
@@ -257,7 +258,7 @@ class Four(Case):
         engine = self.build(AWQ, "--tp-size", "2")
         kinds = {x["name"]: x.get("op") for x in self.meta(engine)["quant"]["linears"]}
         self.assertEqual(kinds["layers.0.mlp.up.weight"], "linear.int4")
-        self.assertClose(engine, "cpu,reference", None, 1e-5, "--tp-size", "2")
+        self.assertClose(engine, "cpu,reference", None, 1e-3, "--tp-size", "2")
 
 
 class Architectures(Case):
@@ -277,8 +278,8 @@ class Architectures(Case):
                 self.checkpoint.tensors[name] = layouts.bf16(a)
         layouts.write_safetensors(self.path("ids.safetensors"), {"input_ids": (IDS % 90 + 3).astype(np.int64)})
         taken, widened = self.build(config), self.build(config, "--dequantize", name="widened")
-        want = self.logits(widened, "cpu,reference")
-        error = self.logits(taken, "cpu,reference") - want
+        want = self.logits(widened, "reference")
+        error = self.logits(taken, "reference") - want
         self.assertLess(np.sqrt((error**2).mean() / (want**2).mean()), 1e-5)
         return self.meta(taken)["quant"]
 
