@@ -11,7 +11,7 @@
 extern const struct command cmd_bench_latency, cmd_build, cmd_run, cmd_eval_logits,
     cmd_eval_perplexity, cmd_text_encode, cmd_text_decode, cmd_text_chat, cmd_plugin_list,
     cmd_plugin_explain, cmd_engine_inspect, cmd_engine_verify, cmd_engine_diff, cmd_engine_plan,
-    cmd_tune;
+    cmd_tune, cmd_topo;
 
 /* All commands, in the order of the documentation; ends with NULL. */
 extern const struct command *const commands[];

@@ -116,6 +116,9 @@ static int32_t explain(const struct opts *o, tn_err *err)
            text_of(r, "kv_layout"));
     if (json_is_string(json_object_get(r, "fallback")))
         printf("no arithmetic of its own for some ops: %s\n\n", text_of(r, "fallback"));
+    json_array_foreach(json_object_get(r, "comm"), i, op)
+        printf("%s parallel: joined by %s (%s)\n\n", text_of(op, "group"), text_of(op, "plugin"),
+               text_of(op, "why"));
     json_array_foreach(json_object_get(r, "ops"), i, op) print_op(op);
     json_decref(r);
     return TN_OK;

@@ -21,6 +21,7 @@ const struct command *const commands[] = {&cmd_build,
                                           &cmd_engine_diff,
                                           &cmd_engine_plan,
                                           &cmd_tune,
+                                          &cmd_topo,
                                           NULL};
 
 static void print_overview(FILE *out)

@@ -54,10 +54,16 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
  *   "variants": [...]}, ...]: every candidate, loaded or not. */
 int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err);
 
-/* {"device", "activation_dtype", "kv_dtype", "kv_layout", "ops": [{"op", "layers": [..], "chosen":
+/* {"device", "activation_dtype", "kv_dtype", "kv_layout", "comm": [{"group", "plugin", "why"}],
+ *   "ops": [{"op", "layers": [..], "chosen":
  *   [{"variant", "max_rows"}], "losers": [{"variant", "reason"}]}]} */
 int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_t **out,
                             tn_err *err);
+
+/* The devices of this machine, what lies between them, which comm plugins there are, and who would join ranks on them:
+ * {"kinds": [{"kind", "devices": [{"index", "name", "bus", "numa"}], "links": [[{"kind", "access"}]], "paths": [{"ranks",
+ *   "plugin", "why"}]}], "comm": [{"name", "moves", "captured", "hosts", "own_device"}]} */
+int32_t tool_topo(const struct tool_conf *c, json_t **out, tn_err *err);
 
 /* What running an engine would take, by owner and place, without allocating or loading anything: exact, but for graphs, which
  * the device measures as it captures them. {"device", "free_bytes", "kv_pages", "kv_page_bytes", "bytes":

@@ -628,6 +628,14 @@ uint32_t crew_world(const struct crew *c)
     return c->groups.world;
 }
 
+const char *crew_joined_by(const struct crew *c, bool pipeline, const char **why)
+{
+    const struct group_plan *p = pipeline ? &c->groups.pipeline[0] : &c->groups.tensor[0];
+
+    *why = p->why;
+    return p->n > 1 ? p->plugin : NULL;
+}
+
 void crew_processes(const struct crew *c, uint32_t *process, uint32_t *n_processes)
 {
     *process = c->groups.process;

@@ -58,6 +58,9 @@ void crew_give_up(struct crew *c, uint64_t timeout_ns);
 uint32_t crew_world(const struct crew *c);
 void crew_processes(const struct crew *c, uint32_t *process, uint32_t *n_processes);
 
+/* The plugin that joins the ranks which share matrices, or the stages of a pipeline, and why that one. NULL: there is one rank. */
+const char *crew_joined_by(const struct crew *c, bool pipeline, const char **why);
+
 /* Calls and bytes that the ranks of this process have handed to their comm lines. */
 void crew_moved(const struct crew *c, uint64_t *calls, uint64_t *bytes);
 

@@ -126,6 +126,107 @@ bool groups_reach_out(const struct groups *g, const struct group_plan *p)
     return false;
 }
 
+/* What lies between the devices of a group's ranks, as far as they are in this process. */
+struct between {
+    bool host, shared, reach,
+        nvlink; /* all in host memory; two on one device; all reach all; and by NVLink */
+};
+
+static void look_at_pair(const struct instance *in, uint32_t a, uint32_t c, struct between *b)
+{
+    tn_device_link link = {.h = TN_HDR(tn_device_link)};
+
+    if (a != c && (!TN_HAS(tn_device_api, in->api, link) || !in->api->link ||
+                   in->api->link(in->device_instance, a, c, &link, NULL) != TN_OK))
+        link.access = 0;
+    b->shared = b->shared || a == c;
+    b->reach = b->reach && (a == c || link.access);
+    b->nvlink = b->nvlink && a != c && strcmp(link.kind, "nvlink") == 0;
+}
+
+static struct between look_between(const struct groups *g, const struct instance *in,
+                                   const struct group_plan *p)
+{
+    struct between b = {.reach = true, .nvlink = true};
+    tn_device_info info = {.h = TN_HDR(tn_device_info)};
+    struct rank_options at = {.device_index = 0}, other = at;
+
+    b.host = in->api->info(in->device_instance, 0, &info, NULL) == TN_OK &&
+             (info.flags & TN_DEVICE_HOST_MEMORY);
+    for (uint32_t i = 0; i < p->n && !b.host; i++)
+        for (uint32_t k = i + 1; k < p->n; k++) {
+            if (!is_local(g, p->members[i]) || !is_local(g, p->members[k]))
+                continue;
+            groups_place(g, in, p->members[i] - g->first_local, &at, NULL);
+            groups_place(g, in, p->members[k] - g->first_local, &other, NULL);
+            look_at_pair(in, at.device_index, other.device_index, &b);
+        }
+    return b;
+}
+
+/* Whether there is such a backend, for this kind of device. */
+static bool there_is(const struct instance *in, const char *name)
+{
+    const tn_comm_backend *backend;
+    void *instance;
+
+    return registry_comm(in->view, name, &backend, &instance, NULL) == TN_OK &&
+           (!backend->device || strcmp(backend->device, in->api->kind) == 0);
+}
+
+/* Who joins a group if nobody was named, and why. */
+static const char *choose_name(const struct groups *g, const struct instance *in,
+                               const struct group_plan *p, const char **why)
+{
+    struct between b = look_between(g, in, p);
+
+    if (b.host) {
+        *why = groups_reach_out(g, p) ? "ranks are in several processes, in host memory"
+                                      : "ranks are threads of one process, in host memory";
+        return groups_reach_out(g, p) ? g->far_comm : "local";
+    }
+    if (groups_reach_out(g, p)) {
+        *why = "ranks are in several processes, with memory of devices";
+        return "nccl";
+    }
+    if (b.shared) {
+        *why =
+            b.reach ? "ranks share a device" : "ranks share devices that do not reach each other";
+        return b.reach ? "local" : "pcie";
+    }
+    if (there_is(in, "nccl")) {
+        *why = b.nvlink ? "a device each, joined by NVLink"
+                        : "a device each, and NCCL finds the best way between them";
+        return "nccl";
+    }
+    *why = b.reach ? "a device each, which reach each other; there is no NCCL"
+                   : "devices do not reach each other, and there is no NCCL";
+    return b.reach ? "local" : "pcie";
+}
+
+/* Whether the backend moves the memory that the ranks compute in. */
+static int32_t check_memory(const struct groups *g, const struct instance *in,
+                            const struct group_plan *p, tn_err *err)
+{
+    struct between b = look_between(g, in, p);
+    const tn_comm_backend *c = p->backend;
+
+    if (b.host ? !(c->flags & TN_COMM_HOST_MEMORY)
+               : !(c->flags & TN_COMM_DEVICE_MEMORY) ||
+                     (c->device && strcmp(c->device, in->api->kind) != 0)) {
+        tn_err_set(err, TN_E_UNSUPPORTED, "%s does not move memory of devices of kind %s", c->name,
+                   in->api->kind);
+        return TN_E_UNSUPPORTED;
+    }
+    if (!b.host && b.shared && (c->flags & TN_COMM_OWN_DEVICE)) {
+        tn_err_set(err, TN_E_UNSUPPORTED,
+                   "%s joins ranks that have a device each, and here some share one", c->name);
+        err_remedy(err, "use --comm local or pcie, or as many devices as ranks");
+        return TN_E_UNSUPPORTED;
+    }
+    return TN_OK;
+}
+
 static int32_t choose_backend(const struct groups *g, const struct instance *in,
                               struct group_plan *p, tn_err *err)
 {
@@ -134,13 +235,15 @@ static int32_t choose_backend(const struct groups *g, const struct instance *in,
 
     if (p->n == 1)
         return TN_OK;
+    p->why = "the configuration names it";
     if (strcmp(name, "auto") == 0)
-        name = groups_reach_out(g, p) ? g->far_comm : "local";
+        name = choose_name(g, in, p, &p->why);
     rc = registry_comm(in->view, name, &p->backend, &p->instance, err);
     if (rc != TN_OK)
         return rc;
     p->plugin = registry_plugin_of(in->view, p->backend);
-    if (local_members(g, p) > 0)
+    rc = check_memory(g, in, p, err);
+    if (rc == TN_OK && local_members(g, p) > 0)
         rc = p->backend->can_join(p->instance, p->n, local_members(g, p), NULL, err);
     if (rc != TN_OK) {
         err_plugin(err, p->plugin);
@@ -169,7 +272,34 @@ int32_t groups_init(struct groups *g, struct instance *in, tn_err *err)
     if (g->world > 1)
         log_info("%" PRIu32 " ranks: tensor parallel %" PRIu32 ", pipeline parallel %" PRIu32,
                  g->world, g->tp_size, g->pp_size);
+    if (g->tp_size > 1)
+        log_info("tensor parallel ranks are joined by %s: %s", g->tensor[0].plugin,
+                 g->tensor[0].why);
+    if (g->pp_size > 1)
+        log_info("pipeline stages are joined by %s: %s", g->pipeline[0].plugin, g->pipeline[0].why);
     return TN_OK;
+}
+
+int32_t groups_foresee(struct instance *in, uint32_t n, const char **plugin, const char **why,
+                       tn_err *err)
+{
+    struct groups g = {.in = in,
+                       .tp_size = n,
+                       .pp_size = 1,
+                       .world = n,
+                       .n_processes = 1,
+                       .host_size = 1,
+                       .n_local = n};
+    int32_t rc = plan_groups(&g, err);
+
+    if (rc == TN_OK)
+        rc = choose_backend(&g, in, &g.tensor[0], err);
+    if (rc == TN_OK) {
+        *plugin = g.tensor[0].plugin;
+        *why = g.tensor[0].why;
+    }
+    groups_release(&g);
+    return rc;
 }
 
 void groups_release(struct groups *g)

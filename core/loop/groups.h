@@ -16,6 +16,7 @@ struct group_plan {
     const tn_comm_backend *backend;
     void *instance;
     const char *plugin;
+    const char *why; /* it was chosen, for people */
     uint32_t n;
     uint32_t *members;   /* [n] ranks of the run; of a pipeline: first stage first */
     uint32_t *processes; /* [n] where they are */
@@ -39,6 +40,11 @@ struct groups {
  * of processes stands in `g`; zeroed: there is one. */
 int32_t groups_init(struct groups *g, struct instance *in, tn_err *err);
 void groups_release(struct groups *g); /* zeroed is allowed */
+
+/* Who would join `n` ranks of one process, by the configuration and by where the devices of `in` are (its view, its device and
+ * its configuration are looked at), and why. The texts live as long as the view. */
+int32_t groups_foresee(struct instance *in, uint32_t n, const char **plugin, const char **why,
+                       tn_err *err);
 
 /* Whether some of the group's ranks are in another process than others. */
 bool groups_reach_out(const struct groups *g, const struct group_plan *p);

@@ -180,6 +180,21 @@ START_TEST(devices_out_of_reach_are_refused)
 }
 END_TEST
 
+/* NCCL wants a GPU of its own for every rank: one, and all that there are. */
+START_TEST(nccl_gives_the_same)
+{
+    struct setup s = {"nccl", "1", "false", "false", 1};
+
+    if (strcmp(kind(), "cuda") != 0)
+        return;
+    open_plugins(&s);
+    if (_i == 1)
+        s.n = t.n_devices < MAX ? t.n_devices : MAX;
+    close_plugins();
+    run(&s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("comm_device");
@@ -189,6 +204,7 @@ int main(void)
     tcase_add_loop_test(c, every_call_gives_what_one_rank_computes, 0,
                         sizeof setups / sizeof *setups);
     tcase_add_test(c, devices_out_of_reach_are_refused);
+    tcase_add_loop_test(c, nccl_gives_the_same, 0, 2);
     suite_add_tcase(s, c);
     return run_suite(s);
 }
