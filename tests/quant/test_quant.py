@@ -136,14 +136,23 @@ class Quality(Case):
         self.refused("no ranges", "eval", "perplexity", "--engine", base, "--ids", self.eval, "--kv-cache-dtype", "int8")
 
     def test_calibrated_int4_is_better_than_rounding(self):
-        # By the errors of linears: no kernel set is fast with int4 yet, and perplexity would take minutes.
+        base = self.perplexity(self.build("base"))
+        loss = {}
         errors = {}
         for awq in ("on", "off"):
             engine = self.build(awq, "--quant", "int4_g128", "--quant-option", "awq=" + awq, *self.calibrated())
             quant = self.meta(engine)["quant"]
             self.assertLess(quant["bytes"]["after"] / quant["bytes"]["before"], 0.30)
             errors[awq] = sum(x["error"] for x in quant["linears"])
+            loss[awq] = self.perplexity(engine) / base - 1
         self.assertLess(errors["on"], errors["off"])
+        self.assertLess(loss["on"], loss["off"])
+
+    def test_a_costly_option_is_said_to_be(self):
+        r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant", "int8_sq",
+                  "--quant-option", "act=tensor", *self.calibrated())
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertIn("costs much quality", r.stderr)
 
     def test_options_are_checked(self):
         for scheme, choice, says in (
