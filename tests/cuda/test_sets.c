@@ -275,6 +275,49 @@ START_TEST(the_portable_set_keeps_caches_of_every_dtype)
 }
 END_TEST
 
+/* Every output is some warp's, and a few rows take the kernel that reads each weight once. */
+START_TEST(few_rows_of_int4_have_a_warp_for_every_two_outputs)
+{
+    const tn_variant *v = variant(&cuda, "linear_int4_few.cuda");
+    struct shape s = {.in_width = {256}, .act = TN_DT_BF16, .matrix = TN_DT_I4, .quant_group = 128};
+
+    for (uint64_t n = 1; n < 70; n++) {
+        const struct fake_launch *l;
+        s.linear_width[0] = n;
+        uint32_t rows = 1 + (uint32_t)n % 16, height = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
+        l = launched(&cuda, v, compose(&k, v, &s), rows, 10, NULL);
+        ck_assert_uint_ge(l->config.gridDimX * height, rows);
+        ck_assert_uint_ge(l->config.gridDimY * 16, n);
+        ck_assert_uint_lt((l->config.gridDimY - 1) * 16, n);
+    }
+    s.quant_group = 16; /* weights of one load would have two scales */
+    expect_refusal(&cuda, "linear_int4_few.cuda", &s, "groups of a multiple of 32");
+    expect_taken(&cuda, "linear_int4.cuda", &s);
+}
+END_TEST
+
+START_TEST(quantized_products_without_cublaslt_are_left_to_plain_kernels)
+{
+    struct shape s = {.in_width = {128},
+                      .linear_width = {64},
+                      .act = TN_DT_BF16,
+                      .matrix = TN_DT_I8,
+                      .quant_group = 64};
+
+    expect_refusal(&cuda, "linear_int8.cublaslt", &s, "cuBLASLt was not found");
+    expect_taken(&cuda, "linear_int8.cuda", &s);
+    s.matrix = TN_DT_F8E4M3;
+    expect_refusal(&cuda, "linear_fp8.cublaslt", &s, "cuBLASLt was not found");
+    expect_taken(&cuda, "linear_fp8.cuda", &s);
+    ck_assert(variant(&cuda, "linear_fp8_wide.cublaslt")->flags & TN_VARIANT_FALLBACK);
+    s.matrix = TN_DT_I4;
+    expect_refusal(&cuda, "linear_int4.cublaslt", &s, "cuBLASLt was not found");
+    expect_taken(&cuda, "linear_int4.cuda", &s);
+    s.matrix = TN_DT_I8;
+    expect_refusal(&cuda, "linear_int4.cuda", &s, "its quantized matrix");
+}
+END_TEST
+
 /* -- Failures ------------------------------------------------------------------------------------------------ */
 
 START_TEST(an_attachment_that_fails_leaves_nothing)
@@ -318,6 +361,8 @@ int main(void)
     tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
     tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);
+    tcase_add_test(c, few_rows_of_int4_have_a_warp_for_every_two_outputs);
+    tcase_add_test(c, quantized_products_without_cublaslt_are_left_to_plain_kernels);
     tcase_add_test(c, an_attachment_that_fails_leaves_nothing);
     suite_add_tcase(s, c);
     return run_suite(s);

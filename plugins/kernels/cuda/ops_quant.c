@@ -360,6 +360,48 @@ int32_t linear_int4_launch(void *instance, const tn_launch *l, tn_err *err)
     return p.rows ? multiply_plainly(&p, err) : TN_OK;
 }
 
+/* -- int4, few rows ------------------------------------------------------------------------------------------ */
+
+int32_t few_int4_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_4(op, err);
+
+    (void)instance;
+    return rc ? rc
+              : cuda_require(
+                    op, tn_op_int(op, "group", 0) % 32 == 0 && op->weights[0]->stride0 % 16 == 0,
+                    "wants groups of a multiple of 32, rows of a multiple of 16 bytes", err);
+}
+
+double few_int4_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    double n = (double)op->out[0]->width, k = (double)op->in[0]->width;
+
+    (void)instance;
+    return set_time_ns(n * k / 2.0 * (0.8 + 0.3 * (double)rows), 0.0, 1.0);
+}
+
+int32_t few_int4_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_op *op = l->op;
+    struct quant_args a = {.x = l->in[0],
+                           .w = l->weights[0],
+                           .y = l->out[0],
+                           .n = op->out[0]->width,
+                           .k = op->in[0]->width,
+                           .stride = op->weights[0]->stride0,
+                           .rows = l->batch->n_rows,
+                           .groups = groups_of(l)};
+    uint32_t height = a.rows == 1 ? 1 : a.rows <= 4 ? 4 : 8;
+    uint32_t entry = height == 1 ? ENTRY_few_i4_1 : height == 4 ? ENTRY_few_i4_4 : ENTRY_few_i4_8;
+    struct cuda_grid g = {
+        .x = cuda_div_up(a.rows, height), .y = cuda_div_up(a.n, 16), .threads = 256};
+
+    a.bias = bias_of(l, &a.bias_dtype);
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_quant, entry + float_index(op),
+                      g, &a, err);
+}
+
 /* -- Through the library -------------------------------------------------------------------------------------------- */
 
 static int32_t check_library(void *instance, const tn_op *op, uint64_t unit, tn_err *err)

@@ -223,6 +223,83 @@ template <typename Y> __device__ __forceinline__ void product_int8(const quant_a
     store_tile<Y>(p, sum);
 }
 
+/* -- int4, few rows -------------------------------------------------------------------------------------------- */
+
+#define FEW_WARPS 8
+
+/* sum[m] += the products of 32 int4 weights, all of one group, with the elements of M rows from x[m] + k on. A nibble q becomes
+ * 136 + q, which is a bfloat16 and so half of a word, and then exactly q - zero. */
+template <typename T, int M>
+__device__ __forceinline__ void few_step(const uint4 &raw, const T *const x[M], uint64_t k,
+                                         float scale, float zero, float sum[M])
+{
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+    float w[32];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t word = words[i] ^ 0x88888888u;
+#pragma unroll
+        for (int j = 0; j < 4; j++) { /* nibbles j and j + 4 of the word */
+            uint32_t pair = ((word >> (4 * j)) & 0x000f000fu) | 0x43004300u;
+            w[8 * i + j] = __uint_as_float(pair << 16) - (136.0f + zero);
+            w[8 * i + j + 4] = __uint_as_float(pair & 0xffff0000u) - (136.0f + zero);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        float part = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 32 / per16<T>; i++) {
+            float v[per16<T>];
+            widen16<T>(*(const uint4 *)(x[m] + k + i * per16<T>), v);
+#pragma unroll
+            for (int j = 0; j < per16<T>; j++)
+                part += w[i * per16<T> + j] * v[j];
+        }
+        sum[m] += scale * part;
+    }
+}
+
+/* A warp makes outputs n and n + 1 of M rows: blockIdx.x tells which rows, so that blocks that read the same weights follow on
+ * each other, blockIdx.y which outputs. Groups are multiples of 32 inputs, rows of the matrix begin at multiples of 16 bytes. */
+template <typename T, int M> __device__ __forceinline__ void few_int4(const quant_args &p)
+{
+    const uint32_t n0 = 2 * (blockIdx.y * FEW_WARPS + threadIdx.x / 32), row = blockIdx.x * M;
+    const uint32_t n1 = n0 + 1 < p.n ? n0 + 1 : n0;
+    const T *x[M];
+    float sum[2][M] = {};
+
+    if (n0 >= p.n)
+        return;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+        x[m] = (const T *)p.x + (uint64_t)(row + m < p.rows ? row + m : row) * p.k;
+#pragma unroll 2
+    for (uint64_t k = (threadIdx.x & 31) * 32; k < p.k; k += 1024) {
+        const uint64_t g = k / p.groups.group;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint64_t n = i ? n1 : n0;
+            const int4_groups &q = p.groups;
+            few_step<T, M>(load_once((const char *)p.w + n * p.stride + k / 2), x, k,
+                           ((const float *)((const char *)q.scale + n * q.scale_stride))[g],
+                           q.zero ? (float)((const int8_t *)q.zero)[n * q.zero_stride + g] : 0.0f,
+                           sum[i]);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float y = warp_sum(sum[i][m]);
+            const uint64_t n = n0 + i;
+            if ((threadIdx.x & 31) == 0 && row + m < p.rows && n < p.n)
+                ((T *)p.y)[(row + m) * p.n + n] =
+                    narrow<T>(p.bias ? y + load_any(p.bias, p.bias_dtype, n) : y);
+        }
+}
+
 #define KERNEL(name, args, call)                                                                   \
     extern "C" __global__ void __launch_bounds__(256) name(args p)                                 \
     {                                                                                              \
@@ -235,6 +312,9 @@ template <typename Y> __device__ __forceinline__ void product_int8(const quant_a
     KERNEL(finish_f32_##id, descale_args, (finish<T, float>))                                      \
     KERNEL(widen_f8_##id, widen_args, widen_f8<T>)                                                 \
     KERNEL(widen_i4_##id, widen_args, widen_i4<T>)                                                 \
+    KERNEL(few_i4_1_##id, quant_args, (few_int4<T, 1>))                                            \
+    KERNEL(few_i4_4_##id, quant_args, (few_int4<T, 4>))                                            \
+    KERNEL(few_i4_8_##id, quant_args, (few_int4<T, 8>))                                            \
     KERNEL(product_i8_##id, quant_args, product_int8<T>)                                           \
     KERNEL(product_f8_##id, quant_args, (product<e4m3_operands, T>))                               \
     KERNEL(product_i4_##id, quant_args, (product<int4_operands<T>, T>))

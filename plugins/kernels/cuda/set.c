@@ -68,11 +68,29 @@ GEMM_OPS(GEMM)
     };
 GEMM_QUANT_OPS(GEMM_QUANT)
 
+static const tn_range few_rows[] = {{"rows", 1, 16, 1}};
+static const tn_variant few_int4 = {
+    .h = TN_HDR(tn_variant),
+    .name = "linear_int4_few.cuda",
+    .op = TN_OP_LINEAR_INT4,
+    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,
+    .act_dtypes = CUDA_FLOATS,
+    .weight_dtypes = TN_DT_BIT(TN_DT_I4),
+    .gpus = gpus,
+    .ranges = few_rows,
+    .n_ranges = 1,
+    .can_run = few_int4_can_run,
+    .cost_ns = few_int4_cost_ns,
+    .launch = few_int4_launch,
+};
+
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
 #define GEMM_QUANT_ADDRESS(id, op_name, dtype, more) &gemm_quant_##id,
-static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS) GEMM_OPS(
-    GEMM_ADDRESS) GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS)};
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
+                                                 GEMM_OPS(GEMM_ADDRESS)
+                                                     GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) &
+                                             few_int4};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};

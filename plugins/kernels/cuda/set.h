@@ -31,7 +31,9 @@
     F(quantize_i8)                                                                                 \
     F(quantize_f8)                                                                                 \
     F(finish_i32)                                                                                  \
-    F(finish_f32) F(widen_f8) F(widen_i4) F(product_i8) F(product_f8) F(product_i4)
+    F(finish_f32)                                                                                  \
+    F(widen_f8)                                                                                    \
+    F(widen_i4) F(few_i4_1) F(few_i4_4) F(few_i4_8) F(product_i8) F(product_f8) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
@@ -175,6 +177,11 @@ double gemm_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 int32_t gemm_quant_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                              uint32_t max_context, uint64_t *bytes, tn_err *err);
 int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err);
+
+/* linear.int4 for up to 16 rows: the weights are read as they are, by CUDA cores. */
+int32_t few_int4_can_run(void *instance, const tn_op *op, tn_err *err);
+double few_int4_cost_ns(void *instance, const tn_op *op, uint32_t rows);
+int32_t few_int4_launch(void *instance, const tn_launch *l, tn_err *err);
 
 /* What a launch tells the kernels of the cache. */
 static inline struct kv_args set_kv(const tn_kv_layer *kv)

@@ -115,7 +115,7 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     // Dividing by the row's step as IEEE 754 says, in three instructions: with the rounded reciprocal, one correction of
     // the product gives the rounded quotient (Markstein 1990), far from overflow and underflow.
     const float inverse = step > 0.0f ? __frcp_rn(step) : 0.0f;
-    const bool tame = step > 1e-18f && step < 1e18f;
+    const float far = step > 1e-18f && step < 1e18f ? 1e9f : -1.0f;
 #pragma unroll 1
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * THREADS + threadIdx.x) * 8;
@@ -130,9 +130,10 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             const float quotient = x[j] * inverse;
-            x[j] = tame          ? __fmaf_rn(__fmaf_rn(-quotient, step, x[j]), inverse, quotient)
-                   : step > 0.0f ? x[j] / step
-                                 : 0.0f;
+            if (fabsf(quotient) < far)
+                x[j] = __fmaf_rn(__fmaf_rn(-quotient, step, x[j]), inverse, quotient);
+            else
+                x[j] = step > 0.0f ? x[j] / step : 0.0f;
         }
 #pragma unroll
         for (int j = 0; j < 4; j++)
