@@ -284,7 +284,7 @@ START_TEST(few_rows_of_int4_have_a_warp_for_every_two_outputs)
     for (uint64_t n = 1; n < 70; n++) {
         const struct fake_launch *l;
         s.linear_width[0] = n;
-        uint32_t rows = 1 + (uint32_t)n % 16, height = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
+        uint32_t rows = 1 + (uint32_t)n % 16, height = rows == 1 ? 1 : 4;
         l = launched(&cuda, v, compose(&k, v, &s), rows, 10, NULL);
         ck_assert_uint_ge(l->config.gridDimX * height, rows);
         ck_assert_uint_ge(l->config.gridDimY * 16, n);

@@ -378,7 +378,7 @@ double few_int4_cost_ns(void *instance, const tn_op *op, uint32_t rows)
     double n = (double)op->out[0]->width, k = (double)op->in[0]->width;
 
     (void)instance;
-    return set_time_ns(n * k / 2.0 * (0.8 + 0.3 * (double)rows), 0.0, 1.0);
+    return set_time_ns(n * k / 2.0 * (1.0 + 0.25 * (double)rows), 0.0, 1.0);
 }
 
 int32_t few_int4_launch(void *instance, const tn_launch *l, tn_err *err)
@@ -392,8 +392,7 @@ int32_t few_int4_launch(void *instance, const tn_launch *l, tn_err *err)
                            .stride = op->weights[0]->stride0,
                            .rows = l->batch->n_rows,
                            .groups = groups_of(l)};
-    uint32_t height = a.rows == 1 ? 1 : a.rows <= 4 ? 4 : 8;
-    uint32_t entry = height == 1 ? ENTRY_few_i4_1 : height == 4 ? ENTRY_few_i4_4 : ENTRY_few_i4_8;
+    uint32_t height = a.rows == 1 ? 1 : 4, entry = a.rows == 1 ? ENTRY_few_i4_1 : ENTRY_few_i4_4;
     struct cuda_grid g = {
         .x = cuda_div_up(a.rows, height), .y = cuda_div_up(a.n, 16), .threads = 256};
 

@@ -275,7 +275,7 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
 #pragma unroll
     for (int m = 0; m < M; m++)
         x[m] = (const T *)p.x + (uint64_t)(row + m < p.rows ? row + m : row) * p.k;
-#pragma unroll 2
+#pragma unroll(M == 1 ? 2 : 1)
     for (uint64_t k = (threadIdx.x & 31) * 32; k < p.k; k += 1024) {
         const uint64_t g = k / p.groups.group;
 #pragma unroll
@@ -301,7 +301,7 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
 }
 
 #define KERNEL(name, args, call)                                                                   \
-    extern "C" __global__ void __launch_bounds__(256) name(args p)                                 \
+    extern "C" __global__ void __launch_bounds__(256, 1) name(args p)                              \
     {                                                                                              \
         call(p);                                                                                   \
     }
@@ -314,7 +314,6 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
     KERNEL(widen_i4_##id, widen_args, widen_i4<T>)                                                 \
     KERNEL(few_i4_1_##id, quant_args, (few_int4<T, 1>))                                            \
     KERNEL(few_i4_4_##id, quant_args, (few_int4<T, 4>))                                            \
-    KERNEL(few_i4_8_##id, quant_args, (few_int4<T, 8>))                                            \
     KERNEL(product_i8_##id, quant_args, product_int8<T>)                                           \
     KERNEL(product_f8_##id, quant_args, (product<e4m3_operands, T>))                               \
     KERNEL(product_i4_##id, quant_args, (product<int4_operands<T>, T>))

@@ -33,7 +33,7 @@
     F(finish_i32)                                                                                  \
     F(finish_f32)                                                                                  \
     F(widen_f8)                                                                                    \
-    F(widen_i4) F(few_i4_1) F(few_i4_4) F(few_i4_8) F(product_i8) F(product_f8) F(product_i4)
+    F(widen_i4) F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
