@@ -164,16 +164,6 @@ static struct between look_between(const struct groups *g, const struct instance
     return b;
 }
 
-/* Whether there is such a backend, for this kind of device. */
-static bool there_is(const struct instance *in, const char *name)
-{
-    const tn_comm_backend *backend;
-    void *instance;
-
-    return registry_comm(in->view, name, &backend, &instance, NULL) == TN_OK &&
-           (!backend->device || strcmp(backend->device, in->api->kind) == 0);
-}
-
 /* Who joins a group if nobody was named, and why. */
 static const char *choose_name(const struct groups *g, const struct instance *in,
                                const struct group_plan *p, const char **why)
@@ -194,13 +184,9 @@ static const char *choose_name(const struct groups *g, const struct instance *in
             b.reach ? "ranks share a device" : "ranks share devices that do not reach each other";
         return b.reach ? "local" : "pcie";
     }
-    if (there_is(in, "nccl")) {
-        *why = b.nvlink ? "a device each, joined by NVLink"
-                        : "a device each, and NCCL finds the best way between them";
-        return "nccl";
-    }
-    *why = b.reach ? "a device each, which reach each other; there is no NCCL"
-                   : "devices do not reach each other, and there is no NCCL";
+    *why = b.nvlink  ? "a device each, joined by NVLink"
+           : b.reach ? "a device each, which reach each other"
+                     : "devices do not reach each other";
     return b.reach ? "local" : "pcie";
 }
 

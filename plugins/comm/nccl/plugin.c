@@ -19,8 +19,7 @@ static const tn_comm_backend backend = {
     .h = TN_HDR(tn_comm_backend),
     .name = "nccl",
     .device = "cuda",
-    .flags = TN_COMM_DEVICE_MEMORY | TN_COMM_GRAPH_SAFE | TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE |
-             TN_COMM_OWN_DEVICE,
+    .flags = TN_COMM_DEVICE_MEMORY | TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE | TN_COMM_OWN_DEVICE,
     .dtypes = NCCL_DTYPES,
     .can_join = group_can_join,
     .make_id = group_make_id,
