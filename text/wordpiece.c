@@ -153,7 +153,7 @@ static int32_t wordpiece_encode(const struct model *model, struct model_work *w,
     const struct wordpiece *m = (const struct wordpiece *)model;
     size_t first = s->out->count, chars = 0, end, value_len = 0;
     const char *value = NULL;
-    uint32_t id;
+    uint32_t id = 0;
 
     (void)w;
     for (size_t i = 0; i < len; i++)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) || defined(__i386__)
 #define RELAX() __builtin_ia32_pause()
@@ -76,7 +77,7 @@ static bool spin(tn_comm_group *me, bool (*ready)(const tn_comm_group *, const v
                  const void *arg)
 {
     const struct hub *l = me->g->l;
-    uint64_t start = now_ns(l);
+    uint64_t start = now_ns(l), most = me->g->n <= l->processors ? l->spin_few_ns : l->spin_ns;
 
     do {
         for (int i = 0; i < 32; i++) {
@@ -84,7 +85,7 @@ static bool spin(tn_comm_group *me, bool (*ready)(const tn_comm_group *, const v
                 return true;
             RELAX();
         }
-    } while (now_ns(l) - start < l->spin_ns);
+    } while (now_ns(l) - start < most);
     return false;
 }
 
@@ -413,7 +414,7 @@ static int32_t apply(struct hub *l, const tn_kv *kv,
         return rc;
     if (strcmp(kv->key, "spin_us") == 0) {
         unsigned long us = strtoul(kv->value, &end, 10);
-        l->spin_ns = (uint64_t)us * 1000;
+        l->spin_ns = l->spin_few_ns = (uint64_t)us * 1000;
         if (end != kv->value && !*end && us <= 1000000)
             return TN_OK;
         return tn_err_set(err, TN_E_CONFIG, "%s: spin_us = \"%s\": must be 0 to 1000000", l->name,
@@ -433,7 +434,11 @@ int32_t hub_new(const tn_host *host, const struct hub *model, const tn_kv *confi
         return tn_err_set(err, TN_E_NOMEM, "%s: no memory for an instance", model->name);
     *l = *model;
     l->host = host;
+    l->processors = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    /* Waking a thread takes 50 to 100 us. Who sleeps too early comes late to the next meeting, where the others then fall
+     * asleep, and so on for ever: with a processor for every rank it is better to spin through. */
     l->spin_ns = 50000;
+    l->spin_few_ns = 400000;
     for (uint32_t i = 0; i < n_config && rc == TN_OK; i++)
         rc = apply(l, &config[i], setting, err);
     if (rc != TN_OK) {

@@ -94,7 +94,9 @@ struct hub {
     void (*close)(tn_comm_group *me);
     bool staged; /* pcie: through host memory even where there is a direct way */
     struct fault fault;
-    uint64_t spin_ns;
+    uint64_t spin_ns;     /* how long a wait spins */
+    uint64_t spin_few_ns; /* the same where every rank has a processor */
+    uint32_t processors;
     bool verify;
     pthread_mutex_t lock; /* guards groups and next_id */
     struct group *groups;
