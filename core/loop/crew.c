@@ -300,9 +300,11 @@ static void *member_main(void *arg)
         if (job(m->rank, c->arg, &err) != TN_OK)
             fail(c, m->rank->o.world_rank, true, &err);
         pthread_mutex_lock(&c->lock);
-        m->busy = false;
-        c->n_busy--;
-        pthread_cond_broadcast(&c->moved);
+        if (m->seen == c->job_number) { /* else the next job waits already, and it is still busy */
+            m->busy = false;
+            c->n_busy--;
+            pthread_cond_broadcast(&c->moved);
+        }
         pthread_mutex_unlock(&c->lock);
     }
 }
@@ -327,8 +329,12 @@ static void begin_job(struct crew *c, crew_job job, void *arg)
     c->status = TN_OK;
     c->job_number++;
     for (uint32_t i = 0; i < c->in->n_ranks; i++) {
-        c->members[i].busy = c->members[i].started;
-        c->n_busy += c->members[i].started;
+        struct member *m = &c->members[i];
+        if (m->started &&
+            !m->busy) { /* a follower that gives up leaves while its last step goes on */
+            m->busy = true;
+            c->n_busy++;
+        }
     }
     pthread_cond_broadcast(&c->moved);
     pthread_mutex_unlock(&c->lock);

@@ -375,8 +375,10 @@ static void append_attention_cases(const struct subject *s, uint32_t dtype)
         kit_init(&k, 100 + i);
         tn_batch *b =
             kit_batch(&k, 4, i < 8 ? single : prompts, contexts, blocks[i % 4], 50, false);
-        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false, 2e-5,
-                1e-5);
+        /* Keys that hadamard has mixed may fall a step of their cells apart, which moves their weights. */
+        bool apart = tn_dtype_bits(dtype) == 8 && strstr(s->v->equals, "hadamard");
+        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false,
+                apart ? 2e-2 : 2e-5, 1e-5);
         kit_free(&k);
     }
 }
