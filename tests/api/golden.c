@@ -210,8 +210,9 @@ void golden_agree(const struct golden *g, const struct scheme *s, const struct l
     bool plain = strcmp(kv, "auto") == 0, same = s->exact || strcmp(l->tp, "1") == 0;
     double error = golden_distance(g, one, g->logits), apart = golden_distance(g, many, one);
     double off = golden_distance(g, many, g->logits);
-    /* With a cache of 8 bits the order of sums can move a value to the next step of it, and a router to another expert. */
-    double most = !same ? 1.5 * error : plain ? 1e-4 : 0.3 * error;
+    /* With a cache of 8 bits the order of sums can move a value to the next step of it, and a router to another expert; CPU
+     * kernels of int4 round rows to 16 bits, which the order of sums can move, too. */
+    double most = !same ? 1.5 * error : plain ? 1e-3 : 0.3 * error;
 
     ck_assert(error > 1e-3 && error < 2.0);
     ck_assert_msg(apart <= most && off <= 1.5 * error,
