@@ -651,7 +651,7 @@ int main(void)
     TCase *t = tcase_create("shadow"), *m = tcase_create("measuring");
 
     tcase_add_unchecked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 240);
+    tcase_set_timeout(t, 900);
     tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
     tcase_add_loop_test(t, memory_is_foretold_to_the_byte, 0, 2);
     tcase_add_test(t, logits_are_those_of_the_host);
@@ -662,7 +662,7 @@ int main(void)
     tcase_add_test(t, closing_gives_up_a_device_that_hangs);
     suite_add_tcase(s, t);
     tcase_add_unchecked_fixture(m, setup, teardown);
-    tcase_set_timeout(m, 240);
+    tcase_set_timeout(m, 900);
     tcase_add_test(m, measuring_changes_no_token);
     tcase_add_test(m, first_load_measures_and_keeps_the_times);
     tcase_add_test(m, times_that_cannot_be_kept_stop_nothing);
@@ -670,7 +670,7 @@ int main(void)
     suite_add_tcase(s, m);
     t = tcase_create("ranks");
     tcase_add_unchecked_fixture(t, setup_ranks, teardown);
-    tcase_set_timeout(t, 240);
+    tcase_set_timeout(t, 900);
     tcase_add_loop_test(t, ranks_on_devices_give_the_tokens_of_ranks_on_the_host, 0,
                         sizeof shared / sizeof *shared);
     tcase_add_test(t, logits_of_ranks_come_back_from_the_device);
