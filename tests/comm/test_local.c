@@ -15,6 +15,10 @@ static const tn_comm_backend *backend;
 static void *instance;
 static const char *name = "local";
 
+/* How long calls wait. A test that waits for it to pass makes it short; for the others it is but a way out. */
+static const uint64_t LONG = UINT64_C(60000000000), SHORT = UINT64_C(1000000000);
+static uint64_t patience[MAX];
+
 static tn_kv settings[8];
 static uint32_t n_settings;
 
@@ -23,6 +27,12 @@ static uint32_t config(const void *arg, const char *plugin, const tn_kv **items)
     (void)arg;
     *items = settings;
     return strcmp(plugin, "local") == 0 ? n_settings : 0;
+}
+
+static void be_impatient(void)
+{
+    for (uint32_t i = 0; i < MAX; i++)
+        patience[i] = SHORT;
 }
 
 static void set(const char *key, const char *value)
@@ -70,7 +80,7 @@ static tn_comm_join join_of(const uint8_t *id, uint32_t rank, uint32_t n)
                           .n_ranks = n,
                           .members = members,
                           .timeout_ns = UINT64_C(20000000000),
-                          .call_timeout_ns = UINT64_C(1000000000)};
+                          .call_timeout_ns = patience[rank] ? patience[rank] : LONG};
 }
 
 static void *rank_main(void *arg)
@@ -199,6 +209,7 @@ static const char *const calls[] = {"all_reduce", "all_gather", "reduce_scatter"
 
 START_TEST(a_rank_that_stalls_is_named_with_its_call)
 {
+    be_impatient();
     set("fault", "stall");
     set("fault_rank", "1");
     set("fault_call", calls[_i]);
@@ -212,6 +223,7 @@ END_TEST
 
 START_TEST(a_dead_rank_fails_and_the_others_name_it)
 {
+    be_impatient();
     set("fault", "dead");
     set("fault_rank", "2");
     set("fault_call", calls[_i]);
@@ -224,8 +236,36 @@ START_TEST(a_dead_rank_fails_and_the_others_name_it)
 }
 END_TEST
 
+static void wait_in_a_row(struct rank *r)
+{
+    char c = 0;
+
+    if (r->rank == 0)
+        r->rc = backend->barrier(r->group, NULL, &r->err);
+    else if (r->rank < 3)
+        r->rc = backend->recv(r->group, &c, 1, r->rank + 1, NULL, &r->err);
+    else
+        r->rc = backend->broadcast(r->group, &c, 1, 3, NULL, &r->err);
+}
+
+/* Rank 0 waits for rank 1, which waits for rank 2, which waits for rank 3, which stalls. Whoever loses patience first, it
+ * is rank 3 that is named. */
+START_TEST(whoever_waits_is_not_to_blame)
+{
+    set("fault", "stall");
+    set("fault_rank", "3");
+    patience[_i] = SHORT / 2;
+    run(4, wait_in_a_row);
+    expect(0, 4, TN_E_TIMEOUT, "rank 3 has not come");
+    if (_i < 2)
+        ck_assert_err_has(&ranks[0].err, "waits for it");
+    close_plugin();
+}
+END_TEST
+
 START_TEST(a_dropped_contribution_is_noticed)
 {
+    be_impatient();
     set("fault", "drop");
     set("fault_rank", "1");
     set("fault_call", calls[_i]);
@@ -286,6 +326,7 @@ START_TEST(tcp_never_hangs)
     run(3, rank_1_goes_early);
     expect(0, 1, TN_E_COMM, "is gone");
     expect(2, 3, TN_E_COMM, "is gone");
+    be_impatient();
     run(3, rank_1_sleeps);
     for (uint32_t i = 0; i < 3; i++)
         ck_assert_msg(ranks[i].rc == TN_E_COMM || ranks[i].rc == TN_E_TIMEOUT, "rank %u: %d", i,
@@ -408,6 +449,7 @@ int main(void)
     tcase_add_test(t, sums_go_in_the_order_of_ranks);
     tcase_add_loop_test(t, a_rank_that_stalls_is_named_with_its_call, 0, 7);
     tcase_add_loop_test(t, a_dead_rank_fails_and_the_others_name_it, 0, 7);
+    tcase_add_loop_test(t, whoever_waits_is_not_to_blame, 0, 3);
     tcase_add_loop_test(t, a_dropped_contribution_is_noticed, 0, 7);
     tcase_add_loop_test(t, a_flipped_bit_is_found_where_contributions_are_checked, 0, 5);
     tcase_add_test(t, a_late_rank_is_waited_for);

@@ -33,8 +33,11 @@ struct shown {
     tn_event *event; /* the rank's stream has come to this call, and done all before it */
 };
 
+#define WAITS_FOR_ALL UINT32_MAX /* to come to the meeting that it came to */
+
 struct place {
     _Alignas(64) _Atomic uint64_t arrived; /* meetings that the rank came to */
+    _Atomic uint32_t waits_for;            /* 1 + the rank that it waits for, WAITS_FOR_ALL, or 0 */
     struct shown shown[2];                 /* by seq % 2 */
     bool joined;
     tn_comm_group *member; /* set before it arrives for the first time */

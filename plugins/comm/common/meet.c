@@ -82,17 +82,61 @@ struct shown *meet_shown(const tn_comm_group *me, uint32_t rank)
     return &me->g->places[rank].shown[me->seq % 2];
 }
 
-static int32_t late(tn_comm_group *me, const char *call, tn_err *err)
+/* The first rank that has not come to meeting `seq`; g->n: all have. */
+static uint32_t missing(const struct group *g, uint64_t seq)
 {
-    struct group *g = me->g;
-    char what[64];
+    uint32_t r = 0;
 
-    snprintf(what, sizeof what, "has not come within %llu ms",
-             (unsigned long long)(me->call_timeout_ns / 1000000));
-    for (uint32_t r = 0; r < g->n; r++)
-        if (atomic_load(&g->places[r].arrived) < me->seq)
-            return meet_fail(g, TN_E_TIMEOUT, call, me->seq, r, what, err);
-    return group_error(me, err);
+    while (r < g->n && atomic_load(&g->places[r].arrived) >= seq)
+        r++;
+    return r;
+}
+
+/* Who is late may itself wait for another rank, whose fault it then is. Ranks that wait in a ring are all at fault: the first
+ * is as good as any. */
+static uint32_t culprit(const struct group *g, uint32_t first)
+{
+    uint32_t r = first, on;
+
+    for (uint32_t steps = 0; steps < g->n; steps++) {
+        uint32_t waits = atomic_load(&g->places[r].waits_for);
+        if (waits == 0)
+            return r;
+        on = waits == WAITS_FOR_ALL ? missing(g, atomic_load(&g->places[r].arrived)) : waits - 1;
+        if (on >= g->n)
+            return r;
+        r = on;
+    }
+    return first;
+}
+
+/* Breaks the group: the deadline passed, and `rank` was waited for. */
+static int32_t late(tn_comm_group *me, const char *call, uint32_t rank, tn_err *err)
+{
+    uint32_t who = culprit(me->g, rank);
+    char what[96];
+    int n = snprintf(what, sizeof what, "has not come within %llu ms",
+                     (unsigned long long)(me->call_timeout_ns / 1000000));
+
+    if (who != rank)
+        snprintf(what + n, sizeof what - (size_t)n, "; rank %u waits for it",
+                 (unsigned)me->g->members[rank]);
+    return meet_fail(me->g, TN_E_TIMEOUT, call, me->seq, who, what, err);
+}
+
+/* Waits in a way that others can see, so that they do not blame this rank. */
+static int32_t await(tn_comm_group *me, uint32_t whom,
+                     bool (*ready)(const tn_comm_group *, const void *), const void *arg,
+                     tn_err *err)
+{
+    _Atomic uint32_t *waits = &me->g->places[me->rank].waits_for;
+    int32_t rc;
+
+    atomic_store_explicit(waits, whom, memory_order_release);
+    rc = group_await(me, ready, arg, meet_deadline(me), err);
+    if (rc == TN_OK) /* whoever fails goes no further, and others still look for the reason */
+        atomic_store_explicit(waits, 0, memory_order_release);
+    return rc;
 }
 
 /* All must have come to the same call with the same sizes, and what they show must be what they meant. */
@@ -145,9 +189,11 @@ int32_t meet_all(tn_comm_group *me, const struct shown *mine, uint32_t fault, tn
         s->data[s->bytes / 2] ^= 0x40;
     atomic_store(&g->places[me->rank].arrived, me->seq);
     group_wake(g);
-    rc = group_await(me, all_came, NULL, meet_deadline(me), err);
-    if (rc == TN_E_TIMEOUT)
-        rc = late(me, mine->call, err);
+    rc = await(me, WAITS_FOR_ALL, all_came, NULL, err);
+    if (rc == TN_E_TIMEOUT) {
+        uint32_t who = missing(g, me->seq);
+        rc = who < g->n ? late(me, mine->call, who, err) : TN_OK;
+    }
     return rc == TN_OK ? compare(me, s, err) : rc;
 }
 
@@ -179,14 +225,9 @@ int32_t meet_box(tn_comm_group *me, struct box *box, uint32_t state, uint32_t pe
                  const char *call, tn_err *err)
 {
     struct wanted w = {box, state};
-    char what[64];
-    int32_t rc = group_await(me, box_is, &w, meet_deadline(me), err);
+    int32_t rc = await(me, peer + 1, box_is, &w, err);
 
-    if (rc != TN_E_TIMEOUT)
-        return rc;
-    snprintf(what, sizeof what, "has not come within %llu ms",
-             (unsigned long long)(me->call_timeout_ns / 1000000));
-    return meet_fail(me->g, TN_E_TIMEOUT, call, me->seq, peer, what, err);
+    return rc == TN_E_TIMEOUT ? late(me, call, peer, err) : rc;
 }
 
 /* Takes an unread message back, or waits until it has been read: its memory is about to be the sender's again. */
