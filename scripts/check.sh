@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The one test command: installs what it needs, then runs everything that can be checked on this machine. Needs
-# neither a GPU nor CUDA. About ten minutes on two cores.
+# neither a GPU nor CUDA. About half an hour on two cores.
 #
 #   scripts/check.sh                    all stages
 #   scripts/check.sh format walls test  these, with the stages that they rest on
@@ -204,6 +204,9 @@ run_stage() {
     *) result[$s]=failed ;;
   esac
   if [ "${result[$s]}" = failed ]; then
+    # What tests and sanitizers say of a failure may lie far above the end.
+    grep -E -A 3 ':[FE]:|ERROR: [A-Za-z]*Sanitizer|runtime error:|Traceback|\*\*\*(Timeout|Failed)' "$logs/$s.log" |
+      head -n 60 | sed 's/^/   > /'
     tail -n 80 "$logs/$s.log" | sed 's/^/   | /'
   else
     tail -n 1 "$logs/$s.log" | sed 's/^/   /'

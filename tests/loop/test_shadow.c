@@ -12,7 +12,7 @@
 #include "check_util.h"
 #include "tenon.h"
 
-#define JOBS 40
+#define JOBS 28
 #define MAX_PROMPT 60
 #define MAX_OUTPUT 20
 
@@ -195,8 +195,9 @@ START_TEST(measuring_changes_no_token)
     const tn_kv s[] = {{"plugins.path", SHADOW_PATHS},
                        {"device.kind", "shadow"},
                        {"kernels.sets", "shadow"},
-                       {"scheduler.max_num_tokens", "128"}};
-    const struct tool_conf conf = {NULL, s, 4};
+                       {"scheduler.max_batch_size", "8"},
+                       {"scheduler.max_num_tokens", "16"}};
+    const struct tool_conf conf = {NULL, s, 5};
     tn_runtime *rt;
     json_t *r = NULL;
     tn_err err = TN_ERR_INIT;
@@ -232,8 +233,8 @@ static ino_t file_number(const char *path)
 
 /* Small steps: the reference takes long at more rows. */
 static const tn_kv tuned[] = {{"kernels.tune", "true"},
-                              {"scheduler.max_num_tokens", "32"},
-                              {"scheduler.max_batch_size", "8"},
+                              {"scheduler.max_num_tokens", "8"},
+                              {"scheduler.max_batch_size", "4"},
                               {NULL, NULL}};
 
 /* The first load measures; later ones find the times and leave the file alone, until other kernels run. */
