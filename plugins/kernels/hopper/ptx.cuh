@@ -151,9 +151,13 @@ __device__ __forceinline__ uint32_t cluster_size()
     return n;
 }
 
+// What the cluster's threads wrote to shared memory before is seen by all of them after. An aligned barrier wants warps whole:
+// lanes may have left a loop at different times.
 __device__ __forceinline__ void cluster_sync()
 {
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
 }
 
 // The address in the shared memory of the cluster's block `rank` that corresponds to `address` in this one's.
