@@ -132,6 +132,32 @@ START_TEST(product_that_does_not_fit_is_refused)
 }
 END_TEST
 
+/* Plans keep biases in float32; the kernel must know, or it reads them as pairs of halves. */
+START_TEST(biases_are_taken_in_float32_and_in_the_rows_dtype)
+{
+    static const struct {
+        uint32_t dtype, wide;
+        int32_t rc;
+    } cases[] = {{TN_DT_F32, 1, TN_OK}, {TN_DT_BF16, 0, TN_OK}, {TN_DT_F16, 0, TN_E_UNSUPPORTED}};
+    static const uint32_t rows[] = {3, 300};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (size_t j = 0; j < 2; j++) {
+            const struct product_part *part = &launches[0].products.parts[0];
+            tn_batch b = batch_of(rows[j]);
+            tn_op *op = linear(0, 64, 128);
+            weight(1, cases[i].dtype, 64, 0);
+            op->n_weights = 2;
+            ck_assert_int_eq(hopper_linear.can_run(instance, op, &err), cases[i].rc);
+            if (cases[i].rc)
+                continue;
+            launch(&hopper_linear, op, &b, NULL);
+            ck_assert_ptr_nonnull(part->bias);
+            ck_assert_uint_eq(part->bias_wide, cases[i].wide);
+        }
+}
+END_TEST
+
 START_TEST(rows_that_want_logits_are_gathered_first)
 {
     tn_batch b = batch_of(5);
@@ -338,6 +364,7 @@ int main(void)
     tcase_add_test(t, plan_of_many_rows_covers_them);
     tcase_add_test(t, tiles_are_as_wide_as_keeps_all_units_at_work);
     tcase_add_test(t, product_that_does_not_fit_is_refused);
+    tcase_add_test(t, biases_are_taken_in_float32_and_in_the_rows_dtype);
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, plan_of_a_product_of_8_bits_covers_it);
     tcase_add_test(t, norm_is_done_while_rows_are_quantized);

@@ -25,10 +25,11 @@ enum product_finish {
 };
 
 struct product_part {
-    void *out;        /* [rows, n]; of gated products only part 0 has one */
-    const void *bias; /* [n] in the weights' dtype, or NULL */
-    uint32_t n;       /* rows of the matrix */
-    uint32_t first;   /* its first tile */
+    void *out;          /* [rows, n]; of gated products only part 0 has one */
+    const void *bias;   /* [n], or NULL */
+    uint32_t bias_wide; /* it is float32, else of the weights' dtype */
+    uint32_t n;         /* rows of the matrix */
+    uint32_t first;     /* its first tile */
 };
 
 struct product_params {

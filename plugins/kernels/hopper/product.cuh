@@ -49,6 +49,15 @@ __device__ __forceinline__ float product_act(float g, uint32_t finish)
     return 0.5f * g * (1.0f + tanhf(0.79788456f * (g + 0.044715f * g * g * g)));
 }
 
+// Of outputs n .. n + 3.
+template <typename T>
+__device__ __forceinline__ float4 product_bias(const product_part &part, uint32_t n)
+{
+    if (part.bias_wide)
+        return *reinterpret_cast<const float4 *>(static_cast<const float *>(part.bias) + n);
+    return load4<T>(part.bias, n);
+}
+
 // Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated; r is the residual.
 template <typename T>
 __device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
@@ -58,7 +67,7 @@ __device__ __forceinline__ void product_finish(const product_params &p, const pr
     const uint64_t at = token * part.n + n;
 
     if (part.bias)
-        v = v + load4<T>(part.bias, n);
+        v = v + product_bias<T>(part, n);
     if (p.finish == PRODUCT_ADD) {
         v = v + r;
     } else if (p.finish == PRODUCT_LOGITS) {
@@ -70,7 +79,7 @@ __device__ __forceinline__ void product_finish(const product_params &p, const pr
         return;
     } else if (p.finish != PRODUCT_STORE) {
         if (p.parts[1].bias)
-            u = u + load4<T>(p.parts[1].bias, n);
+            u = u + product_bias<T>(p.parts[1], n);
         v = make_float4(product_act(v.x, p.finish) * u.x, product_act(v.y, p.finish) * u.y,
                         product_act(v.z, p.finish) * u.z, product_act(v.w, p.finish) * u.w);
     }

@@ -67,9 +67,11 @@ static int32_t check_matrix(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t
         return cuda_require(m, 0, "needs a matrix of the activations' dtype, at most a bias", err);
     if (k % 8 || n % 8 || w->stride0 % 16)
         return cuda_require(m, 0, "its matrix must have sizes that 8 divides", err);
-    return cuda_require(
-        m, m->n_weights < 2 || (cuda_vector(m->weights[1], n) && m->weights[1]->dtype == dtype),
-        "the bias must have the activations' dtype", err);
+    return cuda_require(m,
+                        m->n_weights < 2 ||
+                            (cuda_vector(m->weights[1], n) &&
+                             (m->weights[1]->dtype == dtype || m->weights[1]->dtype == TN_DT_F32)),
+                        "the bias must be float32 or have the activations' dtype", err);
 }
 
 static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
@@ -237,6 +239,7 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enu
             return rc;
         p->parts[i].out = l->out[is_gated(f) ? 0 : i];
         p->parts[i].bias = m->n_weights > 1 ? l->weights[weight + 1] : NULL;
+        p->parts[i].bias_wide = m->n_weights > 1 && m->weights[1]->dtype == TN_DT_F32;
         p->parts[i].n = (uint32_t)w->dims[0];
         p->parts[i].first = is_gated(f) ? 0 : tile;
         tile += cuda_div_up(w->dims[0], height);
