@@ -201,6 +201,8 @@ struct moe_args {
     uint32_t experts, top_k, act;
 };
 
+#define SAMPLE_THREADS 512
+
 struct sample_args {
     const float *x;     /* [L, vocab] */
     const void *sample; /* [L] tn_sample_row */
@@ -209,7 +211,7 @@ struct sample_args {
     const int32_t *history;
     int32_t *out, *sampled;
     float *logprob;
-    void *scratch; /* per block: float[vocab], uint32_t[vocab] */
+    void *scratch; /* per block: float[vocab], then uint32_t[vocab] or float[vocab] */
     uint64_t vocab;
     uint32_t rows;
 };

@@ -251,7 +251,7 @@ int32_t sample_launch(void *instance, const tn_launch *l, tn_err *err)
                             .scratch = l->workspace,
                             .vocab = l->op->in[0]->width,
                             .rows = l->batch->n_logits};
-    struct cuda_grid g = {.x = sample_blocks(l->op, a.rows), .threads = 512};
+    struct cuda_grid g = {.x = sample_blocks(l->op, a.rows), .threads = SAMPLE_THREADS};
 
     return set_launch(set_device_of(instance, l->device), l, IMAGE_sample, ENTRY_sample, g, &a,
                       err);

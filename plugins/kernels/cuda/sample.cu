@@ -5,38 +5,50 @@
  *
  * top_k and top_p both keep the tokens of highest rank until an amount is reached: k tokens, or top_p of the mass. A
  * token's rank is a 64-bit key, its value's bits above its id's complement, so the edge is the largest key such that the
- * amount of the keys from it on suffices. Mostly it lies among few: a histogram tells how far down the best
- * CANDIDATES reach, and only they are ordered, in shared memory. Where that is not far enough the edge is found three
- * bits at a time, with seven pivots per pass over the row (after the dual pivots of FlashInfer's sampling kernels).
- * All sums are in double and in an order that depends on the row only, so equal rows give equal tokens.
+ * amount of the keys from it on suffices. It is found by radix selection: three passes over the row, each of which adds
+ * up amounts by the next digit of the value, and one more where only some of equal values stay. A small top_k takes
+ * a shorter way: a histogram tells how far down the best CANDIDATES reach, and only they are ordered, in shared memory.
+ * Amounts are integers (of mass: in fixed point), so that it does not matter in which order atomics add them up; all
+ * other sums are in double and in an order that depends on the row only. So equal rows give equal tokens.
  */
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
 #include "tenon/batch.h"
 
-#define THREADS 512
+#define THREADS SAMPLE_THREADS
 #define WARPS (THREADS / 32)
-#define PIVOTS 7
-#define BATCH_BITS 3
 #define CANDIDATES 2048
 #define BINS 1024    /* of the histogram, two per thread */
 #define BIN_SCALE 32 /* bins per unit of the scaled logit, downwards from the largest */
+#define DIGITS 2048  /* of a pass of radix selection, four per thread */
+#define AHEAD 4      /* loads of 16 bytes that a thread has under way */
+
+static_assert(BINS == 2 * THREADS && DIGITS == 4 * THREADS, "threads share them out");
+
+/* What the tokens of each digit amount to, in halves: shared memory adds 32 bits at a time. */
+struct amounts {
+    uint32_t low[DIGITS], high[DIGITS];
+};
 
 struct shared_space {
     double sums[32];
-    double amounts[PIVOTS][WARPS];
     unsigned long long keys[32];
     float maxima[32];
     int32_t chosen;
-    uint32_t bins[BINS];
-    unsigned long long candidates[CANDIDATES];
     uint32_t n_candidates;
-    int32_t reach; /* bin, or index of a candidate */
+    int32_t reach;                           /* bin, digit, or index of a candidate */
+    unsigned long long total, above, inside; /* amounts: of all, above the digit, of its own */
+    uint32_t bins[BINS];
+    union {
+        unsigned long long candidates[CANDIDATES];
+        amounts digits;
+    };
 };
 
 /* What a row is drawn from: its logits after steps 1 to 3, and what steps 5 to 7 keep. */
 struct draw_from {
     const float *x;
+    float *weights; /* of all tokens behind step 5; NULL: not worked out */
     uint64_t vocab;
     float max, temperature, least; /* least: weights below it are dropped */
     unsigned long long edge_k, edge_p;
@@ -55,17 +67,28 @@ __device__ __forceinline__ unsigned long long rank_key(float value, uint64_t id)
     return (unsigned long long)ordered(value) << 32 | (0xffffffffu - (uint32_t)id);
 }
 
+template <typename F> __device__ __forceinline__ void each4(uint64_t i, float4 v, F f)
+{
+    f(4 * i, v.x);
+    f(4 * i + 1, v.y);
+    f(4 * i + 2, v.z);
+    f(4 * i + 3, v.w);
+}
+
 /* f(id, x[id]) for all ids, in ascending order within a thread. */
 template <typename F> __device__ __forceinline__ void each(const float *x, uint64_t n, F f)
 {
     if (((uintptr_t)x & 15) == 0 && n % 4 == 0) {
-#pragma unroll 2
-        for (uint64_t i = threadIdx.x; i < n / 4; i += THREADS) {
-            float4 v = ((const float4 *)x)[i];
-            f(4 * i, v.x);
-            f(4 * i + 1, v.y);
-            f(4 * i + 2, v.z);
-            f(4 * i + 3, v.w);
+        const float4 *at = (const float4 *)x;
+        for (uint64_t i = threadIdx.x; i < n / 4; i += AHEAD * THREADS) {
+            float4 v[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                v[k] = at[i + k * THREADS < n / 4 ? i + k * THREADS : i];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                if (i + k * THREADS < n / 4)
+                    each4(i + k * THREADS, v[k], f);
         }
         return;
     }
@@ -147,77 +170,22 @@ __device__ __forceinline__ float scaled(const draw_from &d, float x)
     return (x - d.max) / d.temperature;
 }
 
-/* The weight of a token as far as it is decided; 0 if it is dropped. */
-__device__ __forceinline__ float weight_of(const draw_from &d, uint64_t id, float x)
+/* Its weight behind step 5; 0 if it is dropped there. */
+__device__ __forceinline__ float top_k_weight(const draw_from &d, uint64_t id, float x)
 {
-    float s = scaled(d, x), w;
+    float s = scaled(d, x);
 
-    if (d.edge_k && rank_key(s, id) < d.edge_k)
-        return 0.0f;
-    w = expf(s);
+    return d.edge_k && rank_key(s, id) < d.edge_k ? 0.0f : expf(s);
+}
+
+/* The weight of a token; 0 if it is dropped. */
+__device__ __forceinline__ float weight_of(const draw_from &d, uint64_t id)
+{
+    float w = d.weights ? d.weights[id] : top_k_weight(d, id, d.x[id]);
+
     if (d.edge_p && rank_key(w, id) < d.edge_p)
         return 0.0f;
     return w < d.least ? 0.0f : w;
-}
-
-/* The sums over the block of PIVOTS numbers per thread; everyone gets them. */
-__device__ void block_sums(double amount[PIVOTS], shared_space *s)
-{
-    for (int i = 0; i < PIVOTS; i++) {
-        double a = warp_reduce(amount[i], plus_op());
-        if ((threadIdx.x & 31) == 0)
-            s->amounts[i][threadIdx.x / 32] = a;
-    }
-    __syncthreads();
-    for (int i = 0; i < PIVOTS; i++) {
-        amount[i] = 0.0;
-        for (int w = 0; w < WARPS; w++)
-            amount[i] += s->amounts[i][w];
-    }
-    __syncthreads();
-}
-
-/* The largest key such that the tokens of that key and above amount to `need`: by_mass: weights, else one each. 0, so that
- * all stay, if together they do not. */
-__device__ unsigned long long find_edge(const draw_from &d, double need, bool by_mass,
-                                        shared_space *s)
-{
-    unsigned long long edge = 0;
-
-    int id_bits = 32 - __clz((int)d.vocab); /* the complement of an id has ones above them */
-
-    for (int bit = 64; bit > 0;) {
-        if (bit == 32) {
-            bit = id_bits;
-            edge += 0x100000000ull - (1ull << id_bits);
-        }
-        int left = bit > 32 ? bit - 32 : bit, bits = left < BATCH_BITS ? left : BATCH_BITS;
-        int n = (1 << bits) - 1;
-        double amount[PIVOTS] = {};
-        bit -= bits;
-        each(d.x, d.vocab, [&](uint64_t id, float x) {
-            float w = by_mass ? weight_of(d, id, x) : 1.0f;
-            unsigned long long key = rank_key(by_mass ? w : scaled(d, x), id);
-#pragma unroll
-            for (int i = 0; i < PIVOTS; i++)
-                if (i < n && key >= edge + ((unsigned long long)(i + 1) << bit))
-                    amount[i] += (double)w;
-        });
-        block_sums(amount, s);
-        unsigned long long digit = 0;
-        for (int i = 0; i < n; i++)
-            digit += amount[i] >= need;
-        edge += digit << bit;
-    }
-    return edge;
-}
-
-__device__ double total_weight(const draw_from &d, shared_space *s)
-{
-    double sum = 0.0;
-
-    each(d.x, d.vocab, [&](uint64_t id, float x) { sum += (double)weight_of(d, id, x); });
-    return block_reduce(sum, plus_op(), s->sums);
 }
 
 /* The sum of the threads' x up to and with this one's. */
@@ -237,6 +205,173 @@ template <typename T> __device__ __forceinline__ T block_scan(T x, T *scratch)
         before += scratch[i];
     __syncthreads();
     return before + x;
+}
+
+/* Scaled logits, which are not positive, in the order of their 31 bits; one each. */
+struct by_count {
+    draw_from d;
+    double k;
+
+    __device__ __forceinline__ uint32_t rank(float x) const
+    {
+        return 0x7f800000u - (__float_as_uint(scaled(d, x)) & 0x7fffffffu);
+    }
+    __device__ __forceinline__ unsigned long long amount(uint32_t) const
+    {
+        return 1;
+    }
+    __device__ __forceinline__ float value(uint32_t rank) const
+    {
+        return -__uint_as_float(0x7f800000u - rank);
+    }
+    __device__ __forceinline__ double need(unsigned long long) const
+    {
+        return k;
+    }
+};
+
+/* Weights, from 0 to 1. `unit` is the power of two by which they are multiplied: so large that they still add up in 63 bits. */
+struct by_mass {
+    double share;
+    float unit;
+
+    __device__ __forceinline__ uint32_t rank(float w) const
+    {
+        return __float_as_uint(w);
+    }
+    __device__ __forceinline__ unsigned long long amount(uint32_t rank) const
+    {
+        return __float2ull_rn(__uint_as_float(rank) * unit);
+    }
+    __device__ __forceinline__ float value(uint32_t rank) const
+    {
+        return __uint_as_float(rank);
+    }
+    __device__ __forceinline__ double need(unsigned long long total) const
+    {
+        double least = share * (double)total;
+        return least < 1.0 ? 1.0 : least; /* at least one token stays */
+    }
+};
+
+__device__ __forceinline__ void add_amount(amounts *a, uint32_t digit, unsigned long long amount)
+{
+    uint32_t low = (uint32_t)amount, high = (uint32_t)(amount >> 32);
+
+    if (amount == 0)
+        return;
+    if (atomicAdd(&a->low[digit], low) + low < low)
+        high++; /* this addition carried */
+    if (high)
+        atomicAdd(&a->high[digit], high);
+}
+
+__device__ __forceinline__ unsigned long long amount_of(const amounts *a, uint32_t digit)
+{
+    return (unsigned long long)a->high[digit] << 32 | a->low[digit];
+}
+
+/* Adds up the tokens whose rank begins with `prefix` by the digit behind it; `shift` is where that begins. */
+template <typename A>
+__device__ void add_digits(const float *x, uint64_t n, const A &a, uint32_t prefix, int shift,
+                           shared_space *s)
+{
+    const bool first = shift == 20;
+    const uint32_t mask = first ? 2047 : 1023;
+
+    __syncthreads(); /* the digits lie where the candidates may have been */
+    for (int i = threadIdx.x; i < DIGITS; i += THREADS)
+        s->digits.low[i] = s->digits.high[i] = 0;
+    if (threadIdx.x == 0)
+        s->reach = -1;
+    __syncthreads();
+    each(x, n, [&](uint64_t, float v) {
+        uint32_t rank = a.rank(v);
+        if (first || rank >> (shift + 10) == prefix)
+            add_amount(&s->digits, rank >> shift & mask, a.amount(rank));
+    });
+    __syncthreads();
+}
+
+/* The largest digit with which the amount from the top down reaches `need`, given that `above` comes before; -1: none. Tells
+ * s->above and s->inside of it. */
+template <typename A>
+__device__ int32_t find_digit(const A &a, unsigned long long above, double *need, shared_space *s)
+{
+    const int per = DIGITS / THREADS;
+    int32_t top = DIGITS - 1 - per * (int32_t)threadIdx.x;
+    unsigned long long mine = 0, with;
+
+    for (int i = 0; i < per; i++)
+        mine += amount_of(&s->digits, top - i);
+    with = block_scan(mine, s->keys);
+    if (threadIdx.x == THREADS - 1)
+        s->total = with;
+    __syncthreads();
+    if (*need == 0.0)
+        *need = a.need(s->total);
+    above += with - mine;
+    if ((double)above < *need && (double)(above + mine) >= *need)
+        for (int i = 0; i < per; i++) { /* one thread's */
+            unsigned long long inside = amount_of(&s->digits, top - i);
+            if ((double)(above + inside) >= *need) {
+                s->reach = top - i;
+                s->above = above;
+                s->inside = inside;
+                break;
+            }
+            above += inside;
+        }
+    __syncthreads();
+    return s->reach;
+}
+
+/* The `count`-th lowest id among the tokens of a rank, of which there are as many. */
+template <typename A>
+__device__ uint64_t find_equal(const float *x, uint64_t n, const A &a, uint32_t rank,
+                               uint32_t count, shared_space *s)
+{
+    uint64_t segment = (n + THREADS - 1) / THREADS, begin = threadIdx.x * segment;
+    uint64_t end = begin + segment < n ? begin + segment : n;
+    uint32_t mine = 0;
+
+    for (uint64_t id = begin; id < end; id++)
+        mine += a.rank(x[id]) == rank;
+    uint32_t with = block_scan(mine, (uint32_t *)s->sums), before = with - mine;
+    if (before < count && count <= with)
+        for (uint64_t id = begin; id < end && before < count; id++)
+            if (a.rank(x[id]) == rank && ++before == count)
+                s->chosen = (int32_t)id;
+    __syncthreads();
+    return (uint64_t)s->chosen;
+}
+
+/* The largest key such that the tokens of that key and above amount to what `a` needs; 0, so that all stay, if together they
+ * do not. `x` is what `a` ranks tokens by. */
+template <typename A>
+__device__ unsigned long long find_edge(const float *x, uint64_t n, const A &a, shared_space *s)
+{
+    unsigned long long above = 0, each_one, all, some;
+    uint32_t rank = 0;
+    double need = 0.0;
+
+    for (int shift = 20; shift >= 0; shift -= 10) {
+        add_digits(x, n, a, rank, shift, s);
+        int32_t digit = find_digit(a, above, &need, s);
+        if (digit < 0)
+            return 0;
+        rank = shift == 20 ? digit : rank << 10 | digit;
+        above = s->above;
+        __syncthreads();
+    }
+    each_one = a.amount(rank);
+    all = s->inside / each_one; /* an edge lies where something is */
+    some = (unsigned long long)((need - (double)above) / (double)each_one);
+    some = some < 1 ? 1 : some;
+    while (some < all && (double)(above + some * each_one) < need)
+        some++;
+    uint64_t last = some < all ? find_equal(x, n, a, rank, (uint32_t)some, s) : n - 1;
+    return rank_key(a.value(rank), last);
 }
 
 __device__ __forceinline__ int bin_of(float scaled)
@@ -318,12 +453,12 @@ __device__ void weigh(uint32_t n, shared_space *s)
     __syncthreads();
 }
 
-/* The key of the first candidate with which the running sum of weights reaches `share` of `total` (negative: of the
- * candidates' own sum); 0 if none does. */
-__device__ unsigned long long edge_among(uint32_t n, float share, double total, shared_space *s)
+/* The key of the first of `n` candidates with which the running sum of weights reaches `share` of their sum; 0 if none
+ * does. */
+__device__ unsigned long long edge_among(uint32_t n, float share, shared_space *s)
 {
     constexpr int per = CANDIDATES / THREADS;
-    double mine[per], sum = 0.0;
+    double mine[per], sum = 0.0, total;
 
     if (threadIdx.x == 0)
         s->reach = CANDIDATES;
@@ -333,8 +468,7 @@ __device__ unsigned long long edge_among(uint32_t n, float share, double total, 
         mine[i] = sum;
     }
     double with = block_scan(sum, s->sums), before = with - sum;
-    if (total < 0.0)
-        total = block_reduce(sum, plus_op(), s->sums);
+    total = block_reduce(sum, plus_op(), s->sums);
     for (int i = 0; i < per; i++)
         if (threadIdx.x * per + i < n && before + mine[i] >= (double)share * total) {
             atomicMin(&s->reach, (int32_t)(threadIdx.x * per + i));
@@ -344,42 +478,49 @@ __device__ unsigned long long edge_among(uint32_t n, float share, double total, 
     return s->reach < CANDIDATES ? s->candidates[s->reach] : 0;
 }
 
-/* Steps 5 and 6 among the candidates; false if they do not reach far enough. */
-__device__ bool filter_few(const tn_sample_row &r, draw_from *d, bool top_k, shared_space *s)
+/* Steps 5 and 6 among the candidates; false if the best top_k are more than those. */
+__device__ bool filter_few(const tn_sample_row &r, draw_from *d, shared_space *s)
 {
-    uint32_t need = top_k ? r.top_k : (uint32_t)d->vocab;
-    double total = top_k || !(r.top_p < 1.0f) ? -1.0 : total_weight(*d, s);
-    int reach = find_reach(*d, need, s);
+    int reach = r.top_k <= CANDIDATES ? find_reach(*d, r.top_k, s) : -1;
 
     if (reach < 0)
         return false;
     collect(*d, reach, s);
-    uint32_t n = s->n_candidates;
-    if (top_k && n < need)
+    if (s->n_candidates < r.top_k)
         return false;
     order(s);
-    if (top_k) {
-        n = need;
-        d->edge_k = s->candidates[n - 1];
-    }
+    d->edge_k = s->candidates[r.top_k - 1];
     if (!(r.top_p < 1.0f))
         return true;
-    weigh(n, s);
+    __syncthreads(); /* all have read the edge before the keys change */
+    weigh(r.top_k, s);
     order(s);
-    d->edge_p = edge_among(n, r.top_p, total, s);
-    return d->edge_p || n == need; /* without an edge all that may stay do */
+    d->edge_p = edge_among(r.top_k, r.top_p, s); /* without an edge all that may stay do */
+    return true;
 }
 
-__device__ void filter(const tn_sample_row &r, draw_from *d, shared_space *s)
+/* Step 6 among all tokens, whose weights are kept in `weights`: each is worked out once. */
+__device__ void filter_mass(const tn_sample_row &r, draw_from *d, float *weights, shared_space *s)
+{
+    int bits = 32 - __clz((int)d->vocab);
+    by_mass a = {(double)r.top_p, __uint_as_float((127u + 62u - bits) << 23)};
+
+    each(d->x, d->vocab, [&](uint64_t id, float x) { weights[id] = top_k_weight(*d, id, x); });
+    __syncthreads();
+    d->weights = weights;
+    d->edge_p = find_edge(weights, d->vocab, a, s);
+}
+
+/* Steps 5 to 7. `weights` is room for the row's. */
+__device__ void filter(const tn_sample_row &r, draw_from *d, float *weights, shared_space *s)
 {
     bool top_k = r.top_k && r.top_k < d->vocab;
 
-    if ((top_k || r.top_p < 1.0f) && !filter_few(r, d, top_k, s)) {
-        d->edge_k = d->edge_p = 0;
+    if (!top_k || !filter_few(r, d, s)) {
         if (top_k)
-            d->edge_k = find_edge(*d, (double)r.top_k, false, s);
+            d->edge_k = find_edge(d->x, d->vocab, by_count{*d, (double)r.top_k}, s);
         if (r.top_p < 1.0f)
-            d->edge_p = find_edge(*d, (double)r.top_p * total_weight(*d, s), true, s);
+            filter_mass(r, d, weights, s);
     }
     d->least = r.min_p; /* the largest weight is 1 */
 }
@@ -391,7 +532,7 @@ __device__ __forceinline__ void weights4(const draw_from &d, uint64_t id, uint64
 {
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        w[i] = id + i < end ? weight_of(d, id + i, d.x[id + i]) : 0.0f;
+        w[i] = id + i < end ? weight_of(d, id + i) : 0.0f;
 }
 
 /* One warp walks the ids of its segment until the running sum exceeds `until`. */
@@ -513,8 +654,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(sample_args p)
         unsigned long long best = largest(x, p.vocab, &s);
         int32_t id = best ? (int32_t)(0xffffffffu - (uint32_t)best) : TN_SAMPLE_NAN;
         if (best && r.temperature > 0.0f) {
-            draw_from d = {x, p.vocab, x[id], r.temperature, 0.0f, 0, 0};
-            filter(r, &d, &s);
+            draw_from d = {x, NULL, p.vocab, x[id], r.temperature, 0.0f, 0, 0};
+            /* Where the marks were that adjust() took. */
+            filter(r, &d, (float *)p.scratch + (blockIdx.x * 2 + 1) * p.vocab, &s);
             id = draw(r, d, &s);
         }
         if (threadIdx.x == 0) {
