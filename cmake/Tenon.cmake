@@ -5,6 +5,7 @@ option(TENON_TESTS "Build the tests" ON)
 option(TENON_WERROR "Treat warnings as errors" ON)
 option(TENON_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
 option(TENON_CUDA "Build the CUDA plugins where nvcc is found" ON)
+option(TENON_CUDA_HOST "Of the CUDA plugins build what runs on the host only, for tests over a false driver" OFF)
 find_program(TENON_NVCC nvcc PATHS /usr/local/cuda/bin DOC "CUDA's compiler; without it there are no CUDA plugins")
 if(TENON_NVCC)
   get_filename_component(TENON_CUDA_INCLUDE ${TENON_NVCC} REALPATH)
@@ -31,6 +32,12 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 set(TENON_PLUGIN_DIR ${CMAKE_BINARY_DIR}/lib/tenon/plugins)
+# Plugins without their device code are for tests that ask for them: nothing else shall find them.
+if(TENON_CUDA_HOST)
+  set(TENON_CUDA_PLUGIN_DIR ${CMAKE_BINARY_DIR}/lib/tenon/host)
+else()
+  set(TENON_CUDA_PLUGIN_DIR ${TENON_PLUGIN_DIR})
+endif()
 
 add_compile_definitions(_POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
 add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
@@ -57,17 +64,22 @@ endfunction()
 
 add_custom_target(plugins) # all plugins, for tests that load them
 
-# tenon_plugin(NAME SOURCE...): a loadable plugin. It sees sdk/include only, links libm only, and lands in
-# lib/tenon/plugins with modes that the loader accepts whatever the umask was.
-function(tenon_plugin name)
+# tenon_plugin_in(DIRECTORY NAME SOURCE...): the module of a plugin, with modes that the loader accepts whatever the umask was.
+function(tenon_plugin_in dir name)
   add_library(plugin_${name} MODULE ${ARGN})
   target_include_directories(plugin_${name} PRIVATE ${PROJECT_SOURCE_DIR}/sdk/include)
   target_link_libraries(plugin_${name} PRIVATE m)
   target_link_options(plugin_${name} PRIVATE -Wl,-z,relro,-z,now)
   set_target_properties(plugin_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name}
-    LIBRARY_OUTPUT_DIRECTORY ${TENON_PLUGIN_DIR} POSITION_INDEPENDENT_CODE ON)
+    LIBRARY_OUTPUT_DIRECTORY ${dir} POSITION_INDEPENDENT_CODE ON)
   add_custom_command(TARGET plugin_${name} POST_BUILD
-    COMMAND chmod go-w $<TARGET_FILE:plugin_${name}> ${TENON_PLUGIN_DIR} VERBATIM)
+    COMMAND chmod go-w $<TARGET_FILE:plugin_${name}> ${dir} VERBATIM)
+endfunction()
+
+# tenon_plugin(NAME SOURCE...): a loadable plugin. It sees sdk/include only, links libm only, and lands in
+# lib/tenon/plugins.
+function(tenon_plugin name)
+  tenon_plugin_in(${TENON_PLUGIN_DIR} ${name} ${ARGN})
   install(TARGETS plugin_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/tenon/plugins
     PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
   add_dependencies(plugins plugin_${name})
@@ -110,13 +122,27 @@ function(tenon_fuzz name source)
   endif()
 endfunction()
 
+# tenon_cuda_plugin(NAME SOURCE...): tenon_plugin, unless TENON_CUDA_HOST leaves its device code out.
+function(tenon_cuda_plugin name)
+  if(TENON_CUDA_HOST)
+    tenon_plugin_in(${TENON_CUDA_PLUGIN_DIR} ${name} ${ARGN})
+  else()
+    tenon_plugin(${name} ${ARGN})
+  endif()
+endfunction()
+
 # tenon_cuda_image(TARGET NAME SOURCE ARCHS arch...): device code of a kernel plugin. SOURCE (.cu) is compiled to a fatbin with
 # code for each architecture ("80", "90a", ...) and embedded in TARGET as tenon_image_NAME, tenon_image_NAME_bytes (both const).
-# The plugin loads it through its device's image_load, so it links nothing of CUDA.
+# The plugin loads it through its device's image_load, so it links nothing of CUDA. With TENON_CUDA_HOST it is empty.
+# What ptxas said of its kernels is kept in NAME.fatbin.ptxas (scripts/spills.py).
 function(tenon_cuda_image target name source)
   cmake_parse_arguments(I "" "" "ARCHS;DEPENDS" ${ARGN})
   set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${name}.fatbin)
+  set(content ".incbin \"${fatbin}\"")
   set(codes)
+  if(TENON_CUDA_HOST)
+    set(content ".long 0xba55ed50, 0x00100001, 0, 0") # the header of a fatbin with nothing in it
+  endif()
   foreach(arch IN LISTS I_ARCHS)
     list(APPEND codes -gencode=arch=compute_${arch},code=sm_${arch})
   endforeach()
@@ -125,7 +151,7 @@ function(tenon_cuda_image target name source)
     .global tenon_image_${name}
     .hidden tenon_image_${name}
 tenon_image_${name}:
-    .incbin \"${fatbin}\"
+    ${content}
 0:
     .balign 8
     .global tenon_image_${name}_bytes
@@ -135,12 +161,15 @@ tenon_image_${name}_bytes:
     .section .note.GNU-stack,\"\",@progbits
 ")
   configure_file(${CMAKE_CURRENT_BINARY_DIR}/${name}.S.in ${CMAKE_CURRENT_BINARY_DIR}/${name}.S COPYONLY)
+  target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${name}.S)
+  if(TENON_CUDA_HOST)
+    return()
+  endif()
   add_custom_command(OUTPUT ${fatbin}
-    COMMAND ${TENON_NVCC} -std=c++17 -O3 -lineinfo -Xptxas=-v,-warn-spills -Werror all-warnings ${codes}
+    COMMAND ${PROJECT_SOURCE_DIR}/scripts/nvcc.sh ${fatbin}.ptxas ${TENON_NVCC} -std=c++17 -O3 -lineinfo -Xptxas=-v,-warn-spills -Werror all-warnings ${codes}
       -I${PROJECT_SOURCE_DIR}/sdk/include -MD -MF ${fatbin}.d -fatbin -o ${fatbin} ${source}
     DEPENDS ${source} ${I_DEPENDS} DEPFILE ${fatbin}.d WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} VERBATIM)
   set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/${name}.S PROPERTIES OBJECT_DEPENDS ${fatbin})
-  target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${name}.S)
 endfunction()
 
 # tenon_cuda_targets(TARGET arch...): defines CUDA_TARGETS in TARGET as a row of CUDA_TARGET(major, minor, mode), one for each

@@ -48,8 +48,9 @@ static void *symbol(const char *path, const char *name)
 
 static int32_t open_plugins(uint32_t n)
 {
-    static const char *const path = PLUGIN_DIR;
-    struct registry_options o = {.paths = &path, .n_paths = 1, .config = config};
+    static const char *const paths[] = {PLUGIN_DIR, CUDA_PLUGIN_DIR};
+    uint32_t apart = strcmp(paths[0], paths[1]) != 0;
+    struct registry_options o = {.paths = paths, .n_paths = 1 + apart, .config = config};
 
     t.err = (tn_err)TN_ERR_INIT;
     t.n = n;

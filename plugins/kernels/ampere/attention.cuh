@@ -589,12 +589,19 @@ __device__ __forceinline__ void decode(const attend_args &a)
         merge_splits<T>(a, r, kv_head, group);
 }
 
+/* For capability 10.0 the compiler would rather spill a register than give up a third block per multiprocessor. */
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 1000
+#define PREFILL_BOUNDS __launch_bounds__(THREADS, 2)
+#else
+#define PREFILL_BOUNDS __launch_bounds__(THREADS)
+#endif
+
 #define STAMP(x, T, C, d, tokens)                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) decode_##x##_##d(attend_args a)          \
     {                                                                                              \
         decode<T, C, d>(a);                                                                        \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS) prefill_##x##_##d(attend_args a)         \
+    extern "C" __global__ void PREFILL_BOUNDS prefill_##x##_##d(attend_args a)                     \
     {                                                                                              \
         prefill<T, C, d, tokens>(a);                                                               \
     }

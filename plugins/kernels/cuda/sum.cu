@@ -67,8 +67,9 @@ template <typename T> __device__ __forceinline__ void sum_floats(const sum_args 
     }
 }
 
+/* Four blocks per multiprocessor are plenty, and leave registers for the loads under way. */
 #define SUM(name, T)                                                                               \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ sum_args p)     \
+    extern "C" __global__ void __launch_bounds__(256, 4) name(const __grid_constant__ sum_args p)  \
     {                                                                                              \
         sum_floats<T>(p);                                                                          \
     }
