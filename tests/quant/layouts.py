@@ -79,12 +79,13 @@ def from_e4m3(codes):
     return np.where(codes & 128, -1.0, 1.0) * E4M3[codes & 127]
 
 
-def pack(codes, order=range(8)):
-    """Codes 0..15 [..., 8 n] as int32 [..., n]; nibble i holds element order[i] of eight."""
-    c = codes.astype(np.uint32).reshape(*codes.shape[:-1], -1, 8)
+def pack(codes, order=tuple(range(8)), bits=4):
+    """Codes 0..15 [..., 8 n] as int32 [..., n]; nibble i holds element order[i] of eight. Likewise of 8 bits, by four."""
+    some = 32 // bits
+    c = codes.astype(np.uint32).reshape(*codes.shape[:-1], -1, some)
     words = np.zeros(c.shape[:-1], np.uint32)
-    for i, k in enumerate(order):
-        words |= c[..., k] << np.uint32(4 * i)
+    for i, k in enumerate(order[:some]):
+        words |= c[..., k] << np.uint32(bits * i)
     return words.view(np.int32)
 
 
@@ -120,22 +121,23 @@ def int8(w, spread="row"):
 # -- Four bits ----------------------------------------------------------------------------------------------------------
 
 
-def grids(w, group, symmetric, order=None):
-    """Codes 0..15 [N, K], scales and zero points [N, K/group]; order: the group of each column."""
+def grids(w, group, symmetric, order=None, bits=4):
+    """Codes 0..15 (of 8 bits: 0..255) [N, K], scales and zero points [N, K/group]; order: the group of each column."""
+    half, most = 1 << (bits - 1), (1 << bits) - 1
     n, k = w.shape
     order = np.arange(k) // group if order is None else order
     groups = order.max() + 1
-    scale, zero = np.zeros((n, groups), np.float16), np.full((n, groups), 8)
+    scale, zero = np.zeros((n, groups), np.float16), np.full((n, groups), half)
     for g in range(groups):
         part = w[:, order == g]
         if symmetric:
-            scale[:, g] = np.abs(part).max(axis=1) / 7
+            scale[:, g] = np.abs(part).max(axis=1) / (half - 1)
         else:
             low, high = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
-            scale[:, g] = (high - low) / 15
-            zero[:, g] = np.clip(np.rint(-low / scale[:, g].astype(np.float64)), 1, 15)
+            scale[:, g] = (high - low) / most
+            zero[:, g] = np.clip(np.rint(-low / scale[:, g].astype(np.float64)), 1, most)
     s, z = scale[:, order].astype(np.float64), zero[:, order]
-    codes = np.clip(np.rint(w / s) + z, 0, 15).astype(np.int64)
+    codes = np.clip(np.rint(w / s) + z, 0, most).astype(np.int64)
     return codes, scale, zero, (codes - z) * s
 
 
@@ -162,12 +164,21 @@ def gptq(w, group=32, symmetric=True, v2=False, act_order=False, with_order=True
     return t, numbers
 
 
-def packed(w, group=32, symmetric=True):
+def packed(w, group=32, symmetric=True, bits=4):
     n, k = w.shape
-    codes, scale, zero, numbers = grids(w, k if group < 0 else group, symmetric)
-    t = {"weight_packed": pack(codes), "weight_scale": scale, "weight_shape": np.array([n, k], np.int64)}
+    codes, scale, zero, numbers = grids(w, k if group < 0 else group, symmetric, bits=bits)
+    t = {"weight_packed": pack(codes, bits=bits), "weight_scale": scale, "weight_shape": np.array([n, k], np.int64)}
     if not symmetric:
-        t["weight_zero_point"] = pack(zero.T).T
+        t["weight_zero_point"] = pack(zero.T, bits=bits).T
+    return t, numbers
+
+
+def four_in_bytes(w, group=32, symmetric=True):
+    """compressed-tensors' W4A8: codes -8..7, a byte each."""
+    codes, scale, zero, numbers = grids(w, w.shape[1] if group < 0 else group, symmetric)
+    t = {"weight": (codes - 8).astype(np.int8), "weight_scale": scale}
+    if not symmetric:
+        t["weight_zero_point"] = (zero - 8).astype(np.int8)
     return t, numbers
 
 

@@ -201,6 +201,9 @@ class Eight(Case):
         model = self.checkpoint.write(self.path("model"), {**config, "kv_cache_scheme": None})
         r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"), "--kv-cache-dtype", "fp8")
         self.assertRegex(r.stderr, "needs ranges")
+        # One per head, of which the largest is taken.
+        self.checkpoint.tensors["model.layers.1.self_attn.k_scale"] = np.array([[1 / 64], [1 / 32]], np.float32)[..., None]
+        self.assertClose(self.build(config, "--kv-cache-dtype", "fp8", name="heads"), "cpu", None, 0.05)
         for value, says in ((float("nan"), "nan"), (0.0, "above 0"), (None, "layer 2|lacks")):
             name = "model.layers.2.self_attn.v_scale"
             self.checkpoint.tensors[name] = np.array([value or 0], np.float32)
@@ -210,13 +213,25 @@ class Eight(Case):
             r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"))
             self.assertRegex(r.stderr, "v_scale.*(%s)" % says)
 
+    def test_a_checkpoint_may_have_scales_of_the_cache_alone(self):
+        for i in range(3):
+            for x in "kv":
+                self.checkpoint.tensors["model.layers.%d.self_attn.%s_scale" % (i, x)] = np.array([1 / 32], np.float32)
+        config = {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}, "ignore": [],
+                  "kv_cache_scheme": args8("float", "tensor")}
+        engine = self.build(config)
+        self.assertRegex(self.ops(engine).pop(), "unquantized")
+        self.assertClose(engine, "cpu", None, 1e-5)
+        self.assertClose(self.build(config, "--kv-cache-dtype", "fp8", name="fp8"), "cpu", None, 0.05)
+
 
 class Four(Case):
     def test_awq(self):
-        for group in (32, -1):
+        modern = {**AWQ, "version": None, "format": "gemm", "checkpoint_format": "gemm", "zero_point": False}
+        for group, config in ((32, AWQ), (-1, modern)):
             self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
             self.checkpoint.quantize(layouts.awq, group=group)
-            engine = self.check({**AWQ, "group_size": group}, "linear.int4", None)
+            engine = self.check({**config, "group_size": group}, "linear.int4", None)
             sizes = self.meta(engine)["quant"]["bytes"]
             self.assertLess(sizes["after"] / sizes["before"], 0.20)  # float32 here
 
@@ -225,7 +240,9 @@ class Four(Case):
         for symmetric, v2, group in ((True, False, 32), (False, False, 128), (False, True, 16), (True, False, -1)):
             self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
             self.checkpoint.quantize(layouts.gptq, group=group, symmetric=symmetric, v2=v2)
-            config = {**GPTQ, "group_size": group, "sym": symmetric, "checkpoint_format": "gptq_v2" if v2 else "gptq"}
+            config = {**GPTQ, "group_size": group, "sym": symmetric, "format" if v2 else "checkpoint_format": "gptq_v2" if v2 else "gptq"}
+            if v2:
+                del config["checkpoint_format"]
             self.check(config, "linear.int4", None)
 
     def test_gptq_biases_of_zero_are_none(self):
@@ -252,6 +269,27 @@ class Four(Case):
             weights = {"num_bits": 4, "type": "int", "symmetric": symmetric, "group_size": group,
                        "strategy": "group" if group > 0 else "channel", "actorder": None}
             self.check(compressed("pack-quantized", weights), "linear.int4", None)
+
+    def test_compressed_eight_bits_in_words_are_widened_and_say_so(self):
+        for symmetric, group in ((True, -1), (False, 32)):
+            self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
+            self.checkpoint.quantize(layouts.packed, group=group, symmetric=symmetric, bits=8)
+            weights = {**args8("int", "group" if group > 0 else "channel"), "symmetric": symmetric, "group_size": group}
+            engine = self.build(compressed("pack-quantized", weights))
+            self.assertRegex(self.ops(engine).pop(), "only its weights")
+            self.assertClose(engine, "cpu", None, 1e-5)
+
+    def test_compressed_four_bits_in_bytes(self):
+        for kind, symmetric, group in (("int", True, 32), ("float", False, 32), ("int", True, -1)):
+            self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
+            self.checkpoint.quantize(layouts.four_in_bytes, group=group, symmetric=symmetric)
+            weights = {**args8("int", "group" if group > 0 else "channel"), "symmetric": symmetric, "group_size": group}
+            config = compressed("int-quantized", {**weights, "num_bits": 4}, args8(kind, "token", True))
+            self.check(config, "linear.int4", None)
+        self.checkpoint.tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = 8
+        model = self.checkpoint.write(self.path("model"), config)
+        r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"))
+        self.assertRegex(r.stderr, r"layers.1.mlp.up_proj.weight.*element \[2, 3\] is 8, not of 4 bits")
 
     def test_ranks_share_them(self):
         self.checkpoint.quantize(layouts.awq)
@@ -465,6 +503,7 @@ class Hostile(Case):
             ("ignore.*3", {**good, "ignore": [3]}),
             ("scales", with_weights(strategy="tensor")),
             ("float of 8|int of 8", compressed("int-quantized", args8("int", "channel"), args8("int", "token", True))),
+            ("float of 8|int of 4", compressed("int-quantized", {**args8("int", "channel"), "num_bits": 4})),
             ("activation_scheme", {**FP8, "activation_scheme": "psychic"}),
             ("weight_block_size", {**FP8, "weight_block_size": [128, -128]}),
             ("scales", {**FP8, "weight_block_size": [128, 64]}),
@@ -472,7 +511,9 @@ class Hostile(Case):
             ("bits", {**AWQ, "bits": 8}),
             ("group_size", {**AWQ, "group_size": 0}),
             ("version", {**AWQ, "version": "gemv"}),
-            ("zero_point", {**AWQ, "zero_point": False}),
+            ("format.*gemv_fast", {**AWQ, "version": None, "format": "gemv_fast"}),
+            ("checkpoint_format.*gemv", {**AWQ, "checkpoint_format": "gemv"}),
+            ("format.*bitblas", {**GPTQ, "checkpoint_format": None, "format": "bitblas"}),
             ("checkpoint_format", {**GPTQ, "checkpoint_format": "marlin"}),
             ("dynamic", {**GPTQ, "dynamic": {"+:.*down.*": {"bits": 8}}}),
             ("stored as float8_e4m3, which is no layout of awq", AWQ),

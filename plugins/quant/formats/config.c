@@ -111,8 +111,8 @@ static int32_t get_names(const struct build *b, const char *object, const char *
 
 static int32_t check_format(const struct build *b, const char *object, tn_err *err)
 {
-    static const char *const known[] = {"float-quantized", "int-quantized", "naive-quantized",
-                                        "pack-quantized", "mixed-precision"};
+    static const char *const known[] = {"float-quantized", "int-quantized",   "naive-quantized",
+                                        "pack-quantized",  "mixed-precision", "dense"};
     const char *format = NULL;
     int32_t rc = get_text(b, object, "format", &format, err);
 
@@ -122,8 +122,8 @@ static int32_t check_format(const struct build *b, const char *object, tn_err *e
         if (strcmp(known[i], format) == 0)
             return TN_OK;
     return refuse(b, object, "format",
-                  "float-quantized, int-quantized, naive-quantized, pack-quantized and "
-                  "mixed-precision are read",
+                  "float-quantized, int-quantized, naive-quantized, pack-quantized, "
+                  "mixed-precision and dense are read",
                   err);
 }
 
@@ -238,7 +238,8 @@ static int32_t read_inputs(const struct build *b, const char *group, struct rule
         return rc;
     if (bits != 8)
         return refuse(b, object, "num_bits", "activations of 8 bits are computed with", err);
-    if (strcasecmp(type, r->is_float ? "float" : "int") != 0)
+    /* 4-bit weights meet activations as they are, whatever the quantizer rounded them to. */
+    if (r->bits == 8 && strcasecmp(type, r->is_float ? "float" : "int") != 0)
         return refuse(b, object, "type", "activations have the type of the weights", err);
     r->act = dynamic ? ACT_DYNAMIC : ACT_STATIC;
     return TN_OK;
@@ -292,8 +293,11 @@ static int32_t read_compressed(struct build *b, tn_err *err)
                     "inputs that must be transformed are not computed with", err);
     if (rc == TN_OK)
         rc = get_count(b, root, "config_groups", &n, err);
-    if (rc == TN_OK && (n == 0 || n > MAX_RULES))
-        rc = refuse(b, root, "config_groups", "1 to 32 groups are needed", err);
+    if (rc == TN_OK)
+        rc = read_cache_scheme(b, err);
+    if (rc == TN_OK && ((n == 0 && b->cache_dtype == 0) || n > MAX_RULES))
+        rc = refuse(b, root, "config_groups",
+                    "1 to 32 groups are needed, or none and a kv_cache_scheme", err);
     field_path(groups, root, "config_groups");
     for (uint64_t i = 0; i < n && rc == TN_OK; i++) {
         rc = b->source.capi->get_key(b->source.config, groups, i, &key, err);
@@ -305,7 +309,7 @@ static int32_t read_compressed(struct build *b, tn_err *err)
     }
     if (rc == TN_OK)
         rc = get_names(b, root, "ignore", MAX_IGNORED, &b->ignored, err);
-    return rc == TN_OK ? read_cache_scheme(b, err) : rc;
+    return rc;
 }
 
 /* -- fp8 ---------------------------------------------------------------------------------------------------------- */
@@ -356,23 +360,42 @@ static int32_t read_four_bits(struct build *b, tn_err *err)
     return r->group == 0 ? refuse(b, root, "group_size", "a size or -1 is needed", err) : TN_OK;
 }
 
+/* The layout goes by several names, one of which each writer uses, or all. */
+static int32_t read_layout(const struct build *b, const char *const *fields,
+                           const char *const *known, const char *why, const char **out, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; fields[i] && rc == TN_OK; i++) {
+        const char *text = NULL;
+        size_t k = 0;
+        rc = get_text(b, b->source.path, fields[i], &text, err);
+        while (text && known[k] && strcasecmp(known[k], text) != 0)
+            k++;
+        if (rc == TN_OK && text && !known[k])
+            rc = refuse(b, b->source.path, fields[i], why, err);
+        if (rc == TN_OK && text)
+            *out = known[k];
+    }
+    return rc;
+}
+
+/* AutoAWQ calls it version, transformers format, GPTQModel both of the others. Whether zero points are all alike
+ * ("zero_point") is of no matter: they are there in either case. */
 static int32_t read_awq(struct build *b, tn_err *err)
 {
-    const char *root = b->source.path, *version = "gemm", *backend = "autoawq";
-    bool zero = true;
+    static const char *const fields[] = {"version", "format", "checkpoint_format", NULL};
+    static const char *const known[] = {"gemm", NULL};
+    const char *root = b->source.path, *layout = NULL, *backend = "autoawq";
     int32_t rc = read_four_bits(b, err);
 
-    if (rc != TN_OK || (rc = get_text(b, root, "version", &version, err)) != TN_OK ||
-        (rc = get_text(b, root, "backend", &backend, err)) != TN_OK ||
-        (rc = get_flag(b, root, "zero_point", &zero, err)) != TN_OK)
-        return rc;
-    if (strcasecmp(version, "gemm") != 0)
-        return refuse(b, root, "version", "the layout \"gemm\" is read", err);
-    if (strcmp(backend, "llm-awq") == 0)
+    if (rc == TN_OK)
+        rc = read_layout(b, fields, known, "the layout \"gemm\" is read", &layout, err);
+    if (rc == TN_OK)
+        rc = get_text(b, root, "backend", &backend, err);
+    if (rc == TN_OK && strcmp(backend, "llm-awq") == 0)
         return refuse(b, root, "backend", "the layout of llm-awq is not read", err);
-    if (!zero)
-        return refuse(b, root, "zero_point", "AWQ matrices have zero points", err);
-    return TN_OK;
+    return rc;
 }
 
 /* Rules of GPTQModel for single modules: those that except modules ("-:") leave plain tensors, which need no rule. */
@@ -396,18 +419,18 @@ static int32_t check_dynamic(const struct build *b, tn_err *err)
 
 static int32_t read_gptq(struct build *b, tn_err *err)
 {
-    const char *root = b->source.path, *format = "gptq", *pack = "int32";
+    static const char *const fields[] = {"format", "checkpoint_format", NULL};
+    static const char *const known[] = {"gptq", "gptq_v2", NULL};
+    const char *root = b->source.path, *format = known[0], *pack = "int32";
     bool marlin = false;
     int32_t rc = read_four_bits(b, err);
 
     if (rc != TN_OK || (rc = check_dynamic(b, err)) != TN_OK ||
-        (rc = get_text(b, root, "checkpoint_format", &format, err)) != TN_OK ||
+        (rc = read_layout(b, fields, known, "gptq and gptq_v2 are read", &format, err)) != TN_OK ||
         (rc = get_text(b, root, "pack_dtype", &pack, err)) != TN_OK ||
         (rc = get_flag(b, root, "is_marlin_format", &marlin, err)) != TN_OK)
         return rc;
-    b->zero_offset = strcmp(format, "gptq") == 0;
-    if (!b->zero_offset && strcmp(format, "gptq_v2") != 0)
-        return refuse(b, root, "checkpoint_format", "gptq and gptq_v2 are read", err);
+    b->zero_offset = format == known[0];
     if (marlin)
         return refuse(b, root, "is_marlin_format", "the layout of Marlin is not read", err);
     if (strcmp(pack, "int32") != 0)

@@ -444,7 +444,8 @@ static int32_t widen(void *build, const tn_quant_part *part, float *out, tn_err 
 
 /* -- The cache ------------------------------------------------------------------------------------------------- */
 
-/* vLLM's names, and what compressed-tensors wrote until 2024: the scale of what the projection puts out. */
+/* vLLM's names, and what compressed-tensors wrote until 2024: the scale of what the projection puts out. Of scales per head
+ * the largest is taken, whose range holds all of them. */
 static int32_t cache(void *build, const char *attention, uint32_t *dtype, float scale[2],
                      tn_err *err)
 {
@@ -459,9 +460,9 @@ static int32_t cache(void *build, const char *attention, uint32_t *dtype, float 
     for (uint32_t i = 0; i < 4 && rc == TN_E_NOTFOUND; i++) {
         if (!has_tensor(b, attention, names[0][i]))
             continue;
-        rc = read_scalar(b, attention, names[0][i], &scale[0], err);
+        rc = read_scale(b, attention, names[0][i], MAX_SCALES, &scale[0], err);
         if (rc == TN_OK)
-            rc = read_scalar(b, attention, names[1][i], &scale[1], err);
+            rc = read_scale(b, attention, names[1][i], MAX_SCALES, &scale[1], err);
     }
     if (rc == TN_OK)
         *dtype = b->cache_dtype;

@@ -3,7 +3,7 @@
  * Checkpoints that others quantized, in the four layouts that are common (tenon/quant_format.h):
  *
  *   compressed-tensors   github.com/vllm-project/compressed-tensors: float-quantized, int-quantized, naive-quantized,
- *                        pack-quantized (4 bits)
+ *                        pack-quantized
  *   fp8                  AutoFP8, vLLM and transformers: a scale per tensor or row, or per block of 128 x 128 (DeepSeek)
  *   awq                  AutoAWQ's "gemm": [K, N/8], nibbles in the order 0 2 4 6 1 3 5 7
  *   gptq                 AutoGPTQ and GPTQModel: [K/8, N], zero points stored less 1 ("gptq") or as they are ("gptq_v2")
@@ -36,6 +36,7 @@ enum act { ACT_NONE, ACT_DYNAMIC, ACT_STATIC };
 #define MAX_IGNORED 16384
 #define MAX_PATTERNS 256 /* regular expressions of one list: each is tried on each module */
 #define MAX_NAME 640
+#define MAX_SCALES 1024 /* of the keys or values of a layer: one per head */
 
 /* A list of module names and "re:" patterns. */
 struct names {
@@ -116,9 +117,9 @@ int32_t tensor_bad(const struct build *b, const char *module, const char *suffix
 int32_t module_find(const struct build *b, const char *name, struct module *out, tn_err *err);
 /* The static scale of its input. */
 int32_t module_act_scale(const struct build *b, const struct module *m, float *out, tn_err *err);
-/* One number that must be finite and positive. */
-int32_t read_scalar(const struct build *b, const char *module, const char *suffix, float *out,
-                    tn_err *err);
+/* The largest of at most `most` (and MAX_SCALES) numbers, which must be finite and positive. */
+int32_t read_scale(const struct build *b, const char *module, const char *suffix, uint64_t most,
+                   float *out, tn_err *err);
 
 /* -- load.c -- */
 

@@ -30,12 +30,25 @@ static int32_t read_bytes(const struct build *b, const struct module *m, const c
     return b->source.tapi->read(b->source.checkpoint, name, offset, out, n, err);
 }
 
-/* Code `i` of eight in a word, in the order of the layout. */
-static uint32_t nibble(enum layout layout, uint32_t word, uint64_t i)
+/* How many codes a word holds. */
+static uint64_t per_word(const struct module *m)
+{
+    return 32 / (uint64_t)m->rule->bits;
+}
+
+/* Code `i` of those in a word, in the order of the layout, with its lowest value 0. */
+static int32_t code_in(const struct module *m, uint32_t word, uint64_t i)
 {
     static const uint8_t awq[8] = {0, 4, 1, 5, 2, 6, 3, 7}; /* where output i of eight lies */
+    uint64_t at = m->layout == LAYOUT_AWQ ? awq[i] : i, bits = (uint64_t)m->rule->bits;
 
-    return word >> (4 * (layout == LAYOUT_AWQ ? awq[i] : i)) & 15;
+    return (int32_t)(word >> (bits * at) & ((1U << bits) - 1));
+}
+
+/* The code that stands for 0 where none says otherwise. */
+static int32_t middle(const struct module *m)
+{
+    return 1 << (m->rule->bits - 1);
 }
 
 /* -- Codes ------------------------------------------------------------------------------------------------ */
@@ -46,21 +59,26 @@ static int32_t load_rows(const struct build *b, const struct module *m, uint64_t
     uint64_t n = l->rows * l->cols;
     int32_t rc = read_bytes(b, m, "weight", begin * l->cols, l->codes, n, err);
 
-    for (uint64_t i = 0; i < n && rc == TN_OK && m->dtype == TN_DT_F8E4M3; i++)
-        if ((l->codes[i] & 0x7f) == 0x7f)
-            rc = tensor_bad(b, m->name, "weight", err, "element [%llu, %llu] is NaN",
-                            (unsigned long long)(begin + i / l->cols),
-                            (unsigned long long)(i % l->cols));
+    for (uint64_t i = 0; i < n && rc == TN_OK && m->dtype != TN_DT_I8; i++) {
+        int8_t code = (int8_t)l->codes[i];
+        unsigned long long row = begin + i / l->cols, col = i % l->cols;
+        if (m->dtype == TN_DT_F8E4M3 && (code & 0x7f) == 0x7f)
+            rc = tensor_bad(b, m->name, "weight", err, "element [%llu, %llu] is NaN", row, col);
+        else if (m->dtype == TN_DT_I4 && (code < -8 || code > 7))
+            rc = tensor_bad(b, m->name, "weight", err, "element [%llu, %llu] is %d, not of 4 bits",
+                            row, col, code);
+    }
     return rc;
 }
 
-/* Words of the packed tensor are [K, N/8], [K/8, N] or [N, K/8]. */
-static int32_t load_nibbles(const struct build *b, const struct module *m, uint64_t begin,
-                            struct loaded *l, tn_err *err)
+/* Words of the packed tensor are [K, N/8], [K/8, N] or [N, K/per_word]. */
+static int32_t load_packed(const struct build *b, const struct module *m, uint64_t begin,
+                           struct loaded *l, tn_err *err)
 {
     bool packed = m->layout == LAYOUT_PACKED, awq = m->layout == LAYOUT_AWQ;
-    uint64_t row_words = awq ? m->rows / 8 : packed ? (m->cols + 7) / 8 : m->rows;
-    uint64_t n_words = row_words * (awq ? m->cols : packed ? m->rows : m->cols / 8);
+    uint64_t some = per_word(m);
+    uint64_t row_words = awq ? m->rows / some : packed ? (m->cols + some - 1) / some : m->rows;
+    uint64_t n_words = row_words * (awq ? m->cols : packed ? m->rows : m->cols / some);
     uint32_t *words = take(b, n_words, sizeof *words, err);
     int32_t rc = words ? read_bytes(b, m, packed ? "weight_packed" : "qweight", 0, words,
                                     n_words * sizeof *words, err)
@@ -69,11 +87,11 @@ static int32_t load_nibbles(const struct build *b, const struct module *m, uint6
     for (uint64_t r = 0; r < l->rows && rc == TN_OK; r++) {
         uint64_t n = begin + r;
         for (uint64_t k = 0; k < l->cols; k++) {
-            uint64_t at = awq      ? k * row_words + n / 8
-                          : packed ? n * row_words + k / 8
-                                   : k / 8 * row_words + n;
-            uint32_t code = nibble(m->layout, words[at], awq ? n % 8 : k % 8);
-            l->codes[r * l->cols + k] = (uint8_t)(code - 8);
+            uint64_t at = awq      ? k * row_words + n / some
+                          : packed ? n * row_words + k / some
+                                   : k / some * row_words + n;
+            l->codes[r * l->cols + k] =
+                (uint8_t)(code_in(m, words[at], (awq ? n : k) % some) - middle(m));
         }
     }
     b->host->free(b->host->ctx, words);
@@ -133,22 +151,24 @@ static int32_t zeros_by_byte(const struct build *b, const struct module *m,
     return rc;
 }
 
-/* Eight per word along the rows: [groups, N/8], or [N/8, groups] in compressed-tensors. */
-static int32_t zeros_by_nibble(const struct build *b, const struct module *m, uint64_t begin,
-                               struct loaded *l, tn_err *err)
+/* Packed along the rows: [groups, N/8], or [N/per_word, groups] in compressed-tensors. */
+static int32_t packed_zeros(const struct build *b, const struct module *m, uint64_t begin,
+                            struct loaded *l, tn_err *err)
 {
     bool packed = m->layout == LAYOUT_PACKED;
-    uint64_t row_words = (m->rows + 7) / 8, n = row_words * m->n_groups;
+    uint64_t some = per_word(m), row_words = (m->rows + some - 1) / some;
+    uint64_t n = row_words * m->n_groups;
     uint32_t *words = take(b, n, sizeof *words, err);
     int32_t rc =
         words ? read_bytes(b, m, m->zero, 0, words, n * sizeof *words, err) : (int32_t)TN_E_NOMEM;
 
     for (uint64_t r = 0; r < l->rows && rc == TN_OK; r++)
         for (uint64_t g = 0; g < m->n_groups; g++) {
-            uint64_t i = begin + r, at = packed ? i / 8 * m->n_groups + g : g * row_words + i / 8;
-            uint32_t code = nibble(m->layout, words[at], i % 8);
+            uint64_t i = begin + r;
+            uint64_t at = packed ? i / some * m->n_groups + g : g * row_words + i / some;
             int offset = m->layout == LAYOUT_GPTQ ? b->zero_offset : 0;
-            l->zero[r * m->n_groups + g] = (int8_t)((int)code + offset - 8);
+            l->zero[r * m->n_groups + g] =
+                (int8_t)(code_in(m, words[at], i % some) + offset - middle(m));
         }
     b->host->free(b->host->ctx, words);
     return rc;
@@ -157,7 +177,7 @@ static int32_t zeros_by_nibble(const struct build *b, const struct module *m, ui
 static int32_t load_zeros(const struct build *b, const struct module *m, uint64_t begin,
                           struct loaded *l, tn_err *err)
 {
-    uint64_t n = l->rows * m->n_groups;
+    uint64_t n = l->rows * m->n_groups, words = (m->rows + per_word(m) - 1) / per_word(m);
     char name[MAX_NAME];
     tn_stored_tensor t;
     int32_t rc;
@@ -174,8 +194,8 @@ static int32_t load_zeros(const struct build *b, const struct module *m, uint64_
         rc = zeros_by_byte(b, m, &t, begin, l, err);
     else if (t.dtype == TN_DT_I32 && m->layout != LAYOUT_ROWS &&
              (m->layout != LAYOUT_PACKED ||
-              (t.n_dims == 2 && t.dims[0] == (m->rows + 7) / 8 && t.dims[1] == m->n_groups)))
-        rc = zeros_by_nibble(b, m, begin, l, err);
+              (t.n_dims == 2 && t.dims[0] == words && t.dims[1] == m->n_groups)))
+        rc = packed_zeros(b, m, begin, l, err);
     else
         return tensor_bad(b, m->name, m->zero, err,
                           "is stored as %s, or has not the zero points of its scales",
@@ -243,7 +263,7 @@ int32_t module_load(const struct build *b, const struct module *m, uint64_t begi
         rc = load_order(b, m, &l, err);
     if (rc == TN_OK && codes)
         rc = m->layout == LAYOUT_ROWS ? load_rows(b, m, begin, &l, err)
-                                      : load_nibbles(b, m, begin, &l, err);
+                                      : load_packed(b, m, begin, &l, err);
     if (rc != TN_OK) {
         loaded_release(b, &l);
         return rc;

@@ -126,7 +126,7 @@ static int32_t find_rows(const struct build *b, struct module *m, const tn_store
                          tn_err *err)
 {
     m->layout = LAYOUT_ROWS;
-    m->dtype = t->dtype;
+    m->dtype = m->rule->bits == 4 ? (uint32_t)TN_DT_I4 : t->dtype;
     m->rows = t->n_dims > 0 ? t->dims[0] : 0;
     m->cols = t->n_dims > 1 ? t->dims[1] : 0;
     m->scale = b->method == METHOD_FP8 && !has_tensor(b, m->name, "weight_scale")
@@ -136,14 +136,14 @@ static int32_t find_rows(const struct build *b, struct module *m, const tn_store
     if (t->n_dims != 2 || m->rows == 0 || m->cols == 0)
         return tensor_bad(b, m->name, "weight", err, "is no matrix: it has %u dimensions",
                           t->n_dims);
-    if (m->rule->bits != 8 || m->rule->is_float != (t->dtype == TN_DT_F8E4M3))
+    if (m->rule->is_float != (t->dtype == TN_DT_F8E4M3))
         return tensor_bad(
             b, m->name, "weight", err, "is stored as %s; config.json makes it %s of %d bits",
             tn_dtype_name(t->dtype), m->rule->is_float ? "float" : "int", (int)m->rule->bits);
     return spread_scales(b, m, err);
 }
 
-/* compressed-tensors' 4 bits: [N, K/8]. */
+/* compressed-tensors' words: [N, K/8] of 4 bits, [N, K/4] of 8. */
 static int32_t find_packed(const struct build *b, struct module *m, tn_err *err)
 {
     uint64_t want[2] = {0, 0};
@@ -153,13 +153,14 @@ static int32_t find_packed(const struct build *b, struct module *m, tn_err *err)
     int32_t rc;
 
     m->layout = LAYOUT_PACKED;
-    m->dtype = TN_DT_I4;
+    m->dtype = m->rule->bits == 4 ? TN_DT_I4 : TN_DT_I8;
     m->scale = "weight_scale";
     m->zero = has_tensor(b, m->name, "weight_zero_point") ? "weight_zero_point" : NULL;
     m->order = has_tensor(b, m->name, "weight_g_idx") ? "weight_g_idx" : NULL;
-    if (m->rule->bits != 4 || m->rule->is_float)
-        return tensor_bad(b, m->name, "weight_packed", err, "config.json makes it %s of %d bits",
-                          m->rule->is_float ? "float" : "int", (int)m->rule->bits);
+    if (m->rule->is_float)
+        return tensor_bad(b, m->name, "weight_packed", err,
+                          "holds integers; config.json makes it float of %d bits",
+                          (int)m->rule->bits);
     if (m->rule->by_importance && !m->order)
         return tensor_bad(b, m->name, "weight_g_idx", err,
                           "is not there, but config.json says that columns are ordered by it");
@@ -175,7 +176,7 @@ static int32_t find_packed(const struct build *b, struct module *m, tn_err *err)
     m->rows = (uint64_t)shape[0];
     m->cols = (uint64_t)shape[1];
     want[0] = m->rows;
-    want[1] = (m->cols + 7) / 8;
+    want[1] = (m->cols * (uint64_t)m->rule->bits + 31) / 32;
     rc = expect(b, m, "weight_packed", TN_DT_I32, want, err);
     return rc == TN_OK ? spread_scales(b, m, err) : rc;
 }
@@ -261,24 +262,31 @@ int32_t module_find(const struct build *b, const char *name, struct module *m, t
 
 /* -- Inputs --------------------------------------------------------------------------------------------------- */
 
-int32_t read_scalar(const struct build *b, const char *module, const char *suffix, float *out,
-                    tn_err *err)
+int32_t read_scale(const struct build *b, const char *module, const char *suffix, uint64_t most,
+                   float *out, tn_err *err)
 {
     char name[MAX_NAME];
+    float numbers[MAX_SCALES] = {0};
     tn_stored_tensor t;
+    uint64_t n;
     int32_t rc;
 
     if (!find_tensor(b, module, suffix, &t))
         return tensor_bad(b, module, suffix, err, "the checkpoint lacks this scale of %.120s",
                           module);
-    if (count_of(&t) != 1)
-        return tensor_bad(b, module, suffix, err, "has %llu numbers; one is needed",
-                          (unsigned long long)count_of(&t));
+    n = count_of(&t);
+    if (n < 1 || n > most || n > MAX_SCALES)
+        return tensor_bad(b, module, suffix, err, "has %llu numbers; %s needed",
+                          (unsigned long long)n, most > 1 ? "one, or one per head, is" : "one is");
     tensor_name(name, module, suffix);
-    rc = b->source.tapi->read_real(b->source.checkpoint, name, 0, out, 1, err);
-    if (rc == TN_OK && !(*out > 0.0f && isfinite(*out)))
-        rc = tensor_bad(b, module, suffix, err, "is %g; a scale is finite and above 0",
-                        (double)*out);
+    rc = b->source.tapi->read_real(b->source.checkpoint, name, 0, numbers, n, err);
+    *out = 0.0f;
+    for (uint64_t i = 0; i < n && rc == TN_OK; i++) {
+        if (!(numbers[i] > 0.0f && isfinite(numbers[i])))
+            rc = tensor_bad(b, module, suffix, err, "is %g; a scale is finite and above 0",
+                            (double)numbers[i]);
+        *out = numbers[i] > *out ? numbers[i] : *out;
+    }
     return rc;
 }
 
@@ -287,5 +295,5 @@ int32_t module_act_scale(const struct build *b, const struct module *m, float *o
     const char *suffix =
         has_tensor(b, m->name, "activation_scale") ? "activation_scale" : "input_scale";
 
-    return read_scalar(b, m->name, suffix, out, err);
+    return read_scale(b, m->name, suffix, 1, out, err);
 }
