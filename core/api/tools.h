@@ -62,8 +62,11 @@ int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_
 
 /* The devices of this machine, what lies between them, which comm plugins there are, and who would join ranks on them:
  * {"kinds": [{"kind", "devices": [{"index", "name", "bus", "numa"}], "links": [[{"kind", "access"}]], "paths": [{"ranks",
- *   "plugin", "why"}]}], "comm": [{"name", "moves", "captured", "hosts", "own_device"}]} */
-int32_t tool_topo(const struct tool_conf *c, json_t **out, tn_err *err);
+ *   "plugin", "why"}]}], "comm": [{"name", "moves", "captured", "hosts", "own_device"}]}
+ * With `measure`, which opens all devices for a moment, a kind also has "pairs": [{"from", "to", "direct", "staged", "error"}],
+ * where a way is {"intact", "latency_us", "gb_per_s"} or null, and "sums": [{"ranks", "plugin", "times": [{"bytes", "us"}],
+ * "error"}]; and paths go by what was measured. */
+int32_t tool_topo(const struct tool_conf *c, bool measure, json_t **out, tn_err *err);
 
 /* What running an engine would take, by owner and place, without allocating or loading anything: exact, but for graphs, which
  * the device measures as it captures them. {"device", "free_bytes", "kv_pages", "kv_page_bytes", "bytes":

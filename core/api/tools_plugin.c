@@ -16,7 +16,6 @@
 #include "engine/names.h"
 #include "exec/judge.h"
 #include "loop/crew.h"
-#include "loop/groups.h"
 #include "loop/loop.h"
 #include "loop/rank.h"
 #include "loop/tune.h"
@@ -291,113 +290,6 @@ int32_t tool_plugin_explain(const struct tool_conf *c, const char *engine, json_
     instance_close(in);
     session_close(&s);
     return rc;
-}
-
-/* -- topo ---------------------------------------------------------------------------------------------- */
-
-#define MAX_TOPO 64
-
-static json_t *device_json(const struct registry_iface *d, uint32_t index)
-{
-    const tn_device_api *api = d->vtbl;
-    tn_device_info info = {.h = TN_HDR(tn_device_info)};
-
-    if (api->info(d->instance, index, &info, NULL) != TN_OK)
-        snprintf(info.name, sizeof info.name, "?");
-    return json_pack("{s:i, s:s, s:s, s:i}", "index", (int)index, "name", info.name, "bus",
-                     info.bus, "numa", info.numa_node == UINT32_MAX ? -1 : (int)info.numa_node);
-}
-
-static json_t *link_json(const struct registry_iface *d, uint32_t a, uint32_t b)
-{
-    const tn_device_api *api = d->vtbl;
-    tn_device_link link = {.h = TN_HDR(tn_device_link), .access = a == b};
-
-    snprintf(link.kind, sizeof link.kind, "%s", a == b ? "self" : "?");
-    if (TN_HAS(tn_device_api, api, link) && api->link)
-        api->link(d->instance, a, b, &link, NULL);
-    return json_pack("{s:s, s:b}", "kind", link.kind, "access", (int)link.access);
-}
-
-/* Who would join 2, 4, ... ranks on the devices of a kind. */
-static json_t *paths_json(const struct session *s, const struct registry_view *view,
-                          const struct registry_iface *d, uint32_t n_devices)
-{
-    struct instance in = {
-        .o.conf = s->conf, .view = view, .api = d->vtbl, .device_instance = d->instance};
-    uint32_t most = n_devices > 2 ? n_devices : 2;
-    json_t *list = json_array();
-
-    for (uint32_t n = 2; n <= 2 * most && n <= 16; n *= 2) {
-        const char *plugin = "", *why = "";
-        tn_err err = TN_ERR_INIT;
-        if (groups_foresee(&in, n, &plugin, &why, &err) != TN_OK) {
-            plugin = "-";
-            why = err.msg;
-        }
-        json_array_append_new(
-            list, json_pack("{s:i, s:s, s:s}", "ranks", (int)n, "plugin", plugin, "why", why));
-    }
-    return list;
-}
-
-static json_t *kind_json(const struct session *s, const struct registry_view *view,
-                         const struct registry_iface *d)
-{
-    const tn_device_api *api = d->vtbl;
-    json_t *devices = json_array(), *links = json_array();
-    uint32_t n = 0;
-
-    if (api->count(d->instance, &n, NULL) != TN_OK)
-        n = 0;
-    n = n < MAX_TOPO ? n : MAX_TOPO;
-    for (uint32_t i = 0; i < n; i++) {
-        json_t *row = json_array();
-        for (uint32_t k = 0; k < n; k++)
-            json_array_append_new(row, link_json(d, i, k));
-        json_array_append_new(devices, device_json(d, i));
-        json_array_append_new(links, row);
-    }
-    return json_pack("{s:s, s:o, s:o, s:o}", "kind", api->kind, "devices", devices, "links", links,
-                     "paths", n > 0 ? paths_json(s, view, d, n) : json_array());
-}
-
-static json_t *backend_json(const tn_comm_backend *b)
-{
-    static const char *const moves[] = {"", "host", "device", "host, device"};
-
-    return json_pack("{s:s, s:s, s:b, s:b, s:b}", "name", b->name, "moves",
-                     moves[b->flags & (TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY)], "captured",
-                     (int)((b->flags & TN_COMM_GRAPH_SAFE) != 0), "hosts",
-                     (int)((b->flags & TN_COMM_MULTI_HOST) != 0), "own_device",
-                     (int)((b->flags & TN_COMM_OWN_DEVICE) != 0));
-}
-
-int32_t tool_topo(const struct tool_conf *c, json_t **out, tn_err *err)
-{
-    const struct registry_iface *items;
-    const struct registry_view *view;
-    json_t *kinds = json_array(), *comm = json_array();
-    struct session s;
-    uint32_t n;
-    int32_t rc = session_open(c, &s, err);
-
-    if (rc != TN_OK) {
-        json_decref(kinds);
-        json_decref(comm);
-        return rc;
-    }
-    view = registry_acquire(s.registry);
-    n = registry_ifaces(view, TN_IFACE_DEVICE, &items);
-    for (uint32_t i = 0; i < n; i++)
-        json_array_append_new(kinds, kind_json(&s, view, &items[i]));
-    n = registry_ifaces(view, TN_IFACE_COMM, &items);
-    for (uint32_t i = 0; i < n; i++)
-        json_array_append_new(comm, backend_json(items[i].vtbl));
-    registry_release(view);
-    session_close(&s);
-    *out = json_pack("{s:o, s:o}", "kinds", kinds, "comm", comm);
-    return *out ? TN_OK : err_nomem(err, "a topology");
 }
 
 /* -- tune ----------------------------------------------------------------------------------------------- */

@@ -58,6 +58,9 @@
         "for")                                                                                     \
     TEXT(PARALLEL_COMM, "parallel.comm", "auto", CONF_RULE_NAME,                                   \
          "comm plugin that joins the ranks: local, ...; auto: by where the ranks are")             \
+    BOOL(PARALLEL_MEASURE, "parallel.measure", "true",                                             \
+         "with parallel.comm = auto: time copies between the devices before choosing; false: go "  \
+         "by what the driver says")                                                                \
     INT(PARALLEL_NODES, "parallel.nnodes", "1", 1, LIMIT_RANKS, CONF_RULE_NONE,                    \
         "processes of the run, each started by hand with its own parallel.node_rank")              \
     INT(PARALLEL_NODE_RANK, "parallel.node_rank", "0", 0, LIMIT_RANKS, CONF_RULE_NONE,             \

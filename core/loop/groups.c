@@ -130,11 +130,45 @@ bool groups_reach_out(const struct groups *g, const struct group_plan *p)
 struct between {
     bool host, shared, reach,
         nvlink; /* all in host memory; two on one device; all reach all; and by NVLink */
+    const struct group_pair *worst; /* measured, where the direct way loses most or what is sent */
 };
 
-static void look_at_pair(const struct instance *in, uint32_t a, uint32_t c, struct between *b)
+/* The times between two devices, measured when they are first asked for; NULL: they cannot be had. */
+static const struct group_pair *pair_of(struct groups *g, const struct instance *in, uint32_t a,
+                                        uint32_t c)
+{
+    struct group_pair *p;
+    tn_err why = TN_ERR_INIT;
+
+    for (size_t i = 0; i < g->n_pairs; i++)
+        if (g->pairs[i].from == a && g->pairs[i].to == c)
+            return &g->pairs[i];
+    if (!mem_grow(&g->pairs, &g->cap_pairs, g->n_pairs + 1, sizeof *g->pairs))
+        return NULL;
+    p = &g->pairs[g->n_pairs++];
+    *p = (struct group_pair){.from = a, .to = c};
+    if (measure_pair(in->api, in->device_instance, a, c, &p->times, &why) != TN_OK) {
+        log_warn("the way from device %" PRIu32 " to device %" PRIu32 " could not be measured: %s",
+                 a, c, why.msg);
+        p->times = (struct measured_pair){0};
+    }
+    return p;
+}
+
+/* Sums of decode steps are as long as this, roughly. */
+#define USUAL_BYTES 65536.0
+
+static double direct_loses_ns(const struct group_pair *p)
+{
+    return measured_loss_ns(&p->times, USUAL_BYTES);
+}
+
+static void look_at_pair(struct groups *g, const struct instance *in, uint32_t a, uint32_t c,
+                         struct between *b)
 {
     tn_device_link link = {.h = TN_HDR(tn_device_link)};
+    size_t worst = b->worst ? (size_t)(b->worst - g->pairs) : 0;
+    const struct group_pair *p;
 
     if (a != c && (!TN_HAS(tn_device_api, in->api, link) || !in->api->link ||
                    in->api->link(in->device_instance, a, c, &link, NULL) != TN_OK))
@@ -142,9 +176,15 @@ static void look_at_pair(const struct instance *in, uint32_t a, uint32_t c, stru
     b->shared = b->shared || a == c;
     b->reach = b->reach && (a == c || link.access);
     b->nvlink = b->nvlink && a != c && strcmp(link.kind, "nvlink") == 0;
+    if (!g->measure || a == c || !link.access)
+        return;
+    p = pair_of(g, in, a, c);
+    b->worst = b->worst ? &g->pairs[worst] : NULL; /* the list may have moved */
+    if (p && p->times.staged.tried && (!b->worst || direct_loses_ns(p) > direct_loses_ns(b->worst)))
+        b->worst = p;
 }
 
-static struct between look_between(const struct groups *g, const struct instance *in,
+static struct between look_between(struct groups *g, const struct instance *in,
                                    const struct group_plan *p)
 {
     struct between b = {.reach = true, .nvlink = true};
@@ -159,52 +199,75 @@ static struct between look_between(const struct groups *g, const struct instance
                 continue;
             groups_place(g, in, p->members[i] - g->first_local, &at, NULL);
             groups_place(g, in, p->members[k] - g->first_local, &other, NULL);
-            look_at_pair(in, at.device_index, other.device_index, &b);
+            look_at_pair(g, in, at.device_index, other.device_index, &b);
         }
     return b;
 }
 
-/* Who joins a group if nobody was named, and why. */
-static const char *choose_name(const struct groups *g, const struct instance *in,
-                               const struct group_plan *p, const char **why)
+/* What was measured, behind what is known of the devices; returns whether the direct way is to be taken. */
+static bool tell_measured(struct group_plan *p, const struct group_pair *worst)
 {
-    struct between b = look_between(g, in, p);
+    const struct measured_way *d = &worst->times.direct, *h = &worst->times.staged;
+    size_t n = strlen(p->why);
+    bool takes = direct_loses_ns(worst) <= 0;
 
-    if (b.host) {
-        *why = groups_reach_out(g, p) ? "ranks are in several processes, in host memory"
-                                      : "ranks are threads of one process, in host memory";
-        return groups_reach_out(g, p) ? g->far_comm : "local";
-    }
-    if (groups_reach_out(g, p)) {
-        *why = "ranks are in several processes, with memory of devices";
+    if (!d->tried || !d->intact)
+        snprintf(p->why, sizeof p->why,
+                 "devices %" PRIu32 " and %" PRIu32
+                 " say that they reach each other, but what is sent does not arrive",
+                 worst->from, worst->to);
+    else
+        snprintf(p->why + n, sizeof p->why - n,
+                 "; %s: %.1f us and %.1f GB/s, through the host %.1f us and %.1f GB/s",
+                 takes ? "measured" : "but that was measured to be slower", d->latency_ns / 1e3,
+                 d->bandwidth / 1e9, h->latency_ns / 1e3, h->bandwidth / 1e9);
+    return takes;
+}
+
+/* Who joins a group of devices within a process if nobody was named, and why. */
+static const char *choose_between(struct group_plan *p, const struct between *b)
+{
+    const char *why = b->shared   ? "ranks share a device"
+                      : b->nvlink ? "a device each, joined by NVLink"
+                                  : "a device each, which reach each other";
+
+    if (!b->reach)
+        why = b->shared ? "ranks share devices that do not reach each other"
+                        : "devices do not reach each other";
+    snprintf(p->why, sizeof p->why, "%s", why);
+    p->staged = b->reach && b->worst && !tell_measured(p, b->worst);
+    return b->reach && !p->staged ? "local" : "pcie";
+}
+
+static const char *choose_name(const struct groups *g, struct group_plan *p,
+                               const struct between *b)
+{
+    bool out = groups_reach_out(g, p);
+
+    if (!b->host && !out)
+        return choose_between(p, b);
+    snprintf(p->why, sizeof p->why, "ranks are %s, %s",
+             out ? "in several processes" : "threads of one process",
+             b->host ? "in host memory" : "with memory of devices");
+    if (!b->host)
         return "nccl";
-    }
-    if (b.shared) {
-        *why =
-            b.reach ? "ranks share a device" : "ranks share devices that do not reach each other";
-        return b.reach ? "local" : "pcie";
-    }
-    *why = b.nvlink  ? "a device each, joined by NVLink"
-           : b.reach ? "a device each, which reach each other"
-                     : "devices do not reach each other";
-    return b.reach ? "local" : "pcie";
+    return out ? g->far_comm : "local";
 }
 
 /* Whether the backend moves the memory that the ranks compute in. */
-static int32_t check_memory(const struct groups *g, const struct instance *in,
-                            const struct group_plan *p, tn_err *err)
+static int32_t check_memory(const struct instance *in, const struct group_plan *p,
+                            const struct between *b, tn_err *err)
 {
-    struct between b = look_between(g, in, p);
     const tn_comm_backend *c = p->backend;
 
-    if (b.host ? !(c->flags & TN_COMM_HOST_MEMORY)
-               : !(c->flags & TN_COMM_DEVICE_MEMORY) ||
-                     (c->device && strcmp(c->device, in->api->kind) != 0)) {
+    if (b->host ? !(c->flags & TN_COMM_HOST_MEMORY)
+                : !(c->flags & TN_COMM_DEVICE_MEMORY) ||
+                      (c->device && strcmp(c->device, in->api->kind) != 0)) {
         tn_err_set(err, TN_E_UNSUPPORTED, "%s does not move memory of devices of kind %s", c->name,
                    in->api->kind);
         return TN_E_UNSUPPORTED;
     }
-    if (!b.host && b.shared && (c->flags & TN_COMM_OWN_DEVICE)) {
+    if (!b->host && b->shared && (c->flags & TN_COMM_OWN_DEVICE)) {
         tn_err_set(err, TN_E_UNSUPPORTED,
                    "%s joins ranks that have a device each, and here some share one", c->name);
         err_remedy(err, "use --comm local or pcie, or as many devices as ranks");
@@ -213,22 +276,25 @@ static int32_t check_memory(const struct groups *g, const struct instance *in,
     return TN_OK;
 }
 
-static int32_t choose_backend(const struct groups *g, const struct instance *in,
-                              struct group_plan *p, tn_err *err)
+static int32_t choose_backend(struct groups *g, const struct instance *in, struct group_plan *p,
+                              tn_err *err)
 {
     const char *name = conf_text(in->o.conf, CONF_PARALLEL_COMM);
+    struct between b;
     int32_t rc;
 
     if (p->n == 1)
         return TN_OK;
-    p->why = "the configuration names it";
+    g->measure = g->measure && strcmp(name, "auto") == 0;
+    b = look_between(g, in, p);
+    snprintf(p->why, sizeof p->why, "the configuration names it");
     if (strcmp(name, "auto") == 0)
-        name = choose_name(g, in, p, &p->why);
+        name = choose_name(g, p, &b);
     rc = registry_comm(in->view, name, &p->backend, &p->instance, err);
     if (rc != TN_OK)
         return rc;
     p->plugin = registry_plugin_of(in->view, p->backend);
-    rc = check_memory(g, in, p, err);
+    rc = check_memory(in, p, &b, err);
     if (rc == TN_OK && local_members(g, p) > 0)
         rc = p->backend->can_join(p->instance, p->n, local_members(g, p), NULL, err);
     if (rc != TN_OK) {
@@ -243,6 +309,7 @@ int32_t groups_init(struct groups *g, struct instance *in, tn_err *err)
     int32_t rc;
 
     g->in = in;
+    g->measure = conf_bool(in->o.conf, CONF_PARALLEL_MEASURE);
     if (!g->far_comm[0])
         snprintf(g->far_comm, sizeof g->far_comm, "tcp");
     rc = set_sizes(g, in, err);
@@ -266,10 +333,11 @@ int32_t groups_init(struct groups *g, struct instance *in, tn_err *err)
     return TN_OK;
 }
 
-int32_t groups_foresee(struct instance *in, uint32_t n, const char **plugin, const char **why,
-                       tn_err *err)
+int32_t groups_foresee(struct instance *in, uint32_t n, bool measure, const char **plugin,
+                       char why[192], tn_err *err)
 {
     struct groups g = {.in = in,
+                       .measure = measure,
                        .tp_size = n,
                        .pp_size = 1,
                        .world = n,
@@ -282,7 +350,7 @@ int32_t groups_foresee(struct instance *in, uint32_t n, const char **plugin, con
         rc = choose_backend(&g, in, &g.tensor[0], err);
     if (rc == TN_OK) {
         *plugin = g.tensor[0].plugin;
-        *why = g.tensor[0].why;
+        memcpy(why, g.tensor[0].why, sizeof g.tensor[0].why);
     }
     groups_release(&g);
     return rc;
@@ -293,6 +361,7 @@ void groups_release(struct groups *g)
     mem_free(g->memory);
     mem_free(g->tensor);
     mem_free(g->pipeline);
+    mem_free(g->pairs);
     *g = (struct groups){0};
 }
 
@@ -378,7 +447,8 @@ static int32_t join(const struct groups *g, const struct group_plan *p, struct r
                         .call_timeout_ns =
                             (uint64_t)conf_int(conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS,
                         .max_bytes = g->max_bytes,
-                        .info = &r->info};
+                        .info = &r->info,
+                        .flags = p->staged ? TN_COMM_JOIN_STAGED : 0};
     int32_t rc;
 
     if (p->n == 1)

@@ -976,6 +976,20 @@ class Plugin(Case):
                 self.assertEqual({c["variant"] for c in op["chosen"]}, {loser})
         self.refused(2, "reference/nosuch", *explain, "--set", "kernels.pins=linear=reference/nosuch")
 
+    def test_topo_shows_devices_and_who_joins_ranks_on_them(self):
+        text = self.ok("topo", "--set", "device.kind=cpu")
+        self.assertRegex(text, r"(?m)^cpu: 1 device\n  0 .* self $")
+        self.assertRegex(text, r"(?m)^   2 ranks: local +ranks are threads of one process, in host memory$")
+        self.assertRegex(text, r"(?m)^(comm:|     ) local +moves host, device$")
+        self.assertNotIn("all-reduce", text)
+        self.assertRegex(
+            self.ok("topo", "--measure"), r"(?m)^   2 ranks: local +all-reduce 8 KiB [0-9.]+ us, 1024 KiB [0-9.]+ us$"
+        )
+        r = self.ok_json("topo", "--json", "--measure")
+        (cpu,) = [k for k in r["kinds"] if k["kind"] == "cpu"]
+        self.assertEqual(cpu["pairs"], [])
+        self.assertEqual([(s["plugin"], s["error"]) for s in cpu["sums"]], [("local", "")])
+
     def test_no_plugins_at_all_is_explained(self):
         self.refused(1, "device|plugin", "run", "--engine", engine(), "--prompt-ids", "1", "--plugin-dir", self.dir)
         self.refused(1, "llama", "build", "--model", MODEL, "--output", self.path("e"), "--plugin-dir", self.dir)

@@ -5,7 +5,7 @@
  * Its memory is not the host's: addresses are shifted out of what a processor can reach, so whoever reads them on the host
  * dies. Each stream has a thread that works off what was enqueued, so nothing is done when a call returns. It captures and
  * replays; an allocation breaks a capture. There may be several, whose ranks are threads. Plugin settings: devices = N, islands =
- * true; fail_launch = N kills the device with its Nth kernel; hang_kernel = N never ends the Nth, hang_launch = N never returns
+ * true; crooked = true: devices say that they reach each other, but copies from one to another bring zeros; fail_launch = N kills the device with its Nth kernel; hang_kernel = N never ends the Nth, hang_launch = N never returns
  * from its launch; expect =
  * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight.
  */
@@ -24,6 +24,7 @@ struct shadow {
     bool expect_graphs, expect_overlap;
     uint32_t n_devices; /* 1 if not set */
     bool islands;       /* no device reaches another's memory */
+    bool crooked;       /* nor does it, but claims to */
     atomic_uint_fast64_t n_graphs, n_overlaps;
     atomic_uint_fast64_t n_kernels, n_launches;
 };

@@ -233,6 +233,8 @@ static uint32_t act_dtype(tn_device *d, uint32_t weight_dtype)
 /* All blocks, so that those of a device that hangs are not taken for leaks: nobody else has their addresses. */
 struct block {
     struct block *next, **back;
+    uint32_t device;
+    uint64_t bytes;
 };
 
 #define BLOCK_ALIGN 256
@@ -249,7 +251,7 @@ static int32_t host_block(tn_device *d, uint64_t bytes, void **out, tn_err *err)
     memset(p, 0xa5, bytes + BLOCK_ALIGN);
     b = p;
     pthread_mutex_lock(&blocks_lock);
-    *b = (struct block){blocks, &blocks};
+    *b = (struct block){blocks, &blocks, d->index, bytes + BLOCK_ALIGN};
     if (b->next)
         b->next->back = &b->next;
     blocks = b;
@@ -304,10 +306,25 @@ static int32_t mem_info(tn_device *d, uint64_t *free_bytes, uint64_t *total, tn_
     return TN_OK;
 }
 
+/* Whether that host memory is behind memory of another device. */
+static bool is_foreign(const tn_device *d, const void *host)
+{
+    bool foreign = false;
+
+    pthread_mutex_lock(&blocks_lock);
+    for (const struct block *b = blocks; b; b = b->next)
+        if ((uintptr_t)host >= (uintptr_t)b && (uintptr_t)host < (uintptr_t)b + b->bytes)
+            foreign = b->device != d->index;
+    pthread_mutex_unlock(&blocks_lock);
+    return foreign;
+}
+
 static int32_t copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
                     uint32_t kind, tn_err *err)
 {
-    (void)d;
+    if (d && d->s->crooked && kind == TN_COPY_DEVICE_TO_DEVICE && is_foreign(d, shadow_host(src)))
+        return enqueue(
+            s, (struct command){.kind = DO_FILL, .dst = shadow_host(dst), .bytes = bytes}, err);
     return enqueue(s,
                    (struct command){.kind = DO_COPY,
                                     .dst = kind == TN_COPY_DEVICE_TO_HOST ? dst : shadow_host(dst),

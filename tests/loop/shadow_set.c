@@ -415,6 +415,8 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->n_devices = (uint32_t)strtoul(config[i].value, NULL, 10);
         if (strcmp(config[i].key, "islands") == 0)
             s->islands = strcmp(config[i].value, "true") == 0;
+        if (strcmp(config[i].key, "crooked") == 0)
+            s->crooked = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "expect") != 0)
             continue;
         s->expect_graphs = strstr(config[i].value, "graphs") != NULL;

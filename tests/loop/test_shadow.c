@@ -525,7 +525,7 @@ END_TEST
         "parallel.pp_size", pp                                                                     \
     }
 
-static const tn_kv shared[][7] = {
+static const tn_kv shared[][8] = {
     {RANKS("2", "1"), {NULL, NULL}},
     {RANKS("1", "2"), {NULL, NULL}},
     {RANKS("2", "2"), {"plugin.shadow.devices", "2"}, {NULL, NULL}},
@@ -536,6 +536,15 @@ static const tn_kv shared[][7] = {
      {"parallel.comm", "pcie"},
      {"plugin.shadow.devices", "2"},
      {"plugin.shadow.islands", "true"},
+     {NULL, NULL}},
+    /* Nobody is named: what loses data is found out. */
+    {RANKS("2", "1"),
+     {"plugin.shadow.devices", "2"},
+     {"plugin.shadow.crooked", "true"},
+     {NULL, NULL}},
+    {RANKS("2", "2"),
+     {"plugin.shadow.devices", "2"},
+     {"plugin.shadow.crooked", "true"},
      {NULL, NULL}},
 };
 

@@ -319,7 +319,7 @@ static int32_t open_member(tn_comm_group *me, const tn_comm_join *how, tn_err *e
 }
 
 /* Each finds out whose memory its device reaches; a plugin for which it must be all says so in its next step. */
-static int32_t look_around(tn_comm_group *me, tn_err *err)
+static int32_t look_around(tn_comm_group *me, bool staged, tn_err *err)
 {
     const struct group *g = me->g;
     int32_t rc = TN_OK;
@@ -327,7 +327,7 @@ static int32_t look_around(tn_comm_group *me, tn_err *err)
     for (uint32_t r = 0; r < g->n && me->api && rc == TN_OK; r++) {
         tn_device *peer = g->places[r].member->device;
         uint32_t yes = r == me->rank;
-        if (!yes && peer && me->api->peer_access)
+        if (!yes && peer && !staged && me->api->peer_access)
             rc = me->api->peer_access(me->device, peer, &yes, err);
         me->reaches[r] = yes != 0;
     }
@@ -362,7 +362,7 @@ int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out,
     if (rc == TN_OK)
         rc = wait_for_all(me, how, err);
     if (rc == TN_OK)
-        rc = look_around(me, err);
+        rc = look_around(me, (how->flags & TN_COMM_JOIN_STAGED) != 0, err);
     if (rc == TN_OK)
         rc = wait_for_all(me, how, err); /* what each has found is for all to see */
     if (rc != TN_OK) {

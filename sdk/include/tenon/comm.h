@@ -42,6 +42,11 @@ typedef struct tn_comm_link {
     double latency_ns; /**< 0: unknown */
 } tn_comm_link;
 
+enum tn_comm_join_flag {
+    /** No device is to touch another's memory, though it may say that it can: that was measured to be slower, or wrong. */
+    TN_COMM_JOIN_STAGED = 1
+};
+
 /** How a rank joins a group. */
 typedef struct tn_comm_join {
     tn_hdr h;
@@ -58,7 +63,7 @@ typedef struct tn_comm_join {
     uint64_t
         max_bytes; /**< most bytes of one call, for buffers that are taken now rather than in steps */
     const tn_device_info *info; /**< of `device` */
-    uint64_t reserved0;
+    uint64_t flags;             /**< ::tn_comm_join_flag, the same on all ranks */
 } tn_comm_join;
 
 /**
