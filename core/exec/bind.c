@@ -89,6 +89,8 @@ static int32_t alloc_workspace(struct binding *b, tn_err *err)
                 rc = c->v->workspace(c->source->instance, b->steps[i].launch.op,
                                      ch->ranges[k].max_rows, b->o.max_seqs, b->o.max_context,
                                      &bytes, err);
+            if (c->v->flags & TN_VARIANT_PARTS)
+                bytes += comm_room(b->steps[i].launch.op, ch->ranges[k].max_rows);
             most = bytes > most ? bytes : most;
         }
         if (rc != TN_OK)

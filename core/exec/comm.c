@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "tenon/ops.h"
@@ -16,14 +17,20 @@ const char *comm_call_name(uint32_t call)
 
 /* -- What the rank is doing ------------------------------------------------------------------------------- */
 
+/* Notes that a wait for others begins. */
+static void begin_wait(struct comm *c)
+{
+    atomic_store_explicit(&c->beat.since_ns, clock_ns(), memory_order_relaxed);
+    atomic_store_explicit(&c->beat.waits, true, memory_order_release);
+}
+
 /* Notes that a call begins which may wait for others. */
 static void begin(struct comm *c, enum comm_call call, int64_t peer, uint64_t bytes)
 {
     atomic_store_explicit(&c->beat.call, names[call], memory_order_relaxed);
     atomic_store_explicit(&c->beat.peer, peer, memory_order_relaxed);
-    atomic_store_explicit(&c->beat.since_ns, clock_ns(), memory_order_relaxed);
     atomic_fetch_add_explicit(&c->beat.n_calls, 1, memory_order_relaxed);
-    atomic_store_explicit(&c->beat.waits, true, memory_order_release);
+    begin_wait(c);
     atomic_fetch_add_explicit(&c->counts.calls[call], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&c->counts.bytes[call], bytes, memory_order_relaxed);
 }
@@ -165,6 +172,51 @@ struct kernel_source comm_source(struct comm *c, const char *device_kind)
                              .n_variants = 2,
                              .variants = c->variants};
     return (struct kernel_source){c->tensor.plugin, &c->set, c};
+}
+
+/* -- Sums that kernels finish ------------------------------------------------------------------------------- */
+
+const char *comm_no_parts(const struct comm *c)
+{
+    const tn_comm_backend *b = c->tensor.backend;
+
+    if (!b)
+        return "there are no ranks to add up over";
+    return TN_HAS(tn_comm_backend, b, hide) && b->show && b->hide
+               ? NULL
+               : "what joins the ranks does not show parts of sums";
+}
+
+#define ROOM_ALIGN 256
+
+uint64_t comm_room(const tn_op *op, uint32_t rows)
+{
+    return align_up(rows * op->in[0]->width * tn_dtype_bits(op->in[0]->dtype) / 8, ROOM_ALIGN);
+}
+
+int32_t comm_launch_parts(struct comm *c, const struct candidate *with, const tn_launch *l,
+                          tn_err *err)
+{
+    const tn_comm_backend *b = c->tensor.backend;
+    uint64_t rows = rows_of(l), width = l->op->in[0]->width;
+    uint32_t dtype = l->op->in[0]->dtype;
+    tn_comm_parts parts = {.h = TN_HDR(tn_comm_parts)};
+    tn_launch own = *l;
+    int32_t rc;
+
+    begin(c, COMM_ALL_REDUCE, -1, rows * width * tn_dtype_bits(dtype) / 8);
+    rc = end(c, &c->tensor,
+             b->show(c->tensor.group, l->in[0], l->workspace, rows, width, dtype, &parts, l->stream,
+                     err),
+             err);
+    own.parts = &parts;
+    own.workspace = (uint8_t *)l->workspace + comm_room(l->op, (uint32_t)rows);
+    if (rc == TN_OK)
+        rc = with->v->launch(with->source->instance, &own, err);
+    if (rc != TN_OK)
+        return rc;
+    begin_wait(c);
+    return end(c, &c->tensor, b->hide(c->tensor.group, l->stream, err), err);
 }
 
 /* -- Pipeline --------------------------------------------------------------------------------------------- */

@@ -63,6 +63,15 @@ bool comm_line_captures(const struct comm_line *line);
 /* The collectives of the tensor group as a kernel set for one kind of device. `c` outlives its use. */
 struct kernel_source comm_source(struct comm *c, const char *device_kind);
 
+/* Why kernels cannot have the parts of the tensor group's sums (TN_VARIANT_PARTS); NULL: they can. */
+const char *comm_no_parts(const struct comm *c);
+
+/* Launches such a variant: shows in[0] to the other ranks, lets it work on what they show, and sees to it that all have done
+ * so. The workspace of `l` begins with comm_room bytes that are not the variant's. */
+int32_t comm_launch_parts(struct comm *c, const struct candidate *with, const tn_launch *l,
+                          tn_err *err);
+uint64_t comm_room(const tn_op *op, uint32_t rows);
+
 /* Hands `bytes` bytes of device memory to the next stage, or takes them from the one before. */
 int32_t comm_send(struct comm *c, const void *buf, uint64_t bytes, tn_stream *s, tn_err *err);
 int32_t comm_recv(struct comm *c, void *buf, uint64_t bytes, tn_stream *s, tn_err *err);

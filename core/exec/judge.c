@@ -31,6 +31,8 @@ const char *judge_device(const struct select_options *o, const tn_kernel_set *se
         return "runs on another kind of device";
     if ((v->cpu[0] & ~o->cpu[0]) || (v->cpu[1] & ~o->cpu[1]))
         return "needs CPU features that this machine lacks";
+    if ((v->flags & TN_VARIANT_PARTS) && o->no_parts)
+        return o->no_parts;
     if (!v->gpus)
         return NULL;
     for (const tn_gpu_target *t = v->gpus; t->vendor; t++)

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Subgraph matching by backtracking over the pattern's statements. Patterns have at most 16 statements and are
- * anchored at their first, and candidates lie in one layer, so the search stays small.
+ * anchored at their first, and candidates lie in one layer or two, so the search stays small.
  */
 #include "exec/match.h"
 
 #include <assert.h>
 
 #include "base/mem.h"
+#include "tenon/ops.h"
 
 struct search {
     const struct graph *g;
     const struct pattern *p;
     const tn_value *bound[PATTERN_MAX_NAMES]; /* value that a name stands for; NULL: free */
     size_t members[TN_OP_MAX_MEMBERS];
-    size_t first, end; /* the anchor's layer: [first, end) */
+    size_t first, end; /* where members may lie: [first, end) */
     uint64_t budget;   /* candidates that may still be tried */
 };
 
@@ -117,6 +118,11 @@ bool match_at(const struct graph *g, const struct pattern *pattern, size_t ancho
         s.first--;
     while (s.end < g->n_ops && g->ops[s.end]->op.layer == layer)
         s.end++;
+    /* A sum over ranks ends a layer; the norm behind it is the next one's. */
+    if (strcmp(pattern->steps[0].op, TN_OP_ALL_REDUCE) == 0)
+        for (size_t next = s.end; next < g->n_ops && s.end < g->n_ops &&
+                                  g->ops[s.end]->op.layer == g->ops[next]->op.layer;)
+            s.end++;
     if (!bind_step(&s, 0, anchor) || !search(&s, 1))
         return false;
     *out = (struct match){0};

@@ -76,7 +76,8 @@ static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_
         s->out[0] = batch->dev->sampled;
     if (tap && (rc = tap(b->o.tap_arg, &s->launch, false, err)) != TN_OK)
         return rc;
-    rc = c->v->launch(c->source->instance, &s->launch, err);
+    rc = c->v->flags & TN_VARIANT_PARTS ? comm_launch_parts(b->o.comm, c, &s->launch, err)
+                                        : c->v->launch(c->source->instance, &s->launch, err);
     if (rc == TN_OK && tap)
         return tap(b->o.tap_arg, &s->launch, true, err);
     if (rc != TN_OK && err) {
@@ -135,8 +136,12 @@ const char *binding_uncapturable(const struct binding *b, uint32_t rows)
         return b->feed->name;
     for (size_t i = 0; i < b->n_steps; i++) {
         const tn_variant *v = choice_for(&b->steps[i].sel->choice, rows)->v;
-        if (selected_runs(b->steps[i].sel, rows) && !(v->flags & TN_VARIANT_GRAPH_SAFE))
+        if (!selected_runs(b->steps[i].sel, rows))
+            continue;
+        if (!(v->flags & TN_VARIANT_GRAPH_SAFE))
             return v->name;
+        if ((v->flags & TN_VARIANT_PARTS) && !comm_line_captures(&b->o.comm->tensor))
+            return b->o.comm->tensor.plugin;
     }
     return NULL;
 }

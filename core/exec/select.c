@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "exec/judge.h"
 #include "exec/match.h"
+#include "tenon/ops.h"
 
 #define REASON 320
 
@@ -28,6 +29,15 @@ struct selecting {
 };
 
 /* -- Candidates -------------------------------------------------------------------------------------- */
+
+/* What comm_launch_parts goes by. */
+static bool begins_with_sum(const struct candidate *c)
+{
+    const struct pattern *p = c->pattern;
+
+    return p && p->n_in > 0 && strcmp(p->steps[0].op, TN_OP_ALL_REDUCE) == 0 &&
+           p->steps[0].in[0] == p->in[0];
+}
 
 static int32_t parse_pattern(struct selecting *z, struct candidate *c)
 {
@@ -63,6 +73,9 @@ static int32_t list_candidates(struct selecting *z)
                 .source = src, .v = src->set->variants[k], .tuning = z->o->tuning};
             c->excluded = judge_device(z->o, src->set, c->v);
             rc = parse_pattern(z, c);
+            if ((c->v->flags & TN_VARIANT_PARTS) && !c->excluded && !begins_with_sum(c))
+                c->excluded = "adds up over ranks, but does not begin with all_reduce of its first "
+                              "input";
         }
     }
     return rc;
@@ -449,7 +462,10 @@ static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t
         return rc;
     if (!found)
         return note_fusion(z, &basic[at], &x, NULL);
-    x.gain = pin_of(z, c->v->op) ? DBL_MAX : members_cost(z, basic, &x) - x.sel.choice.cost;
+    /* Of ranks that add up together none may count on times of its own. */
+    x.gain = pin_of(z, c->v->op) || (c->v->flags & TN_VARIANT_PARTS)
+                 ? DBL_MAX
+                 : members_cost(z, basic, &x) - x.sel.choice.cost;
     if (keeps_weights_twice(z, basic, &x)) {
         snprintf(reason, sizeof reason,
                  "serves up to %" PRIu32 " rows; with more, weights would have to be kept twice",

@@ -39,6 +39,8 @@ struct select_options {
     const struct pin *pins;
     uint32_t n_pins;
     bool fusion;
+    const char
+        *no_parts; /* why nobody shows parts of sums over ranks to kernels; NULL: somebody does */
     const struct tuning
         *tuning; /* measured times, before which estimates count nothing; may be NULL */
 };

@@ -150,6 +150,12 @@ enum bind_way {
     BIND_DRY    /* chooses only */
 };
 
+static const char *no_parts(const struct rank *r)
+{
+    return conf_bool(r->in->o.conf, CONF_PARALLEL_FUSION) ? comm_no_parts(&r->comm)
+                                                          : "parallel.fusion is false";
+}
+
 static int32_t bind_how(struct rank *r, bool fusion, enum bind_way way, struct binding **out,
                         tn_err *err)
 {
@@ -170,6 +176,7 @@ static int32_t bind_how(struct rank *r, bool fusion, enum bind_way way, struct b
                                         .max_rows = in->max_num_tokens,
                                         .max_logits = in->max_logits,
                                         .fusion = fusion,
+                                        .no_parts = no_parts(r),
                                         .pins = r->pins,
                                         .n_pins = r->n_pins,
                                         .tuning = r->tuning},

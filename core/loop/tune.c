@@ -479,6 +479,8 @@ static bool measurable(const tn_op *op)
     for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
         if (strcmp(op->name, not [i]) == 0)
             return false;
+    if (op->n_members > 0 && strcmp(op->members[0]->name, TN_OP_ALL_REDUCE) == 0)
+        return false;
     if (op->n_in > MAX_WEIGHTS || op->n_out > MAX_WEIGHTS || op->n_weights > MAX_WEIGHTS)
         return false;
     for (uint32_t i = 0; i < op->n_in; i++)

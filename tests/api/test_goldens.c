@@ -29,6 +29,9 @@ static void teardown(void)
 /* Who joins ranks: TENON_TEST_COMM. */
 static const char *comm = "auto";
 
+/* parallel.fusion */
+static const char *fusion = "true";
+
 static int32_t open_with(const struct layout *l, const char *kernels, const char *max_tokens,
                          const char *kv, tn_runtime **rt, tn_err *err)
 {
@@ -40,6 +43,7 @@ static int32_t open_with(const struct layout *l, const char *kernels, const char
                         {"parallel.pp_size", l->pp},
                         {"parallel.micro_batches", l->parts},
                         {"parallel.comm", comm},
+                        {"parallel.fusion", fusion},
                         {"kv.dtype", kv}};
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
 
@@ -100,6 +104,35 @@ START_TEST(goldens_hold_on_many_ranks)
 
     check_model(golden_models[_i % GOLDEN_MODELS], "float32", sets[_i % 2], _i % 3 ? "2048" : "64",
                 &layouts[_i / GOLDEN_MODELS]);
+}
+END_TEST
+
+/* Whether kernels finish the sums over ranks or not, not a bit differs. */
+START_TEST(fused_sums_over_ranks_have_the_same_bits)
+{
+    static const struct layout layouts[] = {
+        {"2", "1", "0"}, {"4", "1", "0"}, {"2", "2", "3"}, {"2", "3", "0"}};
+    const struct layout *l = &layouts[_i / GOLDEN_MODELS];
+    float *logits[2];
+    struct golden g;
+
+    golden_read(golden_models[_i % GOLDEN_MODELS], &g);
+    build_engine_of(g.path, dir, "float32");
+    for (int i = 0; i < 2 && golden_divides(&g, l); i++) {
+        tn_err err = TN_ERR_INIT;
+        tn_runtime *rt = NULL;
+        fusion = i ? "false" : "true";
+        ck_assert_ok(open_with(l, sets[1], "2048", "auto", &rt, &err), &err);
+        logits[i] = golden_logits(rt, &g);
+        tn_close(rt);
+    }
+    if (golden_divides(&g, l)) {
+        ck_assert_msg(memcmp(logits[0], logits[1], sizeof(float) * g.n_ids * g.vocab) == 0,
+                      "%s, tp %s, pp %s", g.model, l->tp, l->pp);
+        mem_free(logits[0]);
+        mem_free(logits[1]);
+    }
+    golden_release(&g);
 }
 END_TEST
 
@@ -167,6 +200,8 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 120);
     add_loop(t, goldens_hold_on_many_ranks, 5 * GOLDEN_MODELS);
+    if (strcmp(device, "cpu") == 0)
+        add_loop(t, fused_sums_over_ranks_have_the_same_bits, 4 * GOLDEN_MODELS);
     if (strcmp(device, "cpu") == 0)
         add_loop(t, quantized_engines_agree_with_one_rank, 24);
     suite_add_tcase(s, t);

@@ -2,6 +2,7 @@
 /* Runtimes of several ranks that fail, by faults of the comm plugin local: whoever waits gets a typed error that names the rank,
  * within the deadline and a little; the runtime says that it is over, and closes. And what ranks move, against theory. */
 #include "api/engines.h"
+#include "api/tools.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "check_util.h"
@@ -135,6 +136,45 @@ START_TEST(ranks_move_what_theory_says)
 }
 END_TEST
 
+/* Layers in which rank 0 would run ops of that name, with these settings. */
+static size_t layers_with(const tn_kv *settings, uint32_t n, const char *name)
+{
+    struct tool_conf conf = {NULL, settings, n};
+    json_t *r = NULL, *op;
+    tn_err err = TN_ERR_INIT;
+    size_t i, count = 0;
+
+    ck_assert_ok(tool_plugin_explain(&conf, engine, &r, &err), &err);
+    json_array_foreach(json_object_get(r, "ops"), i, op)
+    {
+        const char *which = json_string_value(json_object_get(op, "op"));
+        if (strcmp(which, name) == 0 &&
+            json_integer_value(json_object_get(op, "fused_up_to_rows")) == 0)
+            count += json_array_size(json_object_get(op, "layers"));
+    }
+    json_decref(r);
+    return count;
+}
+
+/* Both halves of every layer end in a sum, a residual and a norm, be it the next layer's or the last of all. */
+START_TEST(kernels_finish_sums_where_parts_are_shown)
+{
+    tn_kv settings[] = {{"parallel.tp_size", "2"},
+                        {"parallel.pp_size", "1"},
+                        {"parallel.fusion", "true"},
+                        {"kernels.sets", "cpu,reference"}};
+
+    ck_assert_uint_ge(layers_with(settings, 4, "reduce_add_rms_norm"), 3);
+    ck_assert_uint_eq(layers_with(settings, 4, "all_reduce"), 1); /* behind the embedding */
+    settings[2].value = "false";
+    ck_assert_uint_eq(layers_with(settings, 4, "reduce_add_rms_norm"), 0);
+    ck_assert_uint_ge(layers_with(settings, 4, "all_reduce"), 3 + 1);
+    settings[2].value = "true";
+    settings[0].value = "1";
+    ck_assert_uint_eq(layers_with(settings, 4, "reduce_add_rms_norm"), 0);
+}
+END_TEST
+
 /* A late rank that still comes in time changes nothing but the time. */
 START_TEST(a_slow_rank_is_waited_for)
 {
@@ -184,6 +224,7 @@ int main(void)
     tcase_add_loop_test(t, a_failing_rank_is_named_and_everybody_is_told, 0,
                         sizeof failures / sizeof *failures);
     tcase_add_test(t, ranks_move_what_theory_says);
+    tcase_add_test(t, kernels_finish_sums_where_parts_are_shown);
     tcase_add_test(t, a_slow_rank_is_waited_for);
     tcase_add_loop_test(t, sizes_that_cannot_be_are_refused, 0, 4);
     suite_add_tcase(s, t);

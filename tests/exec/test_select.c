@@ -391,6 +391,22 @@ START_TEST(fusion_is_not_judged_by_the_number_of_ranges)
 }
 END_TEST
 
+/* What adds up over ranks must say so, and have somebody who shows it their parts. */
+START_TEST(parts_of_sums_are_not_given_to_what_does_not_add_them_up)
+{
+    static const char *const texts[] = {NULL, "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)",
+                                        "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)"};
+    struct fake *f = fake_add("fused", "add_norm");
+
+    f->v.equals = texts[_i];
+    f->v.flags = _i == 2 ? 0 : TN_VARIANT_PARTS;
+    f->fixed = 1;
+    f->per_row = 1;
+    choose();
+    ck_assert((strstr(fake_sequence(&sel, -2), "add_norm") != NULL) == (_i == 2));
+}
+END_TEST
+
 static const tn_range upto_5[] = {{"rows", 0, 5, 1}}, from_6[] = {{"rows", 6, 1 << 30, 1}};
 
 /* Variants of one composition share the fused op, each for the rows that it serves. */
@@ -654,6 +670,7 @@ int main(void)
     tcase_add_test(t, gap_between_ranges_is_an_error_that_says_so);
     tcase_add_test(t, costs_that_are_no_numbers_lose);
     tcase_add_test(t, fusion_is_not_judged_by_the_number_of_ranges);
+    tcase_add_loop_test(t, parts_of_sums_are_not_given_to_what_does_not_add_them_up, 0, 3);
     tcase_add_test(t, variants_of_one_fusion_share_it_by_rows);
     tcase_add_test(t, members_run_where_the_fused_op_ends);
     tcase_add_test(t, fusion_for_few_rows_does_not_pack);

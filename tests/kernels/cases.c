@@ -676,7 +676,9 @@ void cases_of(const struct subject *s)
 {
     const tn_variant *v = s->v;
 
-    if (has_product(v))
+    if (v->flags & TN_VARIANT_PARTS)
+        parts_cases(s);
+    else if (has_product(v))
         product_cases(s);
     else if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))
         table_cases(s);

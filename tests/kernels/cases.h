@@ -24,6 +24,9 @@ struct subject {
     uint32_t *ran; /* counts the cases, also those of other processes (check_util.h: test_turn) */
 };
 
+/* The same for a variant that adds up over ranks: not a bit may differ from the sum and the set's own ops behind it. */
+void parts_cases(const struct subject *s);
+
 /* Whether the variant can run `op` on `b`. */
 bool subject_takes(const struct subject *s, const tn_op *op, const tn_batch *b);
 /* Runs all cases for the op of the variant, and fails at the first that differs from the reference. */

@@ -692,8 +692,11 @@ void run_variant(struct kit *k, const struct plug *p, const tn_variant *v, const
     void *out[TN_OP_MAX_VALUES] = {0};
     tn_err err = TN_ERR_INIT;
     uint64_t work = 0;
+    tn_comm_parts parts = {TN_HDR(tn_comm_parts), e->n_parts ? e->part : in,
+                           e->n_parts ? e->n_parts : 1, 0, e->each};
     tn_launch l = {.h = TN_HDR(tn_launch), .op = op, .batch = b, .in = in, .out = out};
 
+    l.parts = v->flags & TN_VARIANT_PARTS ? &parts : NULL;
     if (v->can_run)
         ck_assert_ok(v->can_run(p->instance, op, &err), &err);
     ck_assert_msg(!v->cost_ns || v->cost_ns(p->instance, op, b->n_rows) >= 0, "%s: negative cost",

@@ -127,10 +127,16 @@ uint64_t kv_bytes(const tn_kv_layer *kv);
 
 #define MAX_VALUES 256
 
-/* The data of values by id, and the cache. */
+#define MAX_PARTS 9
+
+/* The data of values by id, and the cache. Of a variant that adds up over ranks, their parts as in tn_comm_parts; without any
+ * there is one rank, whose part is the first input. */
 struct env {
     void *data[MAX_VALUES];
     tn_kv_layer *kv;
+    const void *part[MAX_PARTS];
+    uint32_t n_parts;
+    uint64_t each;
 };
 
 uint64_t value_rows(const tn_value *v, const tn_batch *b);

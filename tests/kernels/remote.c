@@ -179,8 +179,14 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
     tn_err err = TN_ERR_INIT;
     uint64_t work = 0;
     tn_kv_layer kv;
+    const void *part[MAX_PARTS];
+    tn_comm_parts parts = {TN_HDR(tn_comm_parts), e->n_parts ? part : in,
+                           e->n_parts ? e->n_parts : 1, 0, e->each};
     tn_launch l = {.h = TN_HDR(tn_launch), .op = op, .batch = &batch, .in = in, .out = out};
 
+    for (uint32_t i = 0; i < e->n_parts; i++)
+        part[i] = upload(&r, e->part[i], value_bytes(op->in[0], b));
+    l.parts = v->flags & TN_VARIANT_PARTS ? &parts : NULL;
     upload_batch(&r, b, &batch, &dev);
     for (uint32_t i = 0; i < op->n_in; i++)
         if (op->in[i]->kind != TN_VALUE_KV)

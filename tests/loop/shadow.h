@@ -52,6 +52,8 @@ struct shadow_kernel {
     tn_batch batch;
     tn_batch_arrays arrays;
     tn_kv_layer kv;
+    const void *part[16];
+    tn_comm_parts parts;
 };
 
 /* Runs it, on a stream's thread. */

@@ -3,8 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../plugins/comm/common/sum.h"
 #include "ref.h"
 #include "shadow.h"
+#include "tenon/fusions.h"
 #include "tenon/noise.h"
 
 TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_DEVICE | TN_KIND_KERNELS,
@@ -29,6 +31,12 @@ static int32_t enqueue(int32_t (*run)(void *, const tn_launch *, tn_err *), cons
         k.weights[i] = l->weights[i];
     if (l->kv)
         k.kv = *l->kv;
+    if (l->parts) {
+        if (l->parts->n_parts > sizeof k.part / sizeof *k.part)
+            return tn_err_set(err, TN_E_UNSUPPORTED, "shadow: too many ranks");
+        memcpy(k.part, l->parts->part, l->parts->n_parts * sizeof *k.part);
+        k.parts = *l->parts;
+    }
     if (!(l->batch->flags & TN_BATCH_CAPTURED) && l->batch->host->first_row[0] != 0)
         return tn_err_set(err, TN_E_INTERNAL, "the host's arrays of a step are not there");
     return api->launch(l->device, l->stream, &launch, err);
@@ -100,6 +108,10 @@ int32_t shadow_run(const struct shadow_kernel *kernel, tn_err *err)
     k.l.weights = k.weights;
     k.l.kv = kernel->l.kv ? &k.kv : NULL;
     k.l.workspace = shadow_host(k.l.workspace);
+    for (uint32_t i = 0; i < k.parts.n_parts; i++)
+        k.part[i] = shadow_host(k.part[i]);
+    k.parts.part = k.part;
+    k.l.parts = kernel->l.parts ? &k.parts : NULL;
     return rc == TN_OK ? k.run(NULL, &k.l, err) : rc;
 }
 
@@ -314,6 +326,65 @@ static const tn_variant variant_append_attention = {
     .workspace = append_attention_workspace,
     .launch = launch_append_attention};
 
+/* -- A fusion that adds up over ranks ----------------------------------------------------------------------- */
+
+static int32_t parts_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    (void)err;
+    return op->n_members == 3 && op->in[0]->dtype == TN_DT_F32 ? TN_OK : TN_E_UNSUPPORTED;
+}
+
+/* On a stream's thread: the sum, then the other members as the reference set does them. */
+static int32_t run_parts(void *instance, const tn_launch *l, tn_err *err)
+{
+    const tn_comm_parts *p = l->parts;
+    uint64_t width = l->op->in[0]->width, count = l->batch->n_rows * width;
+    const void *add_in[] = {l->in[1], NULL}, *norm_in[] = {l->out[0]};
+    void *add_out[] = {l->out[0]}, *norm_out[] = {l->out[1]};
+    tn_launch add = *l, norm = *l;
+    float *h = malloc(count * sizeof *h);
+    int32_t rc = TN_E_NOMEM;
+
+    if (!h)
+        return rc;
+    if (p->each)
+        for (uint64_t i = 0; i < count; i++)
+            h[i] = ((const float *)p->part[i / p->each])[i];
+    else
+        comm_sum(h, p->part, p->n_parts, count, TN_DT_F32);
+    add.op = l->op->members[1];
+    add_in[1] = h;
+    add.in = add_in;
+    add.out = add_out;
+    norm.op = l->op->members[2];
+    norm.in = norm_in;
+    norm.out = norm_out;
+    rc = ref_add_launch(instance, &add, err);
+    if (rc == TN_OK)
+        rc = ref_rms_norm_launch(instance, &norm, err);
+    free(h);
+    return rc;
+}
+
+static int32_t launch_parts(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return enqueue(run_parts, l, err);
+}
+
+static const tn_variant variant_parts = {.h = TN_HDR(tn_variant),
+                                         .name = "reduce_add_rms_norm.shadow",
+                                         .op = TN_FUSED_REDUCE_ADD_RMS_NORM,
+                                         .equals = TN_FUSED_REDUCE_ADD_RMS_NORM_TEXT,
+                                         .flags = TN_VARIANT_PARTS | TN_VARIANT_GRAPH_SAFE |
+                                                  TN_VARIANT_DETERMINISTIC |
+                                                  TN_VARIANT_BATCH_INVARIANT,
+                                         .act_dtypes = REF_FLOATS,
+                                         .can_run = parts_check,
+                                         .cost_ns = cost_ns,
+                                         .launch = launch_parts};
+
 /* -- Feeding ----------------------------------------------------------------------------------------- */
 
 static int32_t launch_feed(void *instance, const tn_launch *l, tn_err *err)
@@ -373,9 +444,9 @@ static const tn_variant variant_dummy = {.h = TN_HDR(tn_variant),
 
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
 #define ONE(id, op_name, weights, kv) +1
-static const tn_variant *const variants[] = {REF_OPS(ADDRESS) & variant_feed, &variant_dummy,
-                                             &packed_linear, &packed_logits,
-                                             &variant_append_attention};
+static const tn_variant *const variants[] = {
+    REF_OPS(ADDRESS) & variant_feed, &variant_dummy, &packed_linear, &packed_logits,
+    &variant_append_attention,       &variant_parts};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -388,7 +459,7 @@ static const tn_kv_layout *const layouts[] = {&hnd};
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 5 REF_OPS(ONE),
+                                         .n_variants = 6 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts};

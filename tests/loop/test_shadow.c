@@ -603,7 +603,7 @@ END_TEST
 START_TEST(a_device_that_dies_under_a_rank_is_named)
 {
     static struct job jobs[JOBS];
-    static const char *const kernels[] = {"1", "300", "2000"};
+    static const char *const kernels[] = {"1", "300", "1000"};
     tn_kv dies[] = {RANKS("2", "1"), {"plugin.shadow.fail_launch", kernels[_i]}, {NULL, NULL}};
     tn_runtime *rt = open_on(true, dies);
 

@@ -78,6 +78,9 @@ struct tn_comm_group { /* one rank's view */
     uint64_t seq;   /* meetings it came to */
     uint64_t calls; /* that count for faults */
     uint64_t call_timeout_ns;
+    /* Of `show`: where the addends lie, and the meeting that `hide` owes; call NULL: none. */
+    const void *parts[MAX_RANKS];
+    struct shown owed;
     /* The rest is of a group in device memory; api is NULL in others. */
     const tn_device_api *api;
     tn_device *device;

@@ -29,16 +29,12 @@ static void take_sum(const tn_comm_group *me, uint64_t first_byte, void *recv, u
     comm_sum(recv, src, me->g->n, count, dtype);
 }
 
-int32_t host_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_t count,
-                        uint32_t dtype, tn_stream *stream, tn_err *err)
+static int32_t reduce_chunks(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                             uint32_t dtype, uint32_t fault, tn_err *err)
 {
     uint64_t size = tn_dtype_bits(dtype) / 8, at = 0;
-    uint32_t fault;
-    int32_t rc = meet_check_dtype(me, dtype, count, 1, err);
+    int32_t rc = TN_OK;
 
-    (void)stream;
-    if (rc == TN_OK)
-        rc = meet_fault(me, "all_reduce", &fault, err);
     while (rc == TN_OK && at < count * size) {
         struct shown *s = meet_begin(me);
         struct shown mine = {.seq = me->seq,
@@ -52,6 +48,68 @@ int32_t host_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_
         at += mine.bytes;
     }
     return rc;
+}
+
+int32_t host_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                        uint32_t dtype, tn_stream *stream, tn_err *err)
+{
+    uint32_t fault;
+    int32_t rc = meet_check_dtype(me, dtype, count, 1, err);
+
+    (void)stream;
+    if (rc == TN_OK)
+        rc = meet_fault(me, "all_reduce", &fault, err);
+    return rc == TN_OK ? reduce_chunks(me, send, recv, count, dtype, fault, err) : rc;
+}
+
+/* Of a chunk, a copy is shown, as above. More is read where it lies, by workers of the kernel, who are not told of checksums and
+ * faults: where those are wanted, chunks are added up here. */
+int32_t host_show(tn_comm_group *me, const void *send, void *room, uint64_t rows, uint64_t width,
+                  uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err)
+{
+    struct shown mine = {.call = "all_reduce", .dtype = dtype}, *s;
+    uint32_t fault;
+    int32_t rc = meet_check_dtype(me, dtype, width, rows, err);
+
+    (void)stream;
+    if (rc == TN_OK)
+        rc = meet_fault(me, "all_reduce", &fault, err);
+    if (rc != TN_OK)
+        return rc;
+    mine.bytes = rows * width * tn_dtype_bits(dtype) / 8;
+    me->owed = (struct shown){.call = NULL};
+    me->parts[0] = room;
+    *out = (tn_comm_parts){.h = out->h, .part = me->parts, .n_parts = 1};
+    if (mine.bytes > CHUNK && (fault != FAULT_NONE || me->g->l->verify))
+        return reduce_chunks(me, send, room, rows * width, dtype, fault, err);
+    s = meet_begin(me);
+    mine.seq = me->seq;
+    s->send = send;
+    if (mine.bytes <= CHUNK)
+        memcpy(s->data, send, mine.bytes);
+    rc = meet_all(me, &mine, fault, err);
+    if (fault == FAULT_DROP || rc != TN_OK) {
+        me->parts[0] = send;
+        return rc;
+    }
+    out->n_parts = me->g->n;
+    for (uint32_t r = 0; r < me->g->n; r++)
+        me->parts[r] = mine.bytes <= CHUNK ? meet_shown(me, r)->data : meet_shown(me, r)->send;
+    if (mine.bytes > CHUNK)
+        me->owed = mine;
+    return TN_OK;
+}
+
+int32_t host_hide(tn_comm_group *me, tn_stream *stream, tn_err *err)
+{
+    struct shown mine = me->owed;
+
+    (void)stream;
+    if (!mine.call)
+        return TN_OK;
+    meet_begin(me);
+    mine.seq = me->seq;
+    return meet_all(me, &mine, FAULT_NONE, err);
 }
 
 int32_t host_all_gather(tn_comm_group *me, const void *send, void *recv, uint64_t count,

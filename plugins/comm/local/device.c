@@ -195,6 +195,74 @@ int32_t device_all_reduce(tn_comm_group *me, const void *send, void *recv, uint6
                              : reduce_by_shares(me, send, recv, count, dtype, fault, stream, err);
 }
 
+/* -- Sums that kernels finish -------------------------------------------------------------------------------- */
+
+/* As in reduce_at_once, up to the sum. */
+static int32_t show_copy(tn_comm_group *me, struct shown *mine, const void *send, uint32_t fault,
+                         tn_stream *stream, tn_err *err)
+{
+    unsigned char *here = me->staging + (me->seq + 1) % 2 * ONE_SHOT;
+    int32_t rc = copy(me, stream, here, send, mine->bytes, err);
+
+    mine->send = here;
+    return rc == TN_OK ? show(me, mine, fault, stream, err) : broke(me, rc, err);
+}
+
+/* As in reduce_by_shares, up to where others take the sums, each in its `room`. Shares are whole rows. */
+static int32_t show_share(tn_comm_group *me, struct shown *mine, uint64_t rows, uint64_t each_rows,
+                          uint64_t width, uint32_t fault, tn_stream *stream, tn_err *err)
+{
+    uint64_t first = each_rows * me->rank, end = first + each_rows;
+    uint64_t row_bytes = width * tn_dtype_bits(mine->dtype) / 8;
+    int32_t rc = show(me, mine, fault, stream, err);
+
+    end = end < rows ? end : rows;
+    if (rc == TN_OK && fault != FAULT_DROP && first < end)
+        rc = broke(me,
+                   sum(me, stream, (char *)mine->recv + first * row_bytes, first * row_bytes,
+                       (end - first) * width, mine->dtype, err),
+                   err);
+    return rc == TN_OK ? part(me, mine, fault, stream, err) : rc;
+}
+
+int32_t device_show(tn_comm_group *me, const void *send, void *room, uint64_t rows, uint64_t width,
+                    uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err)
+{
+    uint64_t each = (rows + me->g->n - 1) / me->g->n;
+    struct shown mine = {.call = "all_reduce", .dtype = dtype, .send = send, .recv = room};
+    uint32_t fault;
+    int32_t rc = meet_check_dtype(me, dtype, width, rows, err);
+
+    if (rc == TN_OK)
+        rc = meet_fault(me, "all_reduce", &fault, err);
+    if (rc != TN_OK)
+        return rc;
+    mine.bytes = rows * width * tn_dtype_bits(dtype) / 8;
+    me->owed = (struct shown){.call = NULL};
+    me->parts[0] = send;
+    *out = (tn_comm_parts){.h = out->h, .part = me->parts, .n_parts = 1};
+    if (mine.bytes <= ONE_SHOT)
+        rc = show_copy(me, &mine, send, fault, stream, err);
+    else
+        rc = show_share(me, &mine, rows, each, width, fault, stream, err);
+    if (rc != TN_OK || fault == FAULT_DROP)
+        return rc;
+    out->n_parts = me->g->n;
+    out->each = mine.bytes <= ONE_SHOT ? 0 : each * width;
+    for (uint32_t r = 0; r < me->g->n; r++)
+        me->parts[r] = mine.bytes <= ONE_SHOT ? meet_shown(me, r)->send : meet_shown(me, r)->recv;
+    if (mine.bytes > ONE_SHOT)
+        me->owed = mine;
+    return TN_OK;
+}
+
+int32_t device_hide(tn_comm_group *me, tn_stream *stream, tn_err *err)
+{
+    struct shown mine = me->owed;
+
+    return mine.call ? part(me, &mine, FAULT_NONE, stream, err) : TN_OK;
+}
+
 int32_t device_reduce_scatter(tn_comm_group *me, const void *send, void *recv, uint64_t count,
                               uint32_t dtype, tn_stream *stream, tn_err *err)
 {

@@ -18,7 +18,10 @@
              tn_stream *stream, tn_err *err))                                                      \
     X(recv, (tn_comm_group * me, void *buf, uint64_t bytes, uint32_t peer, tn_stream *stream,      \
              tn_err *err))                                                                         \
-    X(barrier, (tn_comm_group * me, tn_stream * stream, tn_err * err))
+    X(barrier, (tn_comm_group * me, tn_stream * stream, tn_err * err))                             \
+    X(show, (tn_comm_group * me, const void *send, void *room, uint64_t rows, uint64_t width,      \
+             uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err))                  \
+    X(hide, (tn_comm_group * me, tn_stream * stream, tn_err * err))
 
 /* host_all_reduce, ...: in host memory (calls.c); device_all_reduce, ...: in device memory (device.c). */
 #define LOCAL_DECLARE(name, args) int32_t host_##name args;

@@ -21,6 +21,7 @@ TN_PLUGIN_NOTE(.swap_class = TN_CLASS_PIN, .kinds = TN_KIND_COMM, .name = "local
 #define NAMES_5 (me, send, recv, count, dtype, stream, err)
 #define NAMES_SPREAD (me, buf, bytes, root, stream, err)
 #define NAMES_MESSAGE (me, buf, bytes, peer, stream, err)
+#define NAMES_SHOW (me, send, room, rows, width, dtype, out, stream, err)
 #define NAMES_NONE (me, stream, err)
 
 /* Where the group's memory is decides who moves it. */
@@ -46,6 +47,11 @@ CALL(recv,
      (tn_comm_group * me, void *buf, uint64_t bytes, uint32_t peer, tn_stream *stream, tn_err *err),
      NAMES_MESSAGE)
 CALL(barrier, (tn_comm_group * me, tn_stream *stream, tn_err *err), NAMES_NONE)
+CALL(show,
+     (tn_comm_group * me, const void *send, void *room, uint64_t rows, uint64_t width,
+      uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err),
+     NAMES_SHOW)
+CALL(hide, (tn_comm_group * me, tn_stream *stream, tn_err *err), NAMES_NONE)
 
 static const tn_comm_backend backend = {
     .h = TN_HDR(tn_comm_backend),
@@ -66,6 +72,8 @@ static const tn_comm_backend backend = {
     .send = call_send,
     .recv = call_recv,
     .barrier = call_barrier,
+    .show = call_show,
+    .hide = call_hide,
 };
 
 static int32_t setting(struct hub *l, const tn_kv *kv, tn_err *err)

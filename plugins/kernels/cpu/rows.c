@@ -209,6 +209,86 @@ int32_t layer_norm_launch(const struct cpu_instance *in, const tn_launch *l, con
     return launch_norm(in, l, isa, l->op, layer_norm_rows);
 }
 
+/* -- Sums over ranks, the residual, and a norm ---------------------------------------------------- */
+
+static int32_t check_parts(const tn_op *op, uint32_t max_weights, tn_err *err)
+{
+    return check_require(op,
+                         check_form(op, 2, 2, 1, max_weights) && op->n_members == 3 &&
+                             op->in[0]->width == op->in[1]->width &&
+                             op->out[0]->width == op->in[0]->width &&
+                             op->out[1]->width == op->in[0]->width,
+                         "needs float32 values, equally wide", err);
+}
+
+int32_t reduce_add_rms_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_parts(op, 1, err);
+
+    (void)instance;
+    return rc == TN_OK ? check_rms_norm(op, op->members[2], err) : rc;
+}
+
+int32_t reduce_add_layer_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_parts(op, 2, err);
+
+    return rc == TN_OK ? layer_norm_can_run(instance, op->members[2], err) : rc;
+}
+
+/* The sum over ranks of the row that begins at element `at`: where it lies, or added up into `to`. */
+static const float *summed_row(const struct job *job, uint64_t at, float *to)
+{
+    const tn_comm_parts *p = job->l->parts;
+    const float *x = (const float *)p->part[p->each ? at / p->each : 0] + at;
+
+    for (uint32_t r = 1; r < p->n_parts && !p->each; r++) {
+        job->isa->map(MAP_ADD, to, x, (const float *)p->part[r] + at, job->norm.width, 0.0f);
+        x = to;
+    }
+    return x;
+}
+
+static void reduce_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
+{
+    const struct job *job = arg;
+    const tn_launch *l = job->l;
+    uint64_t width = job->norm.width;
+    int layer = strcmp(l->op->members[2]->name, TN_OP_LAYER_NORM) == 0;
+
+    (void)worker;
+    for (uint64_t at = first * width; at < last * width; at += width) {
+        float *s = (float *)l->out[0] + at, *y = (float *)l->out[1] + at;
+        const float *h = summed_row(job, at, s), *residual = (const float *)l->in[1] + at;
+        if (layer) {
+            job->isa->map(MAP_ADD, s, residual, h, width, 0.0f);
+            job->isa->layer_norm(&job->norm, y, s);
+        } else {
+            job->isa->rms_norm(&job->norm, y, residual, h, s);
+        }
+    }
+}
+
+static int32_t launch_parts(const struct cpu_instance *in, const tn_launch *l,
+                            const struct isa *isa, tn_err *err)
+{
+    if (!l->parts)
+        return tn_err_set(err, TN_E_INVALID, "%s: was given no parts to add up", l->op->name);
+    return launch_norm(in, l, isa, l->op->members[2], reduce_rows);
+}
+
+int32_t reduce_add_rms_norm_launch(const struct cpu_instance *in, const tn_launch *l,
+                                   const struct isa *isa, tn_err *err)
+{
+    return launch_parts(in, l, isa, err);
+}
+
+int32_t reduce_add_layer_norm_launch(const struct cpu_instance *in, const tn_launch *l,
+                                     const struct isa *isa, tn_err *err)
+{
+    return launch_parts(in, l, isa, err);
+}
+
 /* -- Element by element -------------------------------------------------------------------------- */
 
 #define MAP_RUN 8192 /* elements of an item: no row boundary matters, so long rows are shared too */

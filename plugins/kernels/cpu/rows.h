@@ -7,7 +7,7 @@
 #define CPU_ROWS_H
 
 #include "isa.h"
-#include "tenon/ops.h"
+#include "tenon/fusions.h"
 
 #define ROWS_FLOATS (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16))
 
@@ -38,11 +38,18 @@
     X(rope_append, "cpu.rope_append",                                                              \
       "(q, k, v) -> (y, kv): y = rope(q); r = rope(k); kv = kv_append(r, v)", 0, ROWS_CACHE)
 
+/* The same, of TN_VARIANT_PARTS. */
+#define ROWS_PARTS(X)                                                                              \
+    X(reduce_add_rms_norm, TN_FUSED_REDUCE_ADD_RMS_NORM, TN_FUSED_REDUCE_ADD_RMS_NORM_TEXT, 0, 0)  \
+    X(reduce_add_layer_norm, TN_FUSED_REDUCE_ADD_LAYER_NORM, TN_FUSED_REDUCE_ADD_LAYER_NORM_TEXT,  \
+      0, 0)
+
 #define ROWS_DECLARE(id, op, equals, weights, kv)                                                  \
     int32_t id##_can_run(void *instance, const tn_op *op_, tn_err *err);                           \
     int32_t id##_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,  \
                         tn_err *err);
 ROWS_OPS(ROWS_DECLARE)
+ROWS_PARTS(ROWS_DECLARE)
 #undef ROWS_DECLARE
 
 #endif

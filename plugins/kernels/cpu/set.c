@@ -35,7 +35,7 @@ static double rows_cost_ns(const tn_op *op, uint32_t rows, double slower)
     return 300.0 + slower * 0.1 * width * (double)rows;
 }
 
-#define ROWS_VARIANT(isa, id, op_name, composition, weights, kv)                                   \
+#define ROWS_VARIANT(isa, more, id, op_name, composition, weights, kv)                             \
     static int32_t id##_launch_##isa(void *instance, const tn_launch *l, tn_err *err)              \
     {                                                                                              \
         return id##_launch(instance, l, &isa_##isa, err);                                          \
@@ -45,7 +45,7 @@ static double rows_cost_ns(const tn_op *op, uint32_t rows, double slower)
         .name = #id "." #isa,                                                                      \
         .op = op_name,                                                                             \
         .equals = composition,                                                                     \
-        .flags = FLAGS,                                                                            \
+        .flags = FLAGS | (more),                                                                   \
         .act_dtypes = TN_DT_BIT(TN_DT_F32),                                                        \
         .weight_dtypes = (weights),                                                                \
         .kv_dtypes = (kv),                                                                         \
@@ -129,19 +129,24 @@ static int32_t sample_workspace_any(void *instance, const tn_op *op, uint32_t ma
     OTHER_VARIANT(isa, attention, TN_OP_ATTENTION, ROWS_CACHE)                                     \
     OTHER_VARIANT(isa, sample, TN_OP_SAMPLE, 0)
 
-#define ROWS_AVX512(...) ROWS_VARIANT(avx512, __VA_ARGS__)
-#define ROWS_AVX2(...) ROWS_VARIANT(avx2, __VA_ARGS__)
+#define ROWS_AVX512(...) ROWS_VARIANT(avx512, 0, __VA_ARGS__)
+#define ROWS_AVX2(...) ROWS_VARIANT(avx2, 0, __VA_ARGS__)
+#define PARTS_AVX512(...) ROWS_VARIANT(avx512, TN_VARIANT_PARTS, __VA_ARGS__)
+#define PARTS_AVX2(...) ROWS_VARIANT(avx2, TN_VARIANT_PARTS, __VA_ARGS__)
 
 ISA_VARIANTS(avx512)
 ROWS_OPS(ROWS_AVX512)
+ROWS_PARTS(PARTS_AVX512)
 ISA_VARIANTS(avx2)
 ROWS_OPS(ROWS_AVX2)
+ROWS_PARTS(PARTS_AVX2)
 
 #define PRODUCT_ADDRESS(kernel, form, id, op, equals) &product_##id##_##kernel,
 #define ROWS_ADDRESSES(id, op, equals, weights, kv) &id##_avx512, &id##_avx2,
 
 static const tn_variant *const variants[] = {
-    PRODUCTS(PRODUCT_ADDRESS) ROWS_OPS(ROWS_ADDRESSES) & attention_avx512,
+    PRODUCTS(PRODUCT_ADDRESS) ROWS_OPS(ROWS_ADDRESSES) ROWS_PARTS(ROWS_ADDRESSES) &
+        attention_avx512,
     &attention_avx2,
     &sample_avx512,
     &sample_avx2,
@@ -149,7 +154,7 @@ static const tn_variant *const variants[] = {
 
 #define PRODUCT_ONE(kernel, form, id, op, equals) +1
 #define ROWS_ONE(id, op, equals, weights, kv) +2
-#define N_VARIANTS (PRODUCTS(PRODUCT_ONE) ROWS_OPS(ROWS_ONE) + 4)
+#define N_VARIANTS (PRODUCTS(PRODUCT_ONE) ROWS_OPS(ROWS_ONE) ROWS_PARTS(ROWS_ONE) + 4)
 
 #else /* no kernels for this architecture yet: the device alone, and the reference set on it */
 

@@ -67,6 +67,21 @@ typedef struct tn_comm_join {
 } tn_comm_join;
 
 /**
+ * Where a sum over ranks lies before it is added up, or in parts: for kernels that add and go on at once (TN_VARIANT_PARTS in
+ * kernels.h). What they make of it must have the bits of all_reduce.
+ */
+typedef struct tn_comm_parts {
+    tn_hdr h;
+    const void *const
+        *part; /**< host array of n_parts device addresses, until the group's next call */
+    uint32_t n_parts;
+    uint32_t reserved0;
+    /** 0: element i of the sum is part[0][i] + part[1][i] + ..., added in float32 in this order and rounded once, or part[0][i]
+     *  alone where there is one. Else element i is part[i / each][i], added already; `each` is a number of whole rows. */
+    uint64_t each;
+} tn_comm_parts;
+
+/**
  * Interface "comm.backend". A group is used by one thread, except `abort` and `async_error`. Calls of a group are made
  * by all its ranks in the same order (send and recv: by both sides). A call that fails leaves the group broken: the
  * message names the rank that is late or gone if it is known, and later calls fail too.
@@ -119,6 +134,16 @@ typedef struct tn_comm_backend {
 
     /** (opt) `flags` as they hold for this group, which may be less, by where its ranks are. */
     uint32_t (*group_flags)(tn_comm_group *g);
+
+    /**
+     * (opt) The first half of all_reduce over rows * width elements, for a kernel that does the rest: shows `send` to all
+     * ranks and tells where the addends lie, for what follows in the stream. `room` has space for as many elements, which the
+     * backend may use. Neither may change before `hide` is through, and the group makes no other call before it.
+     */
+    int32_t (*show)(tn_comm_group *g, const void *send, void *room, uint64_t rows, uint64_t width,
+                    uint32_t dtype, tn_comm_parts *out, tn_stream *s, tn_err *err);
+    /** (opt, with `show`) What follows in the stream may change what was shown. Called behind the kernel, by all ranks. */
+    int32_t (*hide)(tn_comm_group *g, tn_stream *s, tn_err *err);
 } tn_comm_backend;
 
 #ifdef __cplusplus

@@ -35,6 +35,14 @@
 #define TN_FUSED_ADD_RMS_NORM "add_rms_norm"
 #define TN_FUSED_ADD_RMS_NORM_TEXT "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)"
 
+/** A sum over ranks, the residual and the norm that follows: for TN_VARIANT_PARTS. */
+#define TN_FUSED_REDUCE_ADD_RMS_NORM "reduce_add_rms_norm"
+#define TN_FUSED_REDUCE_ADD_RMS_NORM_TEXT                                                          \
+    "(x, r) -> (s, y): h = all_reduce(x); s = add(r, h); y = rms_norm(s)"
+#define TN_FUSED_REDUCE_ADD_LAYER_NORM "reduce_add_layer_norm"
+#define TN_FUSED_REDUCE_ADD_LAYER_NORM_TEXT                                                        \
+    "(x, r) -> (s, y): h = all_reduce(x); s = add(r, h); y = layer_norm(s)"
+
 /** Rotation of queries and keys, and the append to the cache. */
 #define TN_FUSED_ROPE_APPEND "rope_append"
 #define TN_FUSED_ROPE_APPEND_TEXT                                                                  \

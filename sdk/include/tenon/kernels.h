@@ -28,6 +28,7 @@
 #define TENON_KERNELS_H
 
 #include "batch.h"
+#include "comm.h"
 #include "device.h"
 #include "error.h"
 #include "note.h"
@@ -43,7 +44,13 @@ enum tn_variant_flag {
     TN_VARIANT_BATCH_INVARIANT = 4, /**< a row's bits do not depend on the other rows of the step */
     TN_VARIANT_PACK_ON_DEVICE = 8,  /**< `pack` reads and writes device memory on a stream */
     /** Does the op in wider arithmetic than its definition, for want of hardware (linear.fp8); users are told. */
-    TN_VARIANT_FALLBACK = 16
+    TN_VARIANT_FALLBACK = 16,
+    /**
+     * Fuses a sum over ranks with what follows: the first member is `all_reduce` of in[0], which the kernel does not read: it
+     * finds the addends in tn_launch::parts. Ranks must agree on who does a sum, so what was measured on one of them counts
+     * nothing: such a variant is taken wherever it can run, if what joins the ranks can show parts.
+     */
+    TN_VARIANT_PARTS = 32
 };
 
 /* -- KV cache layouts --------------------------------------------------------------------------- */
@@ -95,6 +102,7 @@ typedef struct tn_launch {
     tn_stream *stream;
     tn_device *device; /**< the attached device that runs this */
     uint32_t tp_rank, tp_size;
+    const tn_comm_parts *parts; /**< host; of TN_VARIANT_PARTS, during the call; else NULL */
 } tn_launch;
 
 /** A condition on a dimension of an op: min <= value <= max and value % multiple == 0. */
