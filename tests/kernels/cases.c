@@ -216,6 +216,7 @@ static void product_cases(const struct subject *s)
     product_case(s, 2, 35, 33, true);
     product_case(s, 3, 1, 1, false);
     product_case(s, 7, 101, 97, true);
+    product_case(s, 8, 1037, 17, true); /* more than one block of K */
     product_case(s, 15, 64, 31, false);
     product_case(s, 29, 352, 65, true);
     product_case(s, 64, 48, 200, false);

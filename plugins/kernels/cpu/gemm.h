@@ -13,6 +13,10 @@
  *          panel is read once per tile, from the L2 cache after the first; a step reads 2 vectors of weights and
  *          broadcasts one 4-byte group of x per row: [tile][k / depth][row].
  *
+ * Where weights must be widened before they can be multiplied (int8 and e4m3 without instructions for them), several
+ * tiles share that: a block of a panel's steps is widened into the L1 cache, every tile adds it to its sums, and these wait
+ * in memory meanwhile; the order of a sum stays the same.
+ *
  * One row (decode) is a tile of one row: the same code and order, bound by memory.
  * Goto and van de Geijn 2008 for the scheme; no blocking over K is needed while panels fit the L2 cache.
  */

@@ -5,6 +5,7 @@
  *
  *   FLOAT_ISA     suffix of the names: avx512
  *   FLOAT_GFLOPS  prior speed of a core with float32 weights; widening costs a little
+ *   FLOAT_LOAD_F8_STEP(w0, w1, p) loads two vectors of e4m3, where tiles had better share that; optional
  */
 
 #define FLOAT_JOIN_(a, b) a##b
@@ -65,6 +66,12 @@
 #define GEMM_ACC vf
 #define GEMM_W vf
 #define GEMM_LOAD_W(p) v_load_f8(p)
+#ifdef FLOAT_LOAD_F8_STEP
+#define GEMM_LOAD_STEP FLOAT_LOAD_F8_STEP
+#define GEMM_WIDE_BYTES 4
+#define GEMM_WIDE_LOAD(p) v_load((const float *)(p))
+#define GEMM_WIDE_STORE(p, w) v_store((float *)(p), w)
+#endif
 #define GEMM_STEP FLOAT_STEP
 #define GEMM_GROUPS FLOAT_COPY
 #define GEMM_ROW_STEP(x, n, fixed) 0.0f

@@ -13,6 +13,9 @@
 #define CPU_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* The vector register v is final here: compilers that first load every operand of a step run out of registers. */
+#define CPU_KEEP(v) __asm__("" : "+x"(v))
+
 /* Asks for a cache line that will be read; any address will do. */
 #define CPU_PREFETCH(p) __builtin_prefetch((p), 0, 3)
 

@@ -67,15 +67,21 @@ static inline vf v_load_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
 
-/* e4m3 divided by 256: its bits are those of a float16 whose exponent is too small by 8, subnormals included. NaN
- * becomes 480 / 256. */
+/* 16 bytes of e4m3 as float16, divided by 256: their bits are those of a float16 whose exponent is too small by 8,
+ * subnormals included. NaN becomes 480 / 256. */
+static inline __m256i v_f8_as_f16(const uint8_t *p)
+{
+    __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+
+    return _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16((short)0xbf80));
+}
+
+/* LANES of them as float32. */
 static inline vf v_load_f8(const uint8_t *p)
 {
-    __m128i w = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p));
-    __m128i sign = _mm_slli_epi16(_mm_srli_epi16(w, 7), 15);
+    __m128i w = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)p));
 
-    w = _mm_and_si128(_mm_slli_epi16(w, 7), _mm_set1_epi16(0x3f80));
-    return _mm256_cvtph_ps(_mm_or_si128(w, sign));
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(w, 7), _mm_set1_epi16((short)0xbf80)));
 }
 
 /* The same, and NaN stays NaN. */
