@@ -324,9 +324,31 @@ static int32_t write_dummies(struct building *b, struct engine_writer *w)
     return rc;
 }
 
+static struct calibrate_options calibrating(const struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+
+    return (struct calibrate_options){.runner = bq->runner,
+                                      .engine = b->base_file,
+                                      .data = bq->calib,
+                                      .seed = bq->calib_seed,
+                                      .all = bq->stats != NULL,
+                                      .quiet = b->o->quiet,
+                                      .stop = b->o->stop,
+                                      .arg = b->o->arg};
+}
+
+static int32_t before_making(void *arg, const struct quantized *m)
+{
+    struct building *b = arg;
+    struct calibrate_options o = calibrating(b);
+
+    return b->calib ? calibrate_hessian(b->quant, &o, m, b->err) : TN_OK;
+}
+
 static int32_t write_weights(struct building *b, struct engine_writer *w)
 {
-    struct stream_options o = {b->checkpoint, w, on_progress, b};
+    struct stream_options o = {b->checkpoint, w, on_progress, b, before_making};
     const struct plan *p = final(b)->plan;
     uint64_t total = 0;
     int32_t rc;
@@ -421,19 +443,21 @@ static int32_t write_base(struct building *b)
 static int32_t find_calibration(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
-    struct calibrate_options o = {.runner = bq->runner,
-                                  .data = bq->calib,
-                                  .seed = bq->calib_seed,
-                                  .all = bq->stats != NULL,
-                                  .quiet = b->o->quiet,
-                                  .stop = b->o->stop,
-                                  .arg = b->o->arg};
+    struct calibrate_options o;
     int32_t rc;
 
-    if (!bq->calib || !b->checkpoint)
-        return bq->stats && b->checkpoint ? calibration_load(bq->stats, &b->calib, b->err) : TN_OK;
+    if (!b->checkpoint || (!bq->calib && !bq->stats))
+        return TN_OK;
+    if (!bq->calib) {
+        if (b->quant->needs & TN_QUANT_HESSIAN)
+            log_warn(
+                "a file of --calib-stats has no second moments between channels, with which %s "
+                "rounds better: give --calib-data for these",
+                b->quant->name);
+        return calibration_load(bq->stats, &b->calib, b->err);
+    }
     rc = write_base(b);
-    o.engine = b->base_file;
+    o = calibrating(b);
     if (rc == TN_OK)
         rc = calibrate(b->quant, &o, &b->calib, b->err);
     if (rc == TN_OK && bq->stats)

@@ -12,10 +12,11 @@
 
 /* Names of inputs by the first matrix that reads them, see calibration.h. */
 struct calibrating {
-    const struct quant *q;
+    struct quant *q;
     struct calibration *c;
     float *rows;
     size_t cap_rows;
+    uint64_t stride; /* of the rows that Hessians take in */
 };
 
 uint32_t token_set_longest(const struct token_set *t)
@@ -37,6 +38,22 @@ static int32_t take_all(struct calibrating *x, struct calibration_input *in, uin
     return TN_OK;
 }
 
+/* Every stride-th row of the data; those that go in are moved to the start of x->rows. */
+static int32_t take_hessian(struct calibrating *x, const struct calibration_input *in,
+                            uint32_t n_rows, tn_err *err)
+{
+    uint64_t first = in->n_rows - n_rows, n = 0;
+
+    for (uint64_t t = 0; t < n_rows && in->hessian; t++) {
+        if ((first + t) % x->stride != 0)
+            continue;
+        memmove(x->rows + n * in->n_channels, x->rows + t * in->n_channels,
+                (size_t)in->n_channels * sizeof *x->rows);
+        n++;
+    }
+    return n ? hessian_take(in->hessian, x->rows, n, err) : TN_OK;
+}
+
 static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
                          const struct run_moment *m, uint32_t i, tn_err *err)
 {
@@ -48,7 +65,9 @@ static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
     if (!mem_grow(&x->rows, &x->cap_rows, n, sizeof *x->rows))
         return err_nomem(err, "calibration");
     rc = m->get(m->io, false, i, x->rows, err);
-    return rc == TN_OK ? take_all(x, in, m->n_rows, err) : rc;
+    if (rc == TN_OK)
+        rc = take_all(x, in, m->n_rows, err);
+    return rc == TN_OK ? take_hessian(x, in, m->n_rows, err) : rc;
 }
 
 /* The op hadamard (tenon/ops.h) on `n` elements of heads of `dim`, in place. */
@@ -132,6 +151,42 @@ static int32_t check_memory(const struct quant *q, uint32_t keep, tn_err *err)
     return TN_E_LIMIT;
 }
 
+/* Makes room for the Hessians of groups from `first` on; the rest waits for another run. */
+static int32_t add_hessians(struct quant *q, uint32_t first, tn_err *err)
+{
+    uint64_t sum = 0;
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < q->n_groups; i++) {
+        hessian_release(&q->groups[i].hessian);
+        q->groups[i].stats.hessian = NULL;
+    }
+    for (uint32_t i = first; i < q->n_groups && rc == TN_OK; i++) {
+        uint64_t bytes = hessian_bytes(q->groups[i].n_channels);
+        if (bytes > LIMIT_HESSIAN_BYTES)
+            continue;
+        if (sum + bytes > LIMIT_HESSIAN_BYTES)
+            break;
+        sum += bytes;
+        rc = hessian_init(&q->groups[i].hessian, q->groups[i].n_channels, err);
+    }
+    log_info("calibration: second moments between channels take %" PRIu64 " MiB", sum >> 20);
+    return rc;
+}
+
+static int32_t add_group(struct calibrating *x, struct quant_group *g, uint32_t keep, uint64_t seed,
+                         tn_err *err)
+{
+    const struct quant_linear *first = &x->q->linears[g->linears[0]];
+    struct calibration_input *in;
+    int32_t rc = calibration_add(x->c, x->q->from->plan->weights[first->weight].name, g->n_channels,
+                                 keep, seed, &in, err);
+
+    if (rc == TN_OK && g->hessian.sum)
+        in->hessian = &g->hessian;
+    return rc;
+}
+
 static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
@@ -139,12 +194,8 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
     struct calibration_input *in;
     int32_t rc = check_memory(x->q, keep, err);
 
-    for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++) {
-        const struct quant_group *g = &x->q->groups[i];
-        const struct quant_linear *first = &x->q->linears[g->linears[0]];
-        rc = calibration_add(x->c, p->weights[first->weight].name, g->n_channels, keep, seed, &in,
-                             err);
-    }
+    for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++)
+        rc = add_group(x, &x->q->groups[i], keep, seed, err);
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
         for (uint32_t k = 0; k < 3 && rc == TN_OK; k++) {
             const struct plan_op *op = &p->ops[i];
@@ -190,12 +241,24 @@ static int32_t run_all(struct calibrating *x, const struct calibrate_options *o,
     return rc;
 }
 
-int32_t calibrate(const struct quant *q, const struct calibrate_options *o,
-                  struct calibration **out, tn_err *err)
+static int32_t begin(struct quant *q, const struct calibrate_options *o, struct calibrating *x,
+                     tn_err *err)
 {
-    struct calibrating x = {.q = q};
-    int32_t rc = calibration_new(&x.c, err);
+    uint64_t tokens = o->data->begin[o->data->n_seqs];
 
+    *x = (struct calibrating){.q = q,
+                              .stride = (tokens + LIMIT_HESSIAN_ROWS - 1) / LIMIT_HESSIAN_ROWS};
+    return calibration_new(&x->c, err);
+}
+
+int32_t calibrate(struct quant *q, const struct calibrate_options *o, struct calibration **out,
+                  tn_err *err)
+{
+    struct calibrating x;
+    int32_t rc = begin(q, o, &x, err);
+
+    if (rc == TN_OK && q->needs & TN_QUANT_HESSIAN)
+        rc = add_hessians(q, 0, err);
     if (rc == TN_OK)
         rc = add_inputs(&x, o->seed, o->all, err);
     if (rc == TN_OK)
@@ -208,5 +271,44 @@ int32_t calibrate(const struct quant *q, const struct calibrate_options *o,
         return rc;
     }
     *out = x.c;
+    return TN_OK;
+}
+
+/* Another run, for Hessians alone. */
+static int32_t run_again(struct quant *q, const struct calibrate_options *o, uint32_t first,
+                         tn_err *err)
+{
+    struct calibrating x;
+    int32_t rc = begin(q, o, &x, err);
+
+    if (rc == TN_OK)
+        rc = add_hessians(q, first, err);
+    for (uint32_t i = first; i < q->n_groups && rc == TN_OK; i++)
+        if (q->groups[i].hessian.sum)
+            rc = add_group(&x, &q->groups[i], 0, o->seed, err);
+    if (rc == TN_OK)
+        rc = run_all(&x, o, err);
+    mem_free(x.rows);
+    calibration_free(x.c);
+    return rc;
+}
+
+int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
+                          const struct quantized *m, tn_err *err)
+{
+    struct quant_group *g = &q->groups[m->group];
+    int32_t rc = TN_OK;
+
+    if (!(q->needs & TN_QUANT_HESSIAN) || !o->data ||
+        hessian_bytes(g->n_channels) > LIMIT_HESSIAN_BYTES)
+        return TN_OK;
+    if (!g->hessian.sum)
+        rc = run_again(q, o, m->group, err);
+    if (rc != TN_OK)
+        return rc;
+    if (!g->hessian.finished)
+        hessian_finish(&g->hessian, g->divide);
+    g->stats.hessian = g->hessian.sum;
+    g->stats.n_hessian_rows = g->hessian.n_rows;
     return TN_OK;
 }

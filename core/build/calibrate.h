@@ -18,9 +18,16 @@ struct calibrate_options {
     void *arg;
 };
 
-/* The statistics of every group of `q`, and ranges of keys and values. */
-int32_t calibrate(const struct quant *q, const struct calibrate_options *o,
-                  struct calibration **out, tn_err *err);
+/* The statistics of every group of `q`, and ranges of keys and values; and Hessians, if the scheme asks for them, of as many
+ * groups as there is room for, from the first on. */
+int32_t calibrate(struct quant *q, const struct calibrate_options *o, struct calibration **out,
+                  tn_err *err);
+
+/* Gives m->stats the Hessian of its input, if the scheme asks for it and there is room for it at all. Those of
+ * groups come in the order of the plan: one that is not there costs a run of the model, for it and as many behind it as there is
+ * room for, and those before it are dropped. */
+int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
+                          const struct quantized *m, tn_err *err);
 
 /* Tokens of the longest sequence. */
 uint32_t token_set_longest(const struct token_set *t);

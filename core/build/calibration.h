@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/map.h"
 #include "base/rng.h"
+#include "build/hessian.h"
 #include "build/histogram.h"
 
 /* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
@@ -27,6 +28,7 @@ struct calibration_input {
     float *sample;   /* [n_sample, n_channels]; NULL: none kept */
     uint64_t n_sample;
     struct histogram histogram; /* counts NULL: none kept */
+    struct hessian *hessian;    /* whoever wants it; NULL: nobody */
     struct rng rng;             /* which rows are kept */
 };
 

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "build/matrix.h"
 #include "tenon/ops.h"
@@ -79,6 +80,7 @@ static void describe(struct quant *q, struct quant_linear *l)
     m->plugin = q->plugin;
     m->stored = q->scheme ? NULL : q->o.stored;
     m->weight_error = -1.0;
+    m->group = l->group;
     m->source = p->weights[l->weight];
     m->origin = q->from->origins[l->weight];
 }
@@ -116,6 +118,8 @@ void quant_close(struct quant *q)
         return;
     for (uint32_t i = 0; i < q->n_linears; i++)
         quantized_drop(&q->linears[i].made);
+    for (uint32_t i = 0; i < q->n_groups; i++)
+        hessian_release(&q->groups[i].hessian);
     if (q->opened && q->scheme->close)
         q->scheme->close(q->instance, q->build);
     arena_release(&q->arena);
@@ -238,8 +242,13 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
 
 static int32_t check_needs(const struct quant *q, tn_err *err)
 {
-    if (!q->needs || (q->scheme->flags & TN_QUANT_NEEDS_OPTIONAL))
+    if (!q->needs)
         return TN_OK;
+    if (q->scheme->flags & TN_QUANT_NEEDS_OPTIONAL) {
+        log_warn("%s works without calibration, but less well: give texts with --calib-data",
+                 q->scheme->name);
+        return TN_OK;
+    }
     err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant", "%s needs calibration",
            q->scheme->name);
     err_remedy(err, "give texts with --calib-data, or the statistics of an earlier build with "

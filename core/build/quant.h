@@ -25,6 +25,7 @@ struct quantized {
     tn_weight weights[2];
     const tn_weight *weight_list[2];
     const tn_quant_stats *stats;
+    uint32_t group;              /* of linears, in struct quant */
     const struct stored *stored; /* the checkpoint has it quantized; NULL: the scheme does it */
     double weight_error; /* of what was made, see tn_quant_format::fill; negative: unknown */
     tn_quant_plan plan;
@@ -62,6 +63,7 @@ struct quant_group {
     float *divide;                       /* per channel; NULL: not smoothed */
     const struct calibration_input *raw; /* what calibration saw; NULL: nothing */
     tn_quant_stats stats;                /* the same after smoothing */
+    struct hessian hessian;              /* while it is gathered and used, see calibrate.h */
 };
 
 struct quant_options {

@@ -116,7 +116,7 @@ static int32_t check_model(struct place *at, const tn_model_arch *m)
 static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
 {
     uint32_t needs = TN_QUANT_ABSMAX_CHANNEL | TN_QUANT_ABSMAX_TENSOR | TN_QUANT_PERCENTILE |
-                     TN_QUANT_SECOND_MOMENT | TN_QUANT_SAMPLE;
+                     TN_QUANT_SECOND_MOMENT | TN_QUANT_SAMPLE | TN_QUANT_HESSIAN;
     int32_t rc = check_text(at, "name", q->name);
 
     if (rc != TN_OK)

@@ -167,6 +167,39 @@ START_TEST(what_is_saved_is_what_is_read)
 }
 END_TEST
 
+/* Of rows that come in pieces, with channels that are no multiple of anything. */
+START_TEST(hessians_are_means_of_products)
+{
+    static const uint64_t pieces[] = {1, 300, 7, 256, 36};
+    const uint64_t n = 43, n_rows = 600;
+    struct hessian h;
+    tn_err err = TN_ERR_INIT;
+    float divide[43];
+    uint64_t at = 0;
+
+    ck_assert_ok(hessian_init(&h, n, &err), &err);
+    for (size_t i = 0; i < n_rows * n; i++)
+        rows[i] = (float)((int)(i * 7919 % 101) - 50) / 16.0f;
+    for (size_t i = 0; i < 5; at += pieces[i++])
+        ck_assert_ok(hessian_take(&h, rows + at * n, pieces[i], &err), &err);
+    ck_assert_uint_eq(h.n_rows, n_rows);
+    for (uint64_t k = 0; k < n; k++)
+        divide[k] = exp2f((float)(k % 5) - 2.0f);
+    hessian_finish(&h, divide);
+    for (uint64_t i = 0; i < n; i++)
+        for (uint64_t j = 0; j <= i; j++) {
+            double sum = 0.0;
+            for (uint64_t t = 0; t < n_rows; t++)
+                sum += (double)rows[t * n + i] * (double)rows[t * n + j] / (double)n_rows;
+            sum /= (double)divide[i] * (double)divide[j];
+            ck_assert_double_eq_tol((double)h.sum[i * (i + 1) / 2 + j], sum, 1e-4);
+        }
+    hessian_release(&h);
+    ck_assert_uint_eq(hessian_bytes(4), 40);
+    ck_assert_uint_eq(hessian_bytes(UINT64_C(1) << 40), UINT64_MAX);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("build_calibration");
@@ -177,6 +210,7 @@ int main(void)
     tcase_add_test(t, zeros_and_no_data_have_a_percentile_too);
     tcase_add_test(t, memory_is_that_of_the_channels_however_long_the_data);
     tcase_add_test(t, what_is_saved_is_what_is_read);
+    tcase_add_test(t, hessians_are_means_of_products);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

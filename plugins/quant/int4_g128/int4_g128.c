@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * INT4 weights in groups of 128 inputs, symmetric or with zero points; activations stay as they are ("linear.int4" in
+ * INT4 weights in groups of 128 inputs, with zero points or symmetric; activations stay as they are ("linear.int4" in
  * tenon/ops.h). A matrix whose inputs are no whole groups of 128 gets smaller ones. Without calibration weights are
  * rounded to nearest. With it, channels that matter are scaled up before rounding, as in AWQ (Lin et al. 2023,
  * arXiv:2306.00978): s_k = E[x_k^2]^(beta / 2), beta searched for the linears that read one value, for the least expected
- * squared error of their outputs, sum_k E[x_k^2] dw_nk^2; and the range of a group is cut where that lowers the error.
+ * squared error of their outputs, sum_k E[x_k^2] dw_nk^2; the range of a group is cut where that lowers the error; and
+ * columns make good what others were rounded by (feedback.h), if calibration brings Hessians.
  *
  * This plugin uses nothing but the installed SDK: its CMakeLists.txt builds it outside of Tenon's tree, too.
  * A build's state is immutable after `open`; any thread.
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "feedback.h"
 #include "tenon/ops.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"
@@ -29,8 +31,9 @@ TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "int4_g128", .vendor = "tenon", .
 struct build {
     const tn_host *host;
     uint64_t group;
-    uint32_t zero;  /* with zero points */
-    uint32_t plain; /* round to nearest, whatever calibration says */
+    uint32_t zero;    /* with zero points */
+    uint32_t plain;   /* round to nearest, whatever calibration says */
+    uint32_t nearest; /* likewise, but scale channels first */
 };
 
 /* The group of a matrix of `k` inputs: as asked for, or the next smaller multiple of 16 that divides them; 0: none. */
@@ -44,12 +47,6 @@ static uint64_t group_for(const struct build *b, uint64_t k)
 }
 
 /* -- One group ----------------------------------------------------------------------------------------- */
-
-/* What a group of weights is rounded with: w ~ scale * (q - zero), low <= q <= high. */
-struct grid {
-    float scale;
-    int zero;
-};
 
 static struct grid grid_of(const struct build *b, float least, float most, float part)
 {
@@ -67,13 +64,6 @@ static struct grid grid_of(const struct build *b, float least, float most, float
     if (!isnormal(g.scale))
         g.scale = 0.0f;
     return g;
-}
-
-static int round_to(struct grid g, float w)
-{
-    float q = g.scale > 0.0f ? rintf(w / g.scale) + (float)g.zero : (float)g.zero;
-
-    return (int)fmaxf(-8.0f, fminf(7.0f, q));
 }
 
 static double grid_error(struct grid g, const float *w, const float *moment, uint64_t n)
@@ -241,6 +231,35 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
     return TN_OK;
 }
 
+/* Every element to the nearest point of its group's grid. */
+static void round_to_nearest(const struct rounding *r, uint64_t cols)
+{
+    for (uint64_t i = 0; i < r->rows * cols; i++) {
+        uint64_t g = i / r->group;
+        struct grid grid = {r->scale[g], r->zero ? r->zero[g] : 0};
+        r->q[i / 2] |= (uint8_t)((round_to(grid, r->w[i]) & 15) << (i % 2 * 4));
+    }
+}
+
+static int32_t round_matrix(const struct build *b, const tn_quant_stats *stats, struct rounding *r,
+                            uint64_t cols, tn_err *err)
+{
+    struct factor f = {.n = 0};
+    int32_t rc = TN_E_UNSUPPORTED;
+
+    if (stats && stats->hessian && !b->plain && !b->nearest)
+        rc = factor_new(b->host, stats->hessian, cols, &f, err);
+    if (rc == TN_E_UNSUPPORTED) {
+        round_to_nearest(r, cols);
+        return TN_OK;
+    }
+    r->factor = &f;
+    if (rc == TN_OK)
+        rc = round_with_feedback(b->host, r, err);
+    factor_release(b->host, &f);
+    return rc;
+}
+
 static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
                         void *const *out, tn_err *err)
 {
@@ -248,9 +267,10 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
     uint64_t rows = op->weights[0]->dims[0], cols = op->weights[0]->dims[1], g = 0;
     uint64_t group = group_for(b, cols);
     const float *moment = stats && !b->plain ? stats->second_moment : NULL;
-    uint8_t *q = out[0];
     float *scale = out[1];
     int8_t *zero = b->zero ? out[2] : NULL;
+    struct rounding r = {
+        .w = w, .rows = rows, .group = group, .scale = scale, .zero = zero, .q = out[0]};
 
     for (uint64_t i = 0; i < rows * cols; i++)
         if (!isfinite(w[i]))
@@ -261,10 +281,8 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
         scale[g] = grid.scale;
         if (zero)
             zero[g] = (int8_t)grid.zero;
-        for (uint64_t i = at; i < at + group; i++)
-            q[i / 2] |= (uint8_t)((round_to(grid, w[i]) & 15) << (i % 2 * 4));
     }
-    return TN_OK;
+    return round_matrix(b, stats, &r, cols, err);
 }
 
 /* -- Options ------------------------------------------------------------------------------------------- */
@@ -287,10 +305,12 @@ static int32_t set_option(struct build *b, const tn_kv *kv, tn_err *err)
         return set_switch(kv, "on", "off", &b->zero, err);
     if (strcmp(kv->key, "awq") == 0)
         return set_switch(kv, "off", "on", &b->plain, err);
+    if (strcmp(kv->key, "feedback") == 0)
+        return set_switch(kv, "off", "on", &b->nearest, err);
     if (strcmp(kv->key, "group") != 0)
-        return tn_err_set(err, TN_E_CONFIG,
-                          "there is no option \"%s\"; known are zero, awq (on, off), group",
-                          kv->key);
+        return tn_err_set(
+            err, TN_E_CONFIG,
+            "there is no option \"%s\"; known are zero, awq, feedback (on, off), group", kv->key);
     b->group = strtoul(kv->value, &end, 10);
     if (end == kv->value || *end || b->group < 16 || b->group > MAX_GROUP || b->group % 16)
         return tn_err_set(err, TN_E_CONFIG,
@@ -308,7 +328,7 @@ static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_optio
 
     if (!b)
         return tn_err_set(err, TN_E_NOMEM, "no memory for a build");
-    *b = (struct build){.host = host, .group = 128};
+    *b = (struct build){.host = host, .group = 128, .zero = 1};
     for (uint32_t i = 0; i < n_options && rc == TN_OK; i++)
         rc = set_option(b, &options[i], err);
     if (rc != TN_OK) {
@@ -317,6 +337,8 @@ static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_optio
     }
     if (b->plain)
         *needs = 0;
+    else if (b->nearest)
+        *needs = TN_QUANT_SECOND_MOMENT;
     *build = b;
     return TN_OK;
 }
@@ -346,8 +368,9 @@ static void fini(void *instance)
 static const tn_quant_scheme scheme = {
     .h = TN_HDR(tn_quant_scheme),
     .name = "int4_g128",
-    .summary = "INT4 weights in groups of 128, AWQ-style with calibration",
-    .needs = TN_QUANT_SECOND_MOMENT,
+    .summary =
+        "INT4 weights in groups of 128; AWQ-style scales and GPTQ-style rounding with calibration",
+    .needs = TN_QUANT_SECOND_MOMENT | TN_QUANT_HESSIAN,
     .flags = TN_QUANT_NEEDS_OPTIONAL,
     .fallback = "weights are widened as they are read; arithmetic is that of the activations",
     .open = open_build,

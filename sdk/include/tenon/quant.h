@@ -24,7 +24,10 @@ enum tn_quant_need {
     TN_QUANT_ABSMAX_TENSOR = 2,  /**< max |x| of the input */
     TN_QUANT_PERCENTILE = 4,     /**< 99.9th percentile of |x| of the input, within 12.5% */
     TN_QUANT_SECOND_MOMENT = 8,  /**< mean of x^2 per input channel */
-    TN_QUANT_SAMPLE = 16         /**< some rows of the input */
+    TN_QUANT_SAMPLE = 16,        /**< some rows of the input */
+    /** Mean of x x^T: what rounding one column can make good of another. It takes the host memory (2 n^2 bytes
+     *  of each input of n channels, some at a time) and another run of the model for every 8 GiB of it. */
+    TN_QUANT_HESSIAN = 32
 };
 
 enum tn_quant_flag {
@@ -73,6 +76,12 @@ typedef struct tn_quant_stats {
     uint64_t n_sample;
     float absmax;
     float percentile;
+    /** Mean of x_i x_j over the rows taken for it, at most 65,536: the lower triangle row by row, element i, j <= i at
+     *  [i * (i + 1) / 2 + j]. Positive semidefinite up to rounding, and singular for inputs with dead channels or fewer rows
+     *  than channels. Given to `quantize` alone. NULL, though asked for: statistics came from a file, or
+     *  there is no room for so wide an input; schemes work without it. */
+    const float *hessian;
+    uint64_t n_hessian_rows; /**< rows taken for it */
 } tn_quant_stats;
 
 enum tn_quant_before {

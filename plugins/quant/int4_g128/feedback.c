@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * See feedback.h. With H = R R^T, R upper triangular in the order of rounding, the error of a row d of roundings is |d R|^2.
+ * Its component j is d_j R_jj + sum of d_i R_ij over columns i that were rounded before: so column j is
+ * rounded from w_j + sum d_i R_ij / R_jj, and |d R|^2 becomes what single roundings leave, sum (d_j R_jj)^2. R is the lower
+ * Cholesky factor of H with rows and columns turned round, which is why the order is kept last first.
+ *
+ * Arithmetic is in float32, in vectors of eight that compilers map to what the target has. Tasks are taken from a counter by as many
+ * threads as there are CPUs; each writes rows of its own.
+ */
+#include "feedback.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* GNU C: no vector of the standard is known to both compilers. */
+typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define LANES 8
+#define BLOCK 64       /* columns that are rounded, or factored, before the rest hears of them */
+#define MAX_THREADS 64 /* of one matrix */
+#define DAMPING 0.01   /* of the mean of the diagonal, as in the paper */
+#define DAMPINGS 4     /* each ten times the last */
+
+int round_to(struct grid g, float w)
+{
+    float q = g.scale > 0.0f ? rintf(w / g.scale) + (float)g.zero : (float)g.zero;
+
+    return (int)fmaxf(-8.0f, fminf(7.0f, q));
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* -- Threads ------------------------------------------------------------------------------------------- */
+
+struct tasks {
+    void (*run)(void *arg, uint64_t task);
+    void *arg;
+    uint64_t n;
+    atomic_uint_fast64_t next;
+};
+
+static void work(void *arg)
+{
+    struct tasks *t = arg;
+    uint64_t i;
+
+    while ((i = atomic_fetch_add(&t->next, 1)) < t->n)
+        t->run(t->arg, i);
+}
+
+/* Runs tasks 0 to n - 1, `flops` of arithmetic each, on this thread and others if that pays. */
+static void run_tasks(const tn_host *host, uint64_t n, double flops,
+                      void (*run)(void *arg, uint64_t task), void *arg)
+{
+    struct tasks t = {.run = run, .arg = arg, .n = n, .next = 0};
+    uint64_t most = least(least(n, host->n_cpus), MAX_THREADS);
+    tn_thread *threads[MAX_THREADS];
+    uint64_t started = 0;
+
+    while (started + 1 < most && (double)n * flops > 1e6 &&
+           host->thread_spawn(host->ctx, "int4", -1, work, &t, &threads[started], NULL) == TN_OK)
+        started++;
+    work(&t);
+    while (started > 0)
+        host->thread_join(host->ctx, threads[--started]);
+}
+
+/* -- The factor ---------------------------------------------------------------------------------------- */
+
+struct factoring {
+    float *l;
+    uint64_t n;
+    uint64_t at, end; /* columns of the block; those before are final */
+};
+
+/* out[i][j] -= sum over k < len of x[i][k] * y[j][k], for two rows of each. */
+static void subtract_products(const float *x, const float *y, uint64_t n, uint64_t len, float *out)
+{
+    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    float sums[4] = {0};
+    uint64_t k = 0;
+
+    for (; k + LANES <= len; k += LANES) {
+        lanes x0 = *(const lanes *)(x + k), x1 = *(const lanes *)(x + n + k);
+        lanes y0 = *(const lanes *)(y + k), y1 = *(const lanes *)(y + n + k);
+        a += x0 * y0;
+        b += x0 * y1;
+        c += x1 * y0;
+        d += x1 * y1;
+    }
+    for (int i = 0; i < LANES; i++) {
+        sums[0] += a[i];
+        sums[1] += b[i];
+        sums[2] += c[i];
+        sums[3] += d[i];
+    }
+    for (; k < len; k++) {
+        sums[0] += x[k] * y[k];
+        sums[1] += x[k] * y[n + k];
+        sums[2] += x[n + k] * y[k];
+        sums[3] += x[n + k] * y[n + k];
+    }
+    out[0] -= sums[0];
+    out[1] -= sums[1];
+    out[n] -= sums[2];
+    out[n + 1] -= sums[3];
+}
+
+/* Rows of the block's columns, less what the columns before it account for. Rows and columns come in twos: n is even. */
+static void update_rows(const struct factoring *f, uint64_t from, uint64_t to)
+{
+    uint64_t n = f->n;
+
+    for (uint64_t k = 0; k < f->at; k += 512)
+        for (uint64_t i = from; i < to; i += 2)
+            for (uint64_t j = f->at; j < f->end; j += 2)
+                subtract_products(f->l + i * n + k, f->l + j * n + k, n, least(512, f->at - k),
+                                  f->l + i * n + j);
+}
+
+/* The block on the diagonal; false if it is not positive. */
+static int factor_block(const struct factoring *f)
+{
+    uint64_t n = f->n;
+
+    for (uint64_t j = f->at; j < f->end; j++) {
+        float *row = f->l + j * n;
+        for (uint64_t i = f->at; i <= j; i++) {
+            const float *other = f->l + i * n;
+            double sum = (double)row[i];
+            for (uint64_t k = f->at; k < i; k++)
+                sum -= (double)row[k] * (double)other[k];
+            if (i < j)
+                row[i] = (float)(sum / (double)other[i]);
+            else if (sum > 1e-30 && isfinite(sum))
+                row[i] = (float)sqrt(sum);
+            else
+                return 0;
+        }
+    }
+    return 1;
+}
+
+/* A task: BLOCK rows below the block. */
+static void factor_below(void *arg, uint64_t task)
+{
+    const struct factoring *f = arg;
+    uint64_t from = f->end + task * BLOCK, to = least(from + BLOCK, f->n), n = f->n;
+
+    update_rows(f, from, to);
+    for (uint64_t i = from; i < to; i++)
+        for (uint64_t j = f->at; j < f->end; j++) {
+            float sum = f->l[i * n + j];
+            for (uint64_t k = f->at; k < j; k++)
+                sum -= f->l[i * n + k] * f->l[j * n + k];
+            f->l[i * n + j] = sum / f->l[j * n + j];
+        }
+}
+
+static int factor_all(const tn_host *host, float *l, uint64_t n)
+{
+    for (uint64_t at = 0; at < n; at += BLOCK) {
+        struct factoring f = {l, n, at, least(at + BLOCK, n)};
+        double flops = 2.0 * BLOCK * BLOCK * (double)(at + BLOCK);
+        update_rows(&f, at, f.end);
+        if (!factor_block(&f))
+            return 0;
+        run_tasks(host, (n - f.end + BLOCK - 1) / BLOCK, flops, factor_below, &f);
+    }
+    return 1;
+}
+
+static float hessian_at(const float *h, uint64_t i, uint64_t j)
+{
+    return i > j ? h[i * (i + 1) / 2 + j] : h[j * (j + 1) / 2 + i];
+}
+
+struct diagonal {
+    float value;
+    uint32_t column;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    const struct diagonal *x = a, *y = b;
+
+    if (x->value != y->value)
+        return x->value < y->value ? -1 : 1;
+    return x->column < y->column ? -1 : x->column > y->column;
+}
+
+/* Columns, least second moment first. */
+static int32_t find_order(const tn_host *host, const float *h, uint64_t n, uint32_t *order,
+                          double *mean, tn_err *err)
+{
+    struct diagonal *d = host->alloc(host->ctx, n * sizeof *d, 64);
+
+    if (!d)
+        return tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels", (unsigned long long)n);
+    *mean = 0.0;
+    for (uint64_t k = 0; k < n; k++) {
+        d[k] = (struct diagonal){hessian_at(h, k, k), (uint32_t)k};
+        *mean += (double)d[k].value / (double)n;
+    }
+    qsort(d, n, sizeof *d, by_value);
+    for (uint64_t k = 0; k < n; k++)
+        order[k] = d[k].column;
+    host->free(host->ctx, d);
+    return TN_OK;
+}
+
+int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct factor *out,
+                   tn_err *err)
+{
+    struct factor f = {.n = n};
+    double mean = 0.0, damping = DAMPING;
+    int done = 0;
+    int32_t rc = TN_OK;
+
+    f.order = host->alloc(host->ctx, n * sizeof *f.order, 64);
+    f.l = host->alloc(host->ctx, n * n * sizeof *f.l, 64);
+    if (!f.order || !f.l)
+        rc = tn_err_set(err, TN_E_NOMEM, "no memory for a factor of %llu channels",
+                        (unsigned long long)n);
+    if (rc == TN_OK)
+        rc = find_order(host, hessian, n, f.order, &mean, err);
+    for (int i = 0; i < DAMPINGS && rc == TN_OK && mean > 0.0 && !done; i++, damping *= 10.0) {
+        for (uint64_t a = 0; a < n; a++) {
+            for (uint64_t b = 0; b <= a; b++)
+                f.l[a * n + b] = hessian_at(hessian, f.order[a], f.order[b]);
+            f.l[a * n + a] += (float)(damping * mean);
+        }
+        done = factor_all(host, f.l, n);
+    }
+    if (rc == TN_OK && !done)
+        rc = TN_E_UNSUPPORTED;
+    if (rc != TN_OK) {
+        factor_release(host, &f);
+        return rc;
+    }
+    *out = f;
+    return TN_OK;
+}
+
+void factor_release(const tn_host *host, struct factor *f)
+{
+    host->free(host->ctx, f->order);
+    host->free(host->ctx, f->l);
+    *f = (struct factor){.n = 0};
+}
+
+/* -- Rounding ------------------------------------------------------------------------------------------ */
+
+struct round_all {
+    const struct rounding *r;
+    const tn_host *host;
+    atomic_int failed; /* for want of memory */
+};
+
+/* LANES rows at once: what earlier columns leave to column i of the order is made[i] / l[i][i]. */
+struct strip {
+    const struct rounding *r;
+    uint64_t row, n_rows;
+    lanes *error; /* [n] w - q, in the order */
+    lanes *made;  /* [n] */
+};
+
+static void round_column(const struct strip *s, uint64_t i)
+{
+    const struct rounding *r = s->r;
+    uint64_t n = r->factor->n, column = r->factor->order[i], groups = n / r->group;
+    float by = 1.0f / r->factor->l[i * n + i];
+    lanes error = {0};
+
+    for (uint64_t k = 0; k < s->n_rows; k++) {
+        uint64_t row = s->row + k, g = row * groups + column / r->group;
+        struct grid grid = {r->scale[g], r->zero ? r->zero[g] : 0};
+        float w = r->w[row * n + column];
+        int q = round_to(grid, w + s->made[i][k] * by);
+        error[k] = w - grid.scale * (float)(q - grid.zero);
+        r->q[(row * n + column) / 2] |= (uint8_t)((q & 15) << (column % 2 * 4));
+    }
+    s->error[i] = error;
+}
+
+/* made[b] += sum over a of l[a][b] * error[a], for a from `from` to `to` and four b. */
+static void tell_four(const struct strip *s, uint64_t from, uint64_t to, uint64_t b)
+{
+    uint64_t n = s->r->factor->n;
+    const float *l = s->r->factor->l + b;
+    lanes *m = s->made + b, m0 = m[0], m1 = m[1], m2 = m[2], m3 = m[3];
+
+    for (uint64_t a = from; a < to; a++) {
+        const float *row = l + a * n;
+        lanes e = s->error[a];
+        m0 += row[0] * e;
+        m1 += row[1] * e;
+        m2 += row[2] * e;
+        m3 += row[3] * e;
+    }
+    m[0] = m0;
+    m[1] = m1;
+    m[2] = m2;
+    m[3] = m3;
+}
+
+/* Blocks from the end to the start; n and so each block is a multiple of 16. */
+static void round_strip(const struct strip *s)
+{
+    const struct factor *f = s->r->factor;
+
+    for (uint64_t end = f->n; end > 0;) {
+        uint64_t at = (end - 1) / BLOCK * BLOCK;
+        for (uint64_t i = end; i-- > at;) {
+            round_column(s, i);
+            for (uint64_t b = at; b < i; b++)
+                s->made[b] += f->l[i * f->n + b] * s->error[i];
+        }
+        for (uint64_t b = 0; b < at; b += 4)
+            tell_four(s, at, end, b);
+        end = at;
+    }
+}
+
+static void round_task(void *arg, uint64_t task)
+{
+    struct round_all *x = arg;
+    const struct rounding *r = x->r;
+    struct strip s = {.r = r, .row = task * LANES};
+    uint64_t n = r->factor->n;
+
+    s.n_rows = least(LANES, r->rows - s.row);
+    s.error = x->host->alloc(x->host->ctx, 2 * n * sizeof *s.error, 64);
+    if (!s.error) {
+        atomic_store(&x->failed, 1);
+        return;
+    }
+    s.made = s.error + n;
+    round_strip(&s);
+    x->host->free(x->host->ctx, s.error);
+}
+
+int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_err *err)
+{
+    struct round_all x = {.r = r, .host = host, .failed = 0};
+    double n = (double)r->factor->n;
+
+    run_tasks(host, (r->rows + LANES - 1) / LANES, n * n * LANES, round_task, &x);
+    if (atomic_load(&x.failed))
+        return tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
+                          (unsigned long long)r->factor->n);
+    return TN_OK;
+}
