@@ -5,7 +5,7 @@
  * rounded from w_j + sum d_i R_ij / R_jj, and |d R|^2 becomes what single roundings leave, sum (d_j R_jj)^2. R is the lower
  * Cholesky factor of H with rows and columns turned round, which is why the order is kept last first.
  *
- * Arithmetic is in float32, in vectors of eight that compilers map to what the target has. Tasks are taken from a counter by as many
+ * Arithmetic is in float32, in vectors of four, which any machine has. Tasks are taken from a counter by as many
  * threads as there are CPUs; each writes rows of its own.
  */
 #include "feedback.h"
@@ -16,9 +16,14 @@
 #include <string.h>
 
 /* GNU C: no vector of the standard is known to both compilers. */
-typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 
+/* An element of as many rows as are rounded at once. */
 #define LANES 8
+typedef struct lanes {
+    float of[LANES];
+} lanes;
+
 #define BLOCK 64       /* columns that are rounded, or factored, before the rest hears of them */
 #define MAX_THREADS 64 /* of one matrix */
 #define DAMPING 0.01   /* of the mean of the diagonal, as in the paper */
@@ -82,19 +87,19 @@ struct factoring {
 /* out[i][j] -= sum over k < len of x[i][k] * y[j][k], for two rows of each. */
 static void subtract_products(const float *x, const float *y, uint64_t n, uint64_t len, float *out)
 {
-    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    four a = {0}, b = {0}, c = {0}, d = {0};
     float sums[4] = {0};
     uint64_t k = 0;
 
-    for (; k + LANES <= len; k += LANES) {
-        lanes x0 = *(const lanes *)(x + k), x1 = *(const lanes *)(x + n + k);
-        lanes y0 = *(const lanes *)(y + k), y1 = *(const lanes *)(y + n + k);
+    for (; k + 4 <= len; k += 4) {
+        four x0 = *(const four *)(x + k), x1 = *(const four *)(x + n + k);
+        four y0 = *(const four *)(y + k), y1 = *(const four *)(y + n + k);
         a += x0 * y0;
         b += x0 * y1;
         c += x1 * y0;
         d += x1 * y1;
     }
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < 4; i++) {
         sums[0] += a[i];
         sums[1] += b[i];
         sums[2] += c[i];
@@ -248,6 +253,12 @@ int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct
     return TN_OK;
 }
 
+void factor_rests(const struct factor *f, float *out)
+{
+    for (uint64_t i = 0; i < f->n; i++)
+        out[f->order[i]] = f->l[i * f->n + i] * f->l[i * f->n + i];
+}
+
 void factor_release(const tn_host *host, struct factor *f)
 {
     host->free(host->ctx, f->order);
@@ -257,60 +268,73 @@ void factor_release(const tn_host *host, struct factor *f)
 
 /* -- Rounding ------------------------------------------------------------------------------------------ */
 
-struct round_all {
-    const struct rounding *r;
-    const tn_host *host;
-    atomic_int failed; /* for want of memory */
-};
-
-/* LANES rows at once: what earlier columns leave to column i of the order is made[i] / l[i][i]. */
+/* LANES rows at once. */
 struct strip {
     const struct rounding *r;
     uint64_t row, n_rows;
-    lanes *error; /* [n] w - q, in the order */
-    lanes *made;  /* [n] */
+    lanes *error; /* [n] what was rounded away, w - q */
+    lanes *made;  /* [n] the errors times the columns of a matrix */
 };
+
+static struct grid grid_at(const struct rounding *r, uint64_t row, uint64_t column)
+{
+    uint64_t g = row * (r->factor->n / r->group) + column / r->group;
+
+    return (struct grid){r->scale[g], r->zero ? r->zero[g] : 0};
+}
 
 static void round_column(const struct strip *s, uint64_t i)
 {
     const struct rounding *r = s->r;
-    uint64_t n = r->factor->n, column = r->factor->order[i], groups = n / r->group;
+    uint64_t n = r->factor->n, column = r->factor->order[i];
     float by = 1.0f / r->factor->l[i * n + i];
-    lanes error = {0};
 
     for (uint64_t k = 0; k < s->n_rows; k++) {
-        uint64_t row = s->row + k, g = row * groups + column / r->group;
-        struct grid grid = {r->scale[g], r->zero ? r->zero[g] : 0};
-        float w = r->w[row * n + column];
-        int q = round_to(grid, w + s->made[i][k] * by);
-        error[k] = w - grid.scale * (float)(q - grid.zero);
-        r->q[(row * n + column) / 2] |= (uint8_t)((q & 15) << (column % 2 * 4));
+        uint64_t at = (s->row + k) * n + column;
+        struct grid grid = grid_at(r, s->row + k, column);
+        int q = round_to(grid, r->w[at] + s->made[i].of[k] * by);
+        s->error[i].of[k] = r->w[at] - grid.scale * (float)(q - grid.zero);
+        r->q[at / 2] |= (uint8_t)((q & 15) << (at % 2 * 4));
     }
-    s->error[i] = error;
 }
 
-/* made[b] += sum over a of l[a][b] * error[a], for a from `from` to `to` and four b. */
+/* made[b] += sum over a of l[a][b] * error[a], for a from `from` to `to` and b to b + 3. */
 static void tell_four(const struct strip *s, uint64_t from, uint64_t to, uint64_t b)
 {
     uint64_t n = s->r->factor->n;
-    const float *l = s->r->factor->l + b;
-    lanes *m = s->made + b, m0 = m[0], m1 = m[1], m2 = m[2], m3 = m[3];
+    const float *l = s->r->factor->l + from * n + b;
+    const four *e = (const four *)(s->error + from);
+    four *m = (four *)(s->made + b), m0 = m[0], m1 = m[1], m2 = m[2], m3 = m[3], m4 = m[4],
+         m5 = m[5], m6 = m[6], m7 = m[7];
 
-    for (uint64_t a = from; a < to; a++) {
-        const float *row = l + a * n;
-        lanes e = s->error[a];
-        m0 += row[0] * e;
-        m1 += row[1] * e;
-        m2 += row[2] * e;
-        m3 += row[3] * e;
+    for (uint64_t a = from; a < to; a++, l += n, e += 2) {
+        m0 += l[0] * e[0];
+        m1 += l[0] * e[1];
+        m2 += l[1] * e[0];
+        m3 += l[1] * e[1];
+        m4 += l[2] * e[0];
+        m5 += l[2] * e[1];
+        m6 += l[3] * e[0];
+        m7 += l[3] * e[1];
     }
-    m[0] = m0;
-    m[1] = m1;
-    m[2] = m2;
-    m[3] = m3;
+    m[0] = m0, m[1] = m1, m[2] = m2, m[3] = m3;
+    m[4] = m4, m[5] = m5, m[6] = m6, m[7] = m7;
 }
 
-/* Blocks from the end to the start; n and so each block is a multiple of 16. */
+/* made[b] += l[b] * e, for b from `from` to `to`. */
+static void tell(const struct strip *s, const float *l, const lanes *e, uint64_t from, uint64_t to)
+{
+    four *m = (four *)(s->made + from);
+    four e0 = *(const four *)e->of, e1 = *(const four *)(e->of + 4);
+
+    for (uint64_t b = from; b < to; b++, m += 2) {
+        m[0] += l[b] * e0;
+        m[1] += l[b] * e1;
+    }
+}
+
+/* Column i of the order gets what those before leave it, made[i] / l[i][i]. Blocks from the end to the start; n and so
+ * each block is a multiple of 16. */
 static void round_strip(const struct strip *s)
 {
     const struct factor *f = s->r->factor;
@@ -319,8 +343,7 @@ static void round_strip(const struct strip *s)
         uint64_t at = (end - 1) / BLOCK * BLOCK;
         for (uint64_t i = end; i-- > at;) {
             round_column(s, i);
-            for (uint64_t b = at; b < i; b++)
-                s->made[b] += f->l[i * f->n + b] * s->error[i];
+            tell(s, f->l + i * f->n, &s->error[i], at, i);
         }
         for (uint64_t b = 0; b < at; b += 4)
             tell_four(s, at, end, b);
@@ -328,9 +351,17 @@ static void round_strip(const struct strip *s)
     }
 }
 
-static void round_task(void *arg, uint64_t task)
+/* -- All strips ---------------------------------------------------------------------------------------- */
+
+struct strips {
+    const struct rounding *r;
+    const tn_host *host;
+    atomic_int failed; /* for want of memory */
+};
+
+static void run_strip(void *arg, uint64_t task)
 {
-    struct round_all *x = arg;
+    struct strips *x = arg;
     const struct rounding *r = x->r;
     struct strip s = {.r = r, .row = task * LANES};
     uint64_t n = r->factor->n;
@@ -348,10 +379,11 @@ static void round_task(void *arg, uint64_t task)
 
 int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_err *err)
 {
-    struct round_all x = {.r = r, .host = host, .failed = 0};
+    struct strips x = {.r = r, .host = host, .failed = 0};
     double n = (double)r->factor->n;
+    uint64_t n_strips = (r->rows + LANES - 1) / LANES;
 
-    run_tasks(host, (r->rows + LANES - 1) / LANES, n * n * LANES, round_task, &x);
+    run_tasks(host, n_strips, n * n * LANES, run_strip, &x);
     if (atomic_load(&x.failed))
         return tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
                           (unsigned long long)r->factor->n);

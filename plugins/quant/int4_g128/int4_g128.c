@@ -241,22 +241,35 @@ static void round_to_nearest(const struct rounding *r, uint64_t cols)
     }
 }
 
-static int32_t round_matrix(const struct build *b, const tn_quant_stats *stats, struct rounding *r,
-                            uint64_t cols, tn_err *err)
+static void find_grids(const struct build *b, const float *moment, const struct rounding *r,
+                       uint64_t cols)
+{
+    for (uint64_t at = 0, g = 0; at < r->rows * cols; at += r->group, g++) {
+        struct grid grid = best_grid(b, r->w + at, moment ? moment + at % cols : NULL, r->group);
+        r->scale[g] = grid.scale;
+        if (r->zero)
+            r->zero[g] = (int8_t)grid.zero;
+    }
+}
+
+/* With the Hessian; TN_E_UNSUPPORTED if nothing can be made of it. */
+static int32_t round_by_hessian(const struct build *b, const float *hessian, struct rounding *r,
+                                uint64_t cols, tn_err *err)
 {
     struct factor f = {.n = 0};
-    int32_t rc = TN_E_UNSUPPORTED;
+    float *rests = b->host->alloc(b->host->ctx, cols * sizeof *rests, 64);
+    int32_t rc = rests ? factor_new(b->host, hessian, cols, &f, err)
+                       : tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
+                                    (unsigned long long)cols);
 
-    if (stats && stats->hessian && !b->plain && !b->nearest)
-        rc = factor_new(b->host, stats->hessian, cols, &f, err);
-    if (rc == TN_E_UNSUPPORTED) {
-        round_to_nearest(r, cols);
-        return TN_OK;
-    }
     r->factor = &f;
-    if (rc == TN_OK)
+    if (rc == TN_OK) {
+        factor_rests(&f, rests);
+        find_grids(b, rests, r, cols);
         rc = round_with_feedback(b->host, r, err);
+    }
     factor_release(b->host, &f);
+    b->host->free(b->host->ctx, rests);
     return rc;
 }
 
@@ -264,25 +277,29 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
                         void *const *out, tn_err *err)
 {
     const struct build *b = build;
-    uint64_t rows = op->weights[0]->dims[0], cols = op->weights[0]->dims[1], g = 0;
-    uint64_t group = group_for(b, cols);
-    const float *moment = stats && !b->plain ? stats->second_moment : NULL;
-    float *scale = out[1];
-    int8_t *zero = b->zero ? out[2] : NULL;
-    struct rounding r = {
-        .w = w, .rows = rows, .group = group, .scale = scale, .zero = zero, .q = out[0]};
+    uint64_t rows = op->weights[0]->dims[0], cols = op->weights[0]->dims[1];
+    struct rounding r = {.w = w,
+                         .rows = rows,
+                         .group = group_for(b, cols),
+                         .scale = out[1],
+                         .zero = b->zero ? out[2] : NULL,
+                         .q = out[0]};
+    const float *hessian = NULL;
+    int32_t rc = TN_E_UNSUPPORTED;
 
     for (uint64_t i = 0; i < rows * cols; i++)
         if (!isfinite(w[i]))
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
                               (unsigned long long)(i / cols), op->weights[0]->name);
-    for (uint64_t at = 0; at < rows * cols; at += group, g++) {
-        struct grid grid = best_grid(b, w + at, moment ? moment + at % cols : NULL, group);
-        scale[g] = grid.scale;
-        if (zero)
-            zero[g] = (int8_t)grid.zero;
-    }
-    return round_matrix(b, stats, &r, cols, err);
+    if (stats && !b->plain && !b->nearest)
+        hessian = stats->hessian;
+    if (hessian)
+        rc = round_by_hessian(b, hessian, &r, cols, err);
+    if (rc != TN_E_UNSUPPORTED)
+        return rc;
+    find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &r, cols);
+    round_to_nearest(&r, cols);
+    return TN_OK;
 }
 
 /* -- Options ------------------------------------------------------------------------------------------- */
