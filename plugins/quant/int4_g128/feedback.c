@@ -253,12 +253,6 @@ int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct
     return TN_OK;
 }
 
-void factor_rests(const struct factor *f, float *out)
-{
-    for (uint64_t i = 0; i < f->n; i++)
-        out[f->order[i]] = f->l[i * f->n + i] * f->l[i * f->n + i];
-}
-
 void factor_release(const tn_host *host, struct factor *f)
 {
     host->free(host->ctx, f->order);

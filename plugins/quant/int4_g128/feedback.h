@@ -31,8 +31,6 @@ struct factor {
 /* `hessian` as in tn_quant_stats. TN_E_UNSUPPORTED, err unfilled, if it is not positive definite even when damped. */
 int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct factor *out,
                    tn_err *err);
-/* out[k], of column k: the mean square of the input that the columns rounded before k say nothing about. */
-void factor_rests(const struct factor *f, float *out);
 void factor_release(const tn_host *host, struct factor *f); /* zeroed is allowed */
 
 /* Rounds w[rows, n] to q, two of a row to a byte, with a grid per `group` columns: scale[rows, n / group], and zero

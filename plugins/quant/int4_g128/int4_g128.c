@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * INT4 weights in groups of 128 inputs, with zero points or symmetric; activations stay as they are ("linear.int4" in
- * tenon/ops.h). A matrix whose inputs are no whole groups of 128 gets smaller ones. Without calibration weights are
+ * INT4 weights in groups of 128 inputs (64 in narrow matrices), with zero points or symmetric; activations stay as they are
+ * ("linear.int4" in tenon/ops.h). A matrix whose inputs are no whole groups gets others. Without calibration weights are
  * rounded to nearest. With it, channels that matter are scaled up before rounding, as in AWQ (Lin et al. 2023,
  * arXiv:2306.00978): s_k = E[x_k^2]^(beta / 2), beta searched for the linears that read one value, for the least expected
  * squared error of their outputs, sum_k E[x_k^2] dw_nk^2; the range of a group is cut where that lowers the error; and
@@ -24,26 +24,40 @@
 TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "int4_g128", .vendor = "tenon", .version = VERSION);
 
 #define MAX_GROUP 1024
+#define NARROW 2048 /* inputs */
 
 /* Rows of a matrix that the search looks at: enough to rank candidates. */
 #define SEARCH_ROWS 256
 
 struct build {
     const tn_host *host;
-    uint64_t group;
+    uint64_t group;   /* 0: not asked for */
     uint32_t zero;    /* with zero points */
     uint32_t plain;   /* round to nearest, whatever calibration says */
     uint32_t nearest; /* likewise, but scale channels first */
 };
 
-/* The group of a matrix of `k` inputs: as asked for, or the next smaller multiple of 16 that divides them; 0: none. */
+/* The next multiple of 16 from `group` down to `least`, or up to `most`, that divides `k`; 0: none. */
+static uint64_t divisor(uint64_t k, uint64_t group, uint64_t least, uint64_t most)
+{
+    for (uint64_t g = group; g >= least && g > 0; g -= 16)
+        if (k % g == 0)
+            return g;
+    for (uint64_t g = group + 16; g <= most; g += 16)
+        if (k % g == 0)
+            return g;
+    return 0;
+}
+
+/* The group of a matrix of `k` inputs: as asked for, or smaller. Unless asked for, it is of 128, and of 64 in narrow matrices:
+ * small models lose most by four bits, and can pay for more scales. Those of other lengths are large enough to keep scales and zero
+ * points within a fifth of the codes, if there are any. 0: none. */
 static uint64_t group_for(const struct build *b, uint64_t k)
 {
-    uint64_t group = b->group;
+    uint64_t group = b->group ? b->group : k < NARROW ? 64 : 128;
+    uint64_t found = b->group ? 0 : divisor(k, group, b->zero ? 64 : 48, 4 * group);
 
-    while (group && k % group)
-        group -= 16;
-    return group;
+    return found ? found : divisor(k, group, 16, 0);
 }
 
 /* -- One group ----------------------------------------------------------------------------------------- */
@@ -257,19 +271,13 @@ static int32_t round_by_hessian(const struct build *b, const float *hessian, str
                                 uint64_t cols, tn_err *err)
 {
     struct factor f = {.n = 0};
-    float *rests = b->host->alloc(b->host->ctx, cols * sizeof *rests, 64);
-    int32_t rc = rests ? factor_new(b->host, hessian, cols, &f, err)
-                       : tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
-                                    (unsigned long long)cols);
+    int32_t rc = factor_new(b->host, hessian, cols, &f, err);
 
     r->factor = &f;
-    if (rc == TN_OK) {
-        factor_rests(&f, rests);
-        find_grids(b, rests, r, cols);
+    if (rc == TN_OK)
         rc = round_with_feedback(b->host, r, err);
-    }
+    r->factor = NULL;
     factor_release(b->host, &f);
-    b->host->free(b->host->ctx, rests);
     return rc;
 }
 
@@ -284,20 +292,17 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
                          .scale = out[1],
                          .zero = b->zero ? out[2] : NULL,
                          .q = out[0]};
-    const float *hessian = NULL;
     int32_t rc = TN_E_UNSUPPORTED;
 
     for (uint64_t i = 0; i < rows * cols; i++)
         if (!isfinite(w[i]))
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
                               (unsigned long long)(i / cols), op->weights[0]->name);
-    if (stats && !b->plain && !b->nearest)
-        hessian = stats->hessian;
-    if (hessian)
-        rc = round_by_hessian(b, hessian, &r, cols, err);
+    find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &r, cols);
+    if (stats && stats->hessian && !b->plain && !b->nearest)
+        rc = round_by_hessian(b, stats->hessian, &r, cols, err);
     if (rc != TN_E_UNSUPPORTED)
         return rc;
-    find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &r, cols);
     round_to_nearest(&r, cols);
     return TN_OK;
 }
@@ -345,7 +350,7 @@ static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_optio
 
     if (!b)
         return tn_err_set(err, TN_E_NOMEM, "no memory for a build");
-    *b = (struct build){.host = host, .group = 128, .zero = 1};
+    *b = (struct build){.host = host, .zero = 1};
     for (uint32_t i = 0; i < n_options && rc == TN_OK; i++)
         rc = set_option(b, &options[i], err);
     if (rc != TN_OK) {
