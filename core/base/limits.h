@@ -20,10 +20,10 @@
 /* Checkpoints. */
 #define LIMIT_SAFETENSORS_HEADER (100 * 1000 * 1000) /* the format's own cap */
 #define LIMIT_CALIBRATION_BYTES                                                                    \
-    (16 * GIB)                /* statistics of one model: 800 bytes per input channel */
+    (16 * GIB)                        /* statistics of one model: 800 bytes per input channel */
 #define LIMIT_HESSIAN_BYTES (8 * GIB) /* second moments between channels, at one time */
 #define LIMIT_HESSIAN_ROWS 65536      /* of one input: what more would tell is not worth its time */
-#define LIMIT_TENSORS 1000000 /* per checkpoint or engine */
+#define LIMIT_TENSORS 1000000         /* per checkpoint or engine */
 #define LIMIT_TENSOR_NAME 512
 #define LIMIT_SHARDS 10000
 #define BUILD_CHUNK_BYTES (16 * MIB) /* unit of streaming: bounds the build's memory */
