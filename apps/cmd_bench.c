@@ -159,11 +159,45 @@ static double step_bytes(const struct machine *m, const struct timing *t)
     return (double)m->info.streamed_bytes + t->context_tokens * per_token;
 }
 
-static json_t *result_json(const struct shape *s, const struct machine *m, const struct timing *t)
+/* Why there was no time at which all sequences decoded, and what would give as many steps of all as were asked for. */
+static void explain_no_decode(const struct shape *s, const struct machine *m, char why[160])
+{
+    uint64_t prompts = (uint64_t)s->batch * s->input, others = s->batch - 1;
+    uint64_t step = m->info.max_num_tokens > others ? m->info.max_num_tokens - others : 1;
+
+    if (s->output == 1)
+        snprintf(why, 160, "not measured: one token per sequence comes with its prompt");
+    else
+        snprintf(why, 160,
+                 "not measured: the first of %" PRIu32 " sequences ended before the last began; "
+                 "an output length of %" PRIu64 " should do",
+                 s->batch, prompts / step + s->output + 2);
+}
+
+static json_t *decode_json(const struct shape *s, const struct machine *m, const struct timing *t)
 {
     double steps = t->decode_tokens / s->batch, bytes = step_bytes(m, t);
-    double step_s = steps > 0 ? t->decode_s / steps : 0;
-    double floor_s = bytes / m->bytes_per_s;
+    double step_s = steps > 0 ? t->decode_s / steps : 0, floor_s = bytes / m->bytes_per_s;
+    char why[160];
+
+    if (steps > 0)
+        return json_pack("{s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "decode_steps", steps,
+                         "decode_ms_per_step", step_s * 1e3, "decode_tokens_per_s",
+                         s->batch / step_s, "streamed_bytes_per_step",
+                         (json_int_t)m->info.streamed_bytes, "bytes_per_step", (json_int_t)bytes,
+                         "read_gb_per_s", bytes / step_s / 1e9, "device_gb_per_s",
+                         m->bytes_per_s / 1e9, "floor_ms_per_step", floor_s * 1e3, "floor_share",
+                         floor_s / step_s);
+    explain_no_decode(s, m, why);
+    return json_pack("{s:f, s:n, s:n, s:I, s:n, s:n, s:f, s:n, s:n, s:s}", "decode_steps", 0.0,
+                     "decode_ms_per_step", "decode_tokens_per_s", "streamed_bytes_per_step",
+                     (json_int_t)m->info.streamed_bytes, "bytes_per_step", "read_gb_per_s",
+                     "device_gb_per_s", m->bytes_per_s / 1e9, "floor_ms_per_step", "floor_share",
+                     "decode_note", why);
+}
+
+static json_t *result_json(const struct shape *s, const struct machine *m, const struct timing *t)
+{
     json_t *r = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i}", "device",
                           m->info.device, "device_name", m->info.device_name, "batch",
                           (int)s->batch, "input_len", (int)s->input, "output_len", (int)s->output,
@@ -184,14 +218,7 @@ static json_t *result_json(const struct shape *s, const struct machine *m, const
             r, json_pack("{s:f, s:f, s:f, s:i}", "tune_s", (double)m->info.tune_ns / 1e9, "load_s",
                          (double)m->info.load_ns / 1e9, "capture_s",
                          (double)m->info.capture_ns / 1e9, "graphs", (int)m->info.n_graphs)) != 0 ||
-        json_object_update_new(
-            r, json_pack("{s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "decode_steps", steps,
-                         "decode_ms_per_step", step_s * 1e3, "decode_tokens_per_s",
-                         step_s > 0 ? s->batch / step_s : 0.0, "streamed_bytes_per_step",
-                         (json_int_t)m->info.streamed_bytes, "bytes_per_step", (json_int_t)bytes,
-                         "read_gb_per_s", step_s > 0 ? bytes / step_s / 1e9 : 0.0,
-                         "device_gb_per_s", m->bytes_per_s / 1e9, "floor_ms_per_step",
-                         floor_s * 1e3, "floor_share", step_s > 0 ? floor_s / step_s : 0.0)) != 0) {
+        json_object_update_new(r, decode_json(s, m, t)) != 0) {
         json_decref(r);
         return NULL;
     }
@@ -209,6 +236,8 @@ static void print_result(const json_t *r)
             printf("  %-26s %.3f\n", key, json_real_value(v));
         else if (json_is_integer(v))
             printf("  %-26s %lld\n", key, (long long)json_integer_value(v));
+        else if (json_is_null(v))
+            printf("  %-26s -\n", key);
         else
             printf("  %-26s %s\n", key, json_string_value(v));
     }
@@ -255,6 +284,38 @@ static void count_comm(tn_runtime *rt, const tn_runtime_stats *before, const str
     m->comm_bytes = (double)(now.comm_bytes - before->comm_bytes) / rows / ranks;
 }
 
+/* Refuses a batch whose sequences the cache does not hold at once: some would wait for others to end, and no figure would be
+ * one of the batch. What is the matter is told in JSON, too, where that was asked for. */
+static int32_t check_cache(const struct opts *o, const struct shape *s, const tn_runtime_info *i,
+                           tn_err *err)
+{
+    uint64_t tokens = (uint64_t)s->input + s->output - 1; /* the last is not computed on */
+    uint64_t pages = (tokens + i->kv_page_tokens - 1) / i->kv_page_tokens;
+    uint64_t fit = i->kv_pages / pages;
+    tn_err ignored = TN_ERR_INIT;
+
+    if (fit >= s->batch)
+        return TN_OK;
+    tn_err_set(err, TN_E_LIMIT,
+               "the KV cache holds %" PRIu64 " of %" PRIu32
+               " sequences at once: each needs %" PRIu64 " pages for %" PRIu64
+               " tokens, and there are %" PRIu32 " pages of %" PRIu32 " tokens (%" PRIu64
+               " bytes each)",
+               fit, s->batch, pages, tokens, i->kv_pages, i->kv_page_tokens, i->kv_page_bytes);
+    err_remedy(err,
+               "take --batch-size %" PRIu64 " or shorter sequences, or give the cache more: "
+               "kv.free_mem_fraction, kv.max_bytes, or 8 bits by --kv-cache-dtype",
+               fit > 0 ? fit : 1);
+    if (opts_flag(o, "json"))
+        app_print_json(json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:i, s:i}", "error", err->msg,
+                                 "batch", (int)s->batch, "input_len", (int)s->input, "output_len",
+                                 (int)s->output, "sequences_at_once", (json_int_t)fit,
+                                 "kv_pages_per_sequence", (json_int_t)pages, "kv_pages",
+                                 (int)i->kv_pages, "kv_page_tokens", (int)i->kv_page_tokens),
+                       &ignored);
+    return TN_E_LIMIT;
+}
+
 static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape *s,
                        struct machine *m, tn_err *err)
 {
@@ -267,6 +328,8 @@ static int32_t measure(const struct opts *o, tn_runtime *rt, const struct shape 
 
     m->info = (tn_runtime_info){.h = TN_HDR(tn_runtime_info)};
     tn_info(rt, &m->info);
+    if (rc == TN_OK)
+        rc = check_cache(o, s, &m->info, err);
     if (rc == TN_OK)
         rc = tn_measure_bandwidth(rt, &m->bytes_per_s, err);
     for (uint32_t i = 0; i < s->warmup && rc == TN_OK; i++)
@@ -349,9 +412,11 @@ const struct command cmd_bench_latency = {
     .summary = "Time prefill and decode of a fixed batch",
     .details =
         "Prompts are random and differ between runs, so that nothing comes from the prefix cache. "
-        "Decode is timed while all sequences decode. bytes_per_step counts weights and keys and "
-        "values "
-        "that a step must read; floor_share is the time that the device needs to read as many "
+        "Decode is timed while all sequences decode; a batch that the KV cache does not hold at "
+        "once is refused with the number that it holds, and figures of decode are null, with a "
+        "decode_note, if the first sequence ended before the last began. bytes_per_step counts "
+        "weights and keys and values that a step must read; floor_share is the time that the "
+        "device needs to read as many "
         "(device_gb_per_s, measured in the same run) over the time of a step. With several ranks, "
         "comm_calls_per_step and comm_bytes_per_token tell what each hands to the others: two sums "
         "per "

@@ -516,6 +516,30 @@ class Run(Case):
         self.assertAlmostEqual(two["comm_bytes_per_token"], 13 * 256 * 4 + 8192 / 2 * 4 * sampled / rows, delta=1)
         self.assertNotIn("ranks", measure())
 
+    def test_a_batch_that_the_cache_does_not_hold_is_no_figure(self):
+        latency = ("bench", "latency", "--engine", engine(), "--input-len", "20", "--output-len", "13", "--repeats", "1")
+        with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as f:
+            model = json.load(f)
+        head_dim = model["hidden_size"] // model["num_attention_heads"]
+        page = 16 * 2 * model["num_hidden_layers"] * model["num_key_value_heads"] * head_dim * 4
+        cache = ("--set", "kv.max_bytes=%d" % (7 * page))
+        self.refused(1, "holds 3 of 5 sequences at once", *latency, "--batch-size", "5", *cache)
+        found = json.loads(tenon(*latency, "--batch-size", "5", "--json", *cache).out)
+        # Of 32 tokens each: two pages of 16.
+        self.assertEqual((found["sequences_at_once"], found["kv_pages_per_sequence"], found["kv_pages"]), (3, 2, 7))
+        self.assertIn("holds 3 of 5", found["error"])
+        self.assertGreater(self.ok_json(*latency, "--batch-size", "3", "--json", *cache)["decode_tokens_per_s"], 0)
+
+    def test_decode_that_was_not_measured_is_not_zero(self):
+        r = self.ok_json("bench", "latency", "--engine", engine(), "--json", "--output-len", "1", "--repeats", "1")
+        self.assertIsNone(r["decode_tokens_per_s"])
+        self.assertIn("one token", r["decode_note"])
+        # Prompts of 40 rows, 16 in a step: the first has said its two tokens long before the fourth is read.
+        r = self.ok_json("bench", "latency", "--engine", engine(), "--json", "--batch-size", "4", "--input-len", "40",
+                         "--output-len", "2", "--repeats", "1", "--set", "scheduler.max_num_tokens=16")
+        self.assertIsNone(r["decode_ms_per_step"])
+        self.assertIn("ended before the last began", r["decode_note"])
+
     def test_the_reference_kernels_agree(self):
         g = golden()["generations"][1]
         r = run_json(self, engine(), g["prompt_ids"], 8, "--kernels", "reference")
