@@ -134,7 +134,8 @@ endfunction()
 # tenon_cuda_image(TARGET NAME SOURCE ARCHS arch...): device code of a kernel plugin. SOURCE (.cu) is compiled to a fatbin with
 # code for each architecture ("80", "90a", ...) and embedded in TARGET as tenon_image_NAME, tenon_image_NAME_bytes (both const).
 # The plugin loads it through its device's image_load, so it links nothing of CUDA. With TENON_CUDA_HOST it is empty.
-# What ptxas said of its kernels is kept in NAME.fatbin.ptxas (scripts/spills.py).
+# What ptxas said of its kernels is kept in NAME.fatbin.ptxas (scripts/spills.py). The source is named by its whole path: CMake takes
+# relative ones in the list of dependencies as relative to the build, where they do not exist, and compiles again each time.
 function(tenon_cuda_image target name source)
   cmake_parse_arguments(I "" "" "ARCHS;DEPENDS" ${ARGN})
   set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${name}.fatbin)
@@ -167,7 +168,7 @@ tenon_image_${name}_bytes:
   endif()
   add_custom_command(OUTPUT ${fatbin}
     COMMAND ${PROJECT_SOURCE_DIR}/scripts/nvcc.sh ${fatbin}.ptxas ${TENON_NVCC} -std=c++17 -O3 -lineinfo -Xptxas=-v,-warn-spills -Werror all-warnings ${codes}
-      -I${PROJECT_SOURCE_DIR}/sdk/include -MD -MF ${fatbin}.d -fatbin -o ${fatbin} ${source}
+      -I${PROJECT_SOURCE_DIR}/sdk/include -MD -MF ${fatbin}.d -fatbin -o ${fatbin} ${CMAKE_CURRENT_SOURCE_DIR}/${source}
     DEPENDS ${source} ${I_DEPENDS} DEPFILE ${fatbin}.d WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} VERBATIM)
   set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/${name}.S PROPERTIES OBJECT_DEPENDS ${fatbin})
 endfunction()
