@@ -3,8 +3,8 @@
  * Measured times of variants, kept between runs in a file beside the engine that may be deleted at any time. Selection goes by
  * them before it goes by a variant's own estimate.
  *
- * A time belongs to a variant, the shape of an op, and a number of rows; a file, to a kind of device, its driver, and the
- * versions of the kernel sets. What does not match is not used, and goes when the file is written next.
+ * A time belongs to a variant, the shape of an op, and a number of rows; a file, to a kind of device, its driver, the
+ * versions of the kernel sets, and those of libraries that they call. What does not match is not used, and goes when the file is written next.
  */
 #ifndef CORE_EXEC_TUNING_H
 #define CORE_EXEC_TUNING_H
@@ -16,7 +16,8 @@
 
 struct tuning;
 
-/* Empty. `key` says what the times depend on beside the op: "NVIDIA H200; CUDA 13.0, 580.1; cuda 0.1.0 hopper 0.1.0". */
+/* Empty. `key` says what the times depend on beside the op: name, capability and driver of the device, then the kernel sets with
+ * the libraries that they call: "NVIDIA H200; 9.0; CUDA 13.0, 580.1; cuda 0.1.0 0f3a... (cuBLASLt 130002) ...". */
 int32_t tuning_new(const char *key, struct tuning **out, tn_err *err);
 void tuning_free(struct tuning *t); /* NULL is allowed */
 

@@ -108,7 +108,17 @@ static void tell_fallback(const struct rank *r)
         log_warn("%s has no arithmetic of its own for %s: %s", r->place, op, rank_fallback_text(r));
 }
 
-/* Name, driver and kernel sets: what measured times depend on beside the ops. */
+/* What a set's times depend on beside itself; "" if on nothing. */
+static const char *set_depends_on(const struct rank *r, const struct kernel_source *s)
+{
+    const char *text = TN_HAS(tn_kernel_set, s->set, depends_on) && s->set->depends_on
+                           ? s->set->depends_on(s->instance, r->device)
+                           : NULL;
+
+    return text ? text : "";
+}
+
+/* Name, driver, kernel sets and their libraries: what measured times depend on beside the ops. */
 static int32_t tuning_key(const struct rank *r, struct strbuf *key, tn_err *err)
 {
     const struct registry *reg = r->in->o.registry;
@@ -120,7 +130,8 @@ static int32_t tuning_key(const struct rank *r, struct strbuf *key, tn_err *err)
             struct registry_info p;
             registry_info(reg, k, &p);
             if (p.state == REGISTRY_LOADED && strcmp(p.name, r->sources[i].plugin) == 0)
-                strbuf_printf(key, " %s %s %.12s", p.name, p.version, p.digest);
+                strbuf_printf(key, " %s %s %.12s (%s)", p.name, p.version, p.digest,
+                              set_depends_on(r, &r->sources[i]));
         }
     return key->failed ? err_nomem(err, "measured times") : TN_OK;
 }

@@ -72,6 +72,26 @@ START_TEST(names_are_unique)
 }
 END_TEST
 
+/* Measured times are thrown away when this changes. */
+START_TEST(times_depend_on_the_version_of_cublaslt)
+{
+    static const tn_kv with[] = {{"driver", FAKE_DRIVER}, {"cublaslt", FAKE_CUBLASLT}};
+
+    ck_assert_str_eq(cuda.set->depends_on(cuda.instance, cuda.device), "no cuBLASLt");
+    ck_assert(ampere.set->depends_on == NULL);
+    plug_unload(&ampere);
+    plug_unload(&cuda);
+    plug_load_with(&cuda, "cuda", with, 2);
+    ck_assert_str_eq(cuda.set->depends_on(cuda.instance, cuda.device), "cuBLASLt 90100");
+    plug_unload(&cuda);
+    ck_assert_int_eq(setenv("FAKE_CUBLASLT", "90200", 1), 0);
+    plug_load_with(&cuda, "cuda", with, 2);
+    ck_assert_str_eq(cuda.set->depends_on(cuda.instance, cuda.device), "cuBLASLt 90200");
+    plug_load_on(&ampere, "ampere", &cuda);
+    ck_assert_int_eq(unsetenv("FAKE_CUBLASLT"), 0);
+}
+END_TEST
+
 /* -- What is refused ------------------------------------------------------------------------------------- */
 
 static const tn_variant *variant(const struct plug *p, const char *name)
@@ -355,6 +375,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, the_portable_set_has_every_op_in_every_float_dtype);
     tcase_add_test(c, names_are_unique);
+    tcase_add_test(c, times_depend_on_the_version_of_cublaslt);
     tcase_add_test(c, without_cublaslt_its_variants_say_so_and_plain_ones_serve);
     tcase_add_test(c, shapes_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, few_rows_fill_the_grid_and_fit_the_smallest_shared_memory);

@@ -25,6 +25,7 @@ struct shadow {
     uint32_t n_devices; /* 1 if not set */
     bool islands;       /* no device reaches another's memory */
     bool crooked;       /* nor does it, but claims to */
+    char library[16];   /* what the set says its times depend on */
     atomic_uint_fast64_t n_graphs, n_overlaps;
     atomic_uint_fast64_t n_kernels, n_launches;
 };

@@ -457,12 +457,21 @@ static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = block_bytes};
 static const tn_kv_layout *const layouts[] = {&hnd};
 
+static const char *depends_on(void *instance, tn_device *device)
+{
+    const struct shadow *s = instance;
+
+    (void)device;
+    return s->library[0] ? s->library : NULL;
+}
+
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
                                          .n_variants = 6 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
-                                         .kv_layouts = layouts};
+                                         .kv_layouts = layouts,
+                                         .depends_on = depends_on};
 
 /* -- The plugin -------------------------------------------------------------------------------------- */
 
@@ -488,6 +497,8 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->islands = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "crooked") == 0)
             s->crooked = strcmp(config[i].value, "true") == 0;
+        if (strcmp(config[i].key, "library") == 0)
+            snprintf(s->library, sizeof s->library, "%s", config[i].value);
         if (strcmp(config[i].key, "expect") != 0)
             continue;
         s->expect_graphs = strstr(config[i].value, "graphs") != NULL;

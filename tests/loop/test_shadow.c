@@ -254,6 +254,23 @@ START_TEST(first_load_measures_and_keeps_the_times)
 }
 END_TEST
 
+/* Another version of a library that a set calls has other times. */
+START_TEST(times_are_measured_again_when_a_library_changes)
+{
+    static const char *const versions[] = {"9.1", "9.1", "9.2"};
+    ino_t made[3];
+    char path[200];
+
+    forget_times(path);
+    for (int i = 0; i < 3; i++) {
+        tn_kv more[5] = {tuned[0], tuned[1], tuned[2], {"plugin.shadow.library", versions[i]}};
+        tn_close(open_on(true, more));
+        made[i] = file_number(path);
+    }
+    ck_assert(made[0] != 0 && made[1] == made[0] && made[2] != made[0]);
+}
+END_TEST
+
 /* A place that cannot be written costs the times, not the run. */
 START_TEST(times_that_cannot_be_kept_stop_nothing)
 {
@@ -675,6 +692,7 @@ int main(void)
     tcase_set_timeout(m, 900);
     tcase_add_test(m, measuring_changes_no_token);
     tcase_add_test(m, first_load_measures_and_keeps_the_times);
+    tcase_add_test(m, times_are_measured_again_when_a_library_changes);
     tcase_add_test(m, times_that_cannot_be_kept_stop_nothing);
     tcase_add_test(m, host_is_not_measured_at_first_load);
     suite_add_tcase(s, m);

@@ -21,6 +21,7 @@ static int find(struct gemm *g)
         const char *name;
         void **at;
     } symbols[] = {
+        {"cublasLtGetVersion", (void **)&l->version},
         {"cublasLtCreate", (void **)&l->create},
         {"cublasLtDestroy", (void **)&l->destroy},
         {"cublasLtMatmulDescCreate", (void **)&l->desc_create},
@@ -65,6 +66,7 @@ void gemm_open(struct gemm *g, const char *path, struct gemm_plan *plans)
     }
     if (find(g)) {
         status = g->lib.create(&g->handle);
+        snprintf(g->version, sizeof g->version, "cuBLASLt %zu", g->lib.version());
         if (status == CUBLAS_STATUS_SUCCESS)
             return;
         snprintf(g->reason, sizeof g->reason, "cuBLASLt does not start: status %d", (int)status);

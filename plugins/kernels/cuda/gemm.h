@@ -35,6 +35,7 @@ struct gemm_plan {
 /* The functions of the library that are used. */
 struct gemm_library {
     void *handle;
+    size_t (*version)(void);
     cublasStatus_t (*create)(cublasLtHandle_t *);
     cublasStatus_t (*destroy)(cublasLtHandle_t);
     cublasStatus_t (*desc_create)(cublasLtMatmulDesc_t *, cublasComputeType_t, cudaDataType_t);
@@ -63,6 +64,7 @@ struct gemm {
     struct gemm_library lib;
     cublasLtHandle_t handle; /* NULL: there is no library */
     char reason[160];        /* why not */
+    char version[32];        /* "cuBLASLt 130002" */
     struct gemm_plan *plans; /* [GEMM_CACHE], the n_plans first are used */
     uint32_t n_plans, next;  /* next: the one to replace once all are used */
 };

@@ -212,6 +212,14 @@ static void detach(void *instance, tn_device *device)
         }
 }
 
+/* Its heuristics, and what they choose among, change with the library. */
+static const char *depends_on(void *instance, tn_device *device)
+{
+    const struct gemm *g = &set_device_of(instance, device)->gemm;
+
+    return g->handle ? g->version : "no cuBLASLt";
+}
+
 const tn_kernel_set cuda_kernel_set = {
     .h = TN_HDR(tn_kernel_set),
     .device = "cuda",
@@ -221,4 +229,5 @@ const tn_kernel_set cuda_kernel_set = {
     .kv_layouts = kv_layouts,
     .attach = attach,
     .detach = detach,
+    .depends_on = depends_on,
 };

@@ -159,6 +159,10 @@ typedef struct tn_kernel_set {
      *  instance; may be NULL. `device` stays valid until `detach`. */
     int32_t (*attach)(void *instance, const tn_device_api *api, tn_device *device, tn_err *err);
     void (*detach)(void *instance, tn_device *device);
+    /** What the times of its variants on an attached device depend on beside the device, its driver and this plugin: libraries
+     *  that were found at run time, with their versions ("cuBLASLt 130002"). Measured times are used only while this stays the
+     *  same. Owned by the set, constant until `detach`. NULL: nothing; optional. */
+    const char *(*depends_on)(void *instance, tn_device *device);
 } tn_kernel_set;
 
 #ifdef __cplusplus
