@@ -164,7 +164,7 @@ int32_t tokens_read(const struct tokens_options *o, struct tokens *out, tn_err *
         return rc;
     }
     choose(o, &t);
-    t.set = (struct tool_tokens){t.ids, t.begin, t.n_seqs};
+    t.set = (struct tool_tokens){t.ids, t.begin, t.n_seqs, o->path};
     *out = t;
     return TN_OK;
 }

@@ -24,6 +24,7 @@ struct tool_tokens {
     const int32_t *ids;
     const uint64_t *begin; /* n_seqs + 1 */
     uint64_t n_seqs;
+    const char *path; /* the file they come from, for messages; may be NULL */
 };
 
 struct tool_build {

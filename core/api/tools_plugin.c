@@ -48,7 +48,7 @@ static uint32_t kv_default(const struct conf *conf)
 
 static struct token_set tokens_of(const struct tool_tokens *t)
 {
-    return t ? (struct token_set){t->ids, t->begin, t->n_seqs} : (struct token_set){NULL, NULL, 0};
+    return t ? (struct token_set){t->ids, t->begin, t->n_seqs, t->path} : (struct token_set){0};
 }
 
 int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)

@@ -44,14 +44,15 @@ struct building {
     const tn_model_arch *arch;
     void *instance;
     uint32_t dtype;
-    struct emission emission;  /* of the model plugin */
-    struct quant *quant;       /* NULL: nothing is quantized */
-    struct emission quantized; /* with `quant`: the plan that is written */
-    struct calibration *calib; /* NULL: none */
-    struct gate_result gate;   /* n_targets 0: not asked for */
-    char fallback[64];         /* an op that this machine computes in wider arithmetic; "": none */
-    bool plain;                /* float16 took the place of FP8 */
-    char *base_file;           /* the model as it is, while it is needed */
+    struct emission emission;               /* of the model plugin */
+    struct quant *quant;                    /* NULL: nothing is quantized */
+    struct emission quantized;              /* with `quant`: the plan that is written */
+    struct token_set calib_data, eval_data; /* as the model takes them; none: no ids */
+    struct calibration *calib;              /* NULL: none */
+    struct gate_result gate;                /* n_targets 0: not asked for */
+    char fallback[64]; /* an op that this machine computes in wider arithmetic; "": none */
+    bool plain;        /* float16 took the place of FP8 */
+    char *base_file;   /* the model as it is, while it is needed */
     struct output output;
     struct progress bar;
     struct engine_meta meta;
@@ -440,26 +441,43 @@ static int32_t write_base(struct building *b)
     return b->base_file ? write_file(b, b->base_file) : err_nomem(b->err, "a file name");
 }
 
+/* The data that were given, as the model takes them. */
+static int32_t take_data(struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+    uint64_t vocab = (uint64_t)plan_hyper_int(b->emission.plan, TN_HP_VOCAB, 1);
+    uint64_t most = (uint64_t)b->meta.max_input_len;
+    int32_t rc = TN_OK;
+
+    if (bq->calib)
+        rc = token_set_fit(bq->calib, "--calib-data", vocab, most, &b->calib_data, b->err);
+    if (bq->eval && rc == TN_OK)
+        rc = token_set_fit(bq->eval, "--eval-data", vocab, most, &b->eval_data, b->err);
+    return rc;
+}
+
 static int32_t find_calibration(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
     struct calibrate_options o;
+    char model[CALIBRATION_MODEL];
     int32_t rc;
 
     if (!b->checkpoint || (!bq->calib && !bq->stats))
         return TN_OK;
-    if (!bq->calib) {
-        if (b->quant->needs & TN_QUANT_HESSIAN)
-            log_warn(
-                "a file of --calib-stats has no second moments between channels, with which %s "
-                "rounds better: give --calib-data for these",
-                b->quant->name);
-        return calibration_load(bq->stats, &b->calib, b->err);
-    }
+    if (!bq->calib && (b->quant->needs & TN_QUANT_HESSIAN))
+        log_warn("a file of --calib-stats has no second moments between channels, with which %s "
+                 "rounds better: give --calib-data for these",
+                 b->quant->name);
+    rc = calibrate_identify(&b->emission, b->checkpoint, model, b->err);
+    if (rc != TN_OK || !bq->calib)
+        return rc == TN_OK ? calibration_load(bq->stats, model, &b->calib, b->err) : rc;
     rc = write_base(b);
     o = calibrating(b);
     if (rc == TN_OK)
         rc = calibrate(b->quant, &o, &b->calib, b->err);
+    if (rc == TN_OK)
+        memcpy(b->calib->model, model, sizeof model);
     if (rc == TN_OK && bq->stats)
         rc = calibration_save(b->calib, bq->stats, b->err);
     return rc;
@@ -486,6 +504,14 @@ static void tell_left(const struct building *b)
                  kept, b->quant->n_linears);
 }
 
+static int32_t no_gate(struct building *b, const char *why)
+{
+    err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--eval-data",
+           "%s: there is nothing to compare", why);
+    err_remedy(b->err, "leave --eval-data and the limits away, or quantize with --quant");
+    return TN_E_CONFIG;
+}
+
 static int32_t quantize(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
@@ -506,7 +532,9 @@ static int32_t quantize(struct building *b)
         return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--dequantize",
                       "there are no matrices to widen: --load-format is dummy");
     if (!o.scheme && !o.stored && !eight_bits(bq->kv_dtype))
-        return TN_OK;
+        return bq->eval && !b->plain ? no_gate(b, "nothing of the engine is quantized") : TN_OK;
+    if (!b->checkpoint && bq->eval)
+        return no_gate(b, "dummy weights have no perplexity");
     rc = quant_open(&o, &b->emission, &b->quant, b->err);
     if (rc == TN_OK && !b->calib)
         rc = find_calibration(b);
@@ -525,15 +553,16 @@ static int32_t quantize(struct building *b)
     return rc == TN_OK ? check_topology(b) : rc;
 }
 
-/* Whether what was measured is within what was asked for. */
-static bool holds(const struct building *b)
+/* The limit that what was measured exceeds; NULL: it holds. */
+static const char *exceeded(const struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
     const struct gate_result *g = &b->gate;
 
-    return (bq->max_ppl_increase < 0.0 ||
-            g->perplexity <= g->base_perplexity * (1.0 + bq->max_ppl_increase)) &&
-           (bq->max_kl < 0.0 || g->kl <= bq->max_kl);
+    if (bq->max_ppl_increase >= 0.0 &&
+        !(g->perplexity <= g->base_perplexity * (1.0 + bq->max_ppl_increase)))
+        return "--max-ppl-increase";
+    return bq->max_kl >= 0.0 && !(g->kl <= bq->max_kl) ? "--max-kl" : NULL;
 }
 
 static int32_t rewrite_engine(struct building *b, const char *path)
@@ -547,20 +576,22 @@ static int32_t rewrite_engine(struct building *b, const char *path)
     return rc == TN_OK ? write_file(b, path) : rc;
 }
 
-static int32_t gate_failed(struct building *b)
+static int32_t gate_failed(struct building *b, const char *limit, uint32_t raised, uint32_t all)
 {
-    struct strbuf table = STRBUF_INIT;
-
-    for (uint32_t i = 0; i < b->quant->n_linears; i++) {
+    if (all)
+        log_error("relative error of each linear's output:");
+    for (uint32_t i = 0; i < b->quant->n_linears && all; i++) {
         const struct quant_linear *l = &b->quant->linears[i];
-        strbuf_printf(&table, "  %-44s %8.4f %s\n", l->made.source.name, l->error,
-                      l->chosen ? l->made.plan.op : l->why);
+        char error[16] = "-";
+        if (l->error >= 0.0)
+            snprintf(error, sizeof error, "%.4f", l->error);
+        log_error("  %-44s %8s %s", l->made.source.name, error,
+                  l->chosen ? l->made.plan.op : l->why);
     }
-    log_error("relative error of each linear's output:\n%s", strbuf_str(&table));
-    strbuf_release(&table);
-    err_at(b->err, TN_E_RANGE, NULL, TN_NO_OFFSET, "--max-ppl-increase",
-           "perplexity is %.4f after %.4f, KL %.5f, with half of the linears at full precision",
-           b->gate.perplexity, b->gate.base_perplexity, b->gate.kl);
+    err_at(b->err, TN_E_RANGE, NULL, TN_NO_OFFSET, limit,
+           "perplexity is %.4f after %.4f, KL %.5f, with %" PRIu32 " of %" PRIu32
+           " quantized linears at full precision, of which half may be",
+           b->gate.perplexity, b->gate.base_perplexity, b->gate.kl, raised, all);
     err_remedy(b->err, "allow more, give more calibration data, or choose another scheme");
     return TN_E_RANGE;
 }
@@ -568,19 +599,23 @@ static int32_t gate_failed(struct building *b)
 /* A tenth of the linears at a time is raised to full precision, worst first, until the limits hold; half at most. */
 static int32_t pass_gate(struct building *b, const struct gate_pair *pair, const char *path)
 {
-    uint32_t all = b->quant->n_linears, step = (all + 9) / 10, raised = 0;
-    int32_t rc = gate_compare(pair, b->o->quant.eval, &b->gate, b->err);
+    uint32_t all = 0, step, raised = 0;
+    const char *limit;
+    int32_t rc = gate_compare(pair, &b->eval_data, &b->gate, b->err);
 
-    while (rc == TN_OK && !holds(b)) {
-        if (raised + step > all / 2)
-            return gate_failed(b);
+    for (uint32_t i = 0; i < b->quant->n_linears; i++)
+        all += b->quant->linears[i].chosen;
+    step = (all + 9) / 10;
+    while (rc == TN_OK && (limit = exceeded(b)) != NULL) {
+        if (step == 0 || raised + step > all / 2)
+            return gate_failed(b, limit, raised, all);
         raised += gate_raise(b->quant, step);
         log_warn("perplexity %.4f after %.4f, KL %.5f: %" PRIu32 " of %" PRIu32
                  " linears stay at full precision",
                  b->gate.perplexity, b->gate.base_perplexity, b->gate.kl, raised, all);
         rc = rewrite_engine(b, path);
         if (rc == TN_OK)
-            rc = gate_compare(pair, b->o->quant.eval, &b->gate, b->err);
+            rc = gate_compare(pair, &b->eval_data, &b->gate, b->err);
     }
     return rc;
 }
@@ -590,12 +625,12 @@ static int32_t pass_gate(struct building *b, const struct gate_pair *pair, const
 static int32_t check_quality(struct building *b, const char *path)
 {
     const struct build_quant *bq = &b->o->quant;
-    const struct token_set *t = bq->eval ? bq->eval : bq->calib;
+    const struct token_set *t = bq->eval ? &b->eval_data : &b->calib_data;
     struct gate_pair pair = {bq->runner, b->base_file, path, b->o->quiet, b->o->stop, b->o->arg};
     uint32_t n;
     int32_t rc = TN_OK;
 
-    if (!b->quant || !b->quant->name || !t || !b->checkpoint || t->n_seqs == 0)
+    if (!b->quant || !b->checkpoint || t->n_seqs == 0 || (!b->quant->name && !bq->eval))
         return TN_OK;
     if (!b->base_file) {
         struct emission quantized = b->quantized;
@@ -605,7 +640,7 @@ static int32_t check_quality(struct building *b, const char *path)
         pair.base = b->base_file;
     }
     n = (uint32_t)(t->begin[1] - t->begin[0]);
-    if (rc == TN_OK)
+    if (rc == TN_OK && b->quant->name)
         rc = gate_measure_linears(&pair, b->quant, t->ids,
                                   n < MEASURED_TOKENS ? n : MEASURED_TOKENS, b->err);
     if (rc == TN_OK && bq->eval)
@@ -715,7 +750,7 @@ static int32_t run(struct building *b)
     if (b->checkpoint && (rc = open_stored(b)) != TN_OK)
         return rc;
     if ((rc = choose_dtype(b)) != TN_OK || (rc = emit(b)) != TN_OK ||
-        (rc = set_limits(b)) != TN_OK ||
+        (rc = set_limits(b)) != TN_OK || (rc = take_data(b)) != TN_OK ||
         (rc = output_open(b->o->output, &b->output, b->err)) != TN_OK ||
         (rc = quantize(b)) != TN_OK || (rc = write_engine(b)) != TN_OK)
         return rc;
@@ -757,6 +792,8 @@ int32_t build_engine(const struct build_options *o, struct build_report *report,
         emission_release(&b.quantized);
     quant_close(b.quant);
     calibration_free(b.calib);
+    mem_free((void *)b.calib_data.begin);
+    mem_free((void *)b.eval_data.begin);
     mem_free(b.base_file);
     if (b.emission.plan)
         emission_release(&b.emission);

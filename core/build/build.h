@@ -9,14 +9,8 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "build/token_set.h"
 #include "plugin/registry.h"
-
-/* Sequences of token ids: sequence i is ids[begin[i]..begin[i + 1]). */
-struct token_set {
-    const int32_t *ids;
-    const uint64_t *begin; /* n_seqs + 1 */
-    uint64_t n_seqs;
-};
 
 struct runner;
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "build/matrix.h"
 #include "tenon/ops.h"
 
 /* Names of inputs by the first matrix that reads them, see calibration.h. */
@@ -18,15 +19,6 @@ struct calibrating {
     size_t cap_rows;
     uint64_t stride; /* of the rows that Hessians take in */
 };
-
-uint32_t token_set_longest(const struct token_set *t)
-{
-    uint64_t most = 0;
-
-    for (uint64_t i = 0; i < t->n_seqs; i++)
-        most = t->begin[i + 1] - t->begin[i] > most ? t->begin[i + 1] - t->begin[i] : most;
-    return (uint32_t)most;
-}
 
 static int32_t take_all(struct calibrating *x, struct calibration_input *in, uint32_t n_rows,
                         tn_err *err)
@@ -311,4 +303,29 @@ int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
     g->stats.hessian = g->hessian.sum;
     g->stats.n_hessian_rows = g->hessian.n_rows;
     return TN_OK;
+}
+
+int32_t calibrate_identify(const struct emission *e, const struct checkpoint *from,
+                           char out[CALIBRATION_MODEL], tn_err *err)
+{
+    uint8_t digest[XXH128_BYTES];
+    struct xxh128 *x = NULL;
+    int32_t rc = xxh128_new(&x, err);
+
+    for (size_t i = 0; i < e->plan->n_weights && rc == TN_OK; i++) {
+        const struct plan_weight *w = &e->plan->weights[i];
+        float *values = NULL;
+        if (w->n_dims != 1 || e->origins[i].n_sources == 0)
+            continue;
+        rc = matrix_load(from, w, &e->origins[i], &values, err);
+        if (rc == TN_OK)
+            xxh128_update(x, values, (size_t)w->dims[0] * sizeof *values);
+        mem_free(values);
+    }
+    if (rc == TN_OK) {
+        xxh128_final(x, digest);
+        hex_encode(digest, sizeof digest, out);
+    }
+    xxh128_free(x);
+    return rc;
 }

@@ -29,7 +29,9 @@ int32_t calibrate(struct quant *q, const struct calibrate_options *o, struct cal
 int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
                           const struct quantized *m, tn_err *err);
 
-/* Tokens of the longest sequence. */
-uint32_t token_set_longest(const struct token_set *t);
+/* What statistics must be of the same model by: a digest of its vectors (norms and biases), as numbers, which are small
+ * and which training leaves alike in no two models. */
+int32_t calibrate_identify(const struct emission *e, const struct checkpoint *from,
+                           char out[CALIBRATION_MODEL], tn_err *err);
 
 #endif

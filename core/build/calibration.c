@@ -180,7 +180,7 @@ static bool save_input(struct saving *s, const struct calibration_input *in)
 int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err)
 {
     struct saving s = {.arena = ARENA_INIT};
-    size_t most = c->n_inputs * TENSORS_PER_INPUT + 2;
+    size_t most = c->n_inputs * TENSORS_PER_INPUT + 3;
     bool ok;
     int32_t rc;
 
@@ -188,7 +188,8 @@ int32_t calibration_save(const struct calibration *c, const char *path, tn_err *
     s.data = arena_array(&s.arena, most, sizeof *s.data);
     ok = s.tensors && s.data &&
          save_tensor(&s, "data", "sha256", TN_DT_U8, 0, sizeof c->data_sha256, c->data_sha256) &&
-         save_tensor(&s, "data", "tokens", TN_DT_I64, 0, 1, &c->n_tokens);
+         save_tensor(&s, "data", "tokens", TN_DT_I64, 0, 1, &c->n_tokens) &&
+         save_tensor(&s, "model", "xxh128", TN_DT_U8, 0, sizeof c->model, c->model);
     for (size_t i = 0; i < c->n_inputs && ok; i++)
         ok = save_input(&s, c->inputs[i]);
     rc = ok ? safetensors_write(path, s.tensors, s.data, s.n, err) : err_nomem(err, path);
@@ -327,6 +328,10 @@ static int32_t read_all(const struct reading *r)
     if (rc == TN_OK)
         rc = read_tensor(r, "data", "tokens", TN_DT_I64, 1, &c->n_tokens);
     rc = needed(r, "data", rc);
+    if (rc == TN_OK)
+        rc = needed(r, "model",
+                    read_tensor(r, "model", "xxh128", TN_DT_U8, sizeof c->model, c->model));
+    c->model[sizeof c->model - 1] = '\0';
     c->data_sha256[sizeof c->data_sha256 - 1] = '\0';
     if (rc == TN_OK && strspn(c->data_sha256, "0123456789abcdef") != SHA256_HEX - 1)
         rc = err_at(r->err, TN_E_FORMAT, r->f->path, TN_NO_OFFSET, "data/sha256", "is no digest");
@@ -343,7 +348,19 @@ static int32_t read_all(const struct reading *r)
     return rc;
 }
 
-int32_t calibration_load(const char *path, struct calibration **out, tn_err *err)
+static int32_t check_model(const struct calibration *c, const char *path, const char *model,
+                           tn_err *err)
+{
+    if (!model || strcmp(c->model, model) == 0)
+        return TN_OK;
+    err_at(err, TN_E_FORMAT, path, TN_NO_OFFSET, "model/xxh128",
+           "is %.32s, but norms and biases of this model are %s: the statistics are of another",
+           c->model, model);
+    err_remedy(err, "calibrate this model with --calib-data");
+    return TN_E_FORMAT;
+}
+
+int32_t calibration_load(const char *path, const char *model, struct calibration **out, tn_err *err)
 {
     struct file_reader f;
     struct st_header h = {0};
@@ -357,6 +374,8 @@ int32_t calibration_load(const char *path, struct calibration **out, tn_err *err
         rc = calibration_new(&c, err);
         if (rc == TN_OK)
             rc = read_all(&(struct reading){&f, &h, c, err});
+        if (rc == TN_OK)
+            rc = check_model(c, path, model, err);
         st_header_release(&h);
     }
     file_reader_release(&f);

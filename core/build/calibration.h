@@ -17,6 +17,8 @@
 /* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
 #define CALIBRATION_SAMPLE 64
 
+#define CALIBRATION_MODEL (2 * XXH128_BYTES + 1) /* hex digits and NUL */
+
 /* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v"; of
  * keys after the op hadamard "kv.LAYER.h". */
 struct calibration_input {
@@ -37,7 +39,8 @@ struct calibration {
     struct map names;
     struct calibration_input **inputs;
     size_t n_inputs, cap_inputs;
-    char data_sha256[SHA256_HEX]; /* of the token ids */
+    char data_sha256[SHA256_HEX];  /* of the token ids */
+    char model[CALIBRATION_MODEL]; /* see calibrate_identify */
     uint64_t n_tokens;
 };
 
@@ -62,6 +65,8 @@ bool calibration_take(struct calibration_input *in, const float *row);
 /* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
  * NAME/histogram and NAME/base. */
 int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
-int32_t calibration_load(const char *path, struct calibration **out, tn_err *err);
+/* TN_E_FORMAT unless the statistics are of `model` (calibrate_identify); NULL: of any. */
+int32_t calibration_load(const char *path, const char *model, struct calibration **out,
+                         tn_err *err);
 
 #endif

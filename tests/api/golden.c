@@ -184,7 +184,7 @@ void golden_check(tn_runtime *rt, const struct golden *g, const char *what)
 void golden_quantize(const struct golden *g, const struct scheme *s, const char *engine)
 {
     const uint64_t begin[] = {0, g->n_ids};
-    const struct tool_tokens calib = {g->ids, begin, 1};
+    const struct tool_tokens calib = {g->ids, begin, 1, NULL};
     const tn_kv alone = {"parallel.comm", "local"}; /* also where a launcher has started several */
     const struct tool_build b = {.conf = {NULL, &alone, 1},
                                  .model = g->path,

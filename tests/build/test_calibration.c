@@ -152,7 +152,7 @@ START_TEST(what_is_saved_is_what_is_read)
     temp_dir(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/stats.safetensors", dir);
     ck_assert_ok(calibration_save(calibration, path, &err), &err);
-    ck_assert_ok(calibration_load(path, &back, &err), &err);
+    ck_assert_ok(calibration_load(path, NULL, &back, &err), &err);
     in = calibration_find(back, "x");
     ck_assert_ptr_nonnull(in);
     ck_assert_uint_eq(in->n_rows, ROWS);

@@ -309,9 +309,20 @@ class Gate(Case):
     def test_a_build_that_cannot_hold_fails_with_the_table(self):
         r = self.gated("never", "--max-kl", "1e-9")
         self.assertGreater(r.returncode, 0)
-        self.assertIn("layers.0.attn.q.weight", r.stderr)
-        self.assertIn("--max-ppl-increase", r.stderr)
+        self.assertRegex(r.stderr, r"(?m)^.*  layers\.0\.attn\.q\.weight +0\.\d{4} \S+.*$")
+        self.assertRegex(r.stderr, r"--max-kl: .* with \d+ of 42 quantized linears at full precision")
         self.assertFalse(os.path.exists(self.path("never")))
+
+    def test_a_cache_of_8_bits_alone_is_gated_too(self):
+        cache = ["--kv-cache-dtype", "int8", *self.calibrated(), "--eval-data", self.eval, "--eval-samples", "2"]
+        self.refused("--max-kl: perplexity is", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), *cache,
+                     "--max-kl", "1e-12")
+        self.assertGreater(self.meta(self.build("e", *cache, "--max-kl", "1"))["quant"]["gate"]["kl"], 0)
+
+    def test_it_is_not_skipped_in_silence(self):
+        for more in ([], ["--load-format", "dummy", "--quant", "fp8"]):
+            self.refused("--eval-data.*nothing to compare", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"),
+                         "--eval-data", self.eval, "--max-kl", "1", *more)
 
     def test_limits_need_data(self):
         self.refused("--eval-data", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant",
@@ -334,6 +345,30 @@ class Calibration(Case):
         self.build("a", "--quant", "fp8", *self.calibrated(), "--calib-stats", stats)
         self.build("b", "--quant", "int8_sq", "--quant-option", "alpha=search", "--calib-stats", stats)
         self.build("c", "--quant", "int4_g128", "--kv-cache-dtype", "int8", "--calib-stats", stats)
+
+    def test_statistics_of_another_model_are_refused(self):
+        stats, other = self.path("stats.safetensors"), self.path("other")
+        self.build("a", "--quant", "int8_sq", *self.calibrated(), "--calib-stats", stats)
+        shutil.copytree(OPTIONS["model"], other)
+        s = Safetensors(os.path.join(other, "model.safetensors"))
+        s.scale("model.layers.3.input_layernorm.weight", [7], 2.0)
+        s.write(os.path.join(other, "model.safetensors"))
+        self.refused("stats.safetensors.*of another.*--calib-data", "build", "--quiet", "--model", other, "--output", self.path("x"),
+                     "--quant", "int8_sq", "--calib-stats", stats)
+
+    def test_ids_that_the_model_does_not_have_are_named_with_their_file(self):
+        for name, ids in (("bad.u16", struct.pack("<4H", 5, 6, 9000, 7)), ("bad.i32", struct.pack("<3i", 5, 6, -1))):
+            for data, more in (("--calib-data", []), ("--eval-data", ["--max-kl", "1"])):
+                self.refused("%s.*%s.*token 2 is" % (name, data), "build", "--quiet", "--model", OPTIONS["model"], "--output",
+                             self.path("x"), "--quant", "fp8", data, self.put(name, ids), *more)
+
+    def test_sequences_longer_than_prompts_may_be_become_several(self):
+        limits = ["--max-input-len", "32", "--max-output-len", "32"]
+        engine = self.build("e", "--quant", "fp8", *self.calibrated(), "--eval-data", self.eval, "--eval-samples", "2", "--max-kl", "1",
+                            *limits)
+        quant = self.meta(engine)["quant"]
+        self.assertEqual(quant["calibration"]["tokens"], 16 * WINDOW)
+        self.assertEqual(quant["gate"]["targets"], 2 * (WINDOW - WINDOW // 32))
 
     def test_texts_are_tokenized(self):
         lines = b"".join(b'{"text": "The tenon fits the mortise %d times."}\n' % i for i in range(40))
