@@ -13,7 +13,10 @@ static int32_t indivisible(const struct topology *t, const char *what, uint64_t 
 {
     err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, what,
            "%" PRIu64 " units cannot be divided among %" PRIu32 " ranks", units, t->tp_size);
-    err_remedy(err, "choose a --tp-size that divides the model's heads");
+    err_remedy(err,
+               "choose a --tp-size that divides the units (heads, rows, or groups of a quantized "
+               "matrix); built with --tp-size, a matrix whose groups it would cut is not "
+               "quantized");
     return TN_E_CONFIG;
 }
 
@@ -37,9 +40,26 @@ static int32_t share(const struct topology *t, const char *what, uint64_t size, 
     return indivisible(t, what, units, err);
 }
 
+static bool is_table(const struct plan_op *op)
+{
+    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || strcmp(op->name, TN_OP_LOGITS) == 0;
+}
+
+/* Whether the ranks hold the op's vocabulary whole (see may_be_whole): each computes all of it, and the collective behind it
+ * has nothing to do. */
+static bool holds_whole(const struct graph *g, const struct plan_op *op)
+{
+    const struct plan_weight *w = op->n_weights ? &g->plan->weights[op->weights[0]] : NULL;
+
+    return g->topo.tp_size > 1 && w && is_table(op) && w->shard == TN_SHARD_AXIS0 &&
+           g->weights[op->weights[0]].dims[0] == w->dims[0];
+}
+
+/* Behind cut_weight for all weights. */
 static int32_t cut_value(struct graph *g, uint32_t id, tn_err *err)
 {
     const struct plan_value *v = &g->plan->values[id];
+    uint64_t units = holds_whole(g, &g->plan->ops[v->producer]) ? 0 : v->shard_units;
     tn_value *out = &g->values[id];
 
     *out = (tn_value){.h = TN_HDR(tn_value),
@@ -47,8 +67,7 @@ static int32_t cut_value(struct graph *g, uint32_t id, tn_err *err)
                       .dtype = v->dtype == TN_DT_ACT ? g->act_dtype : v->dtype,
                       .shard_units = v->shard_units,
                       .id = id};
-    return share(&g->topo, g->plan->ops[v->producer].name, v->width, v->shard_units, &out->width,
-                 err);
+    return share(&g->topo, g->plan->ops[v->producer].name, v->width, units, &out->width, err);
 }
 
 /* The attribute that says where a rank's part of an op's entries begins (of a vocabulary, of the experts); NULL for ops
@@ -82,6 +101,44 @@ static bool may_replicate(const struct graph *g, uint32_t weight)
     return true;
 }
 
+/* Whether the value goes into this collective and nothing else. */
+static bool only_into(const struct plan *p, uint32_t value, const char *collective)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < p->n_ops; i++)
+        for (uint32_t k = 0; k < p->ops[i].n_in; k++)
+            if (p->ops[i].in[k] == value) {
+                n++;
+                if (strcmp(p->ops[i].name, collective) != 0)
+                    return false;
+            }
+    return n == 1;
+}
+
+/* A vocabulary of which ranks cannot have equal parts (that of GPT-2 has 50257 entries, an odd number) may be held whole by
+ * each: where it is looked up, and where logits are made, if a collective is all that reads them. */
+static bool may_be_whole(const struct graph *g, uint32_t weight)
+{
+    const struct plan *p = g->plan;
+    bool found = false;
+
+    if (p->weights[weight].shard != TN_SHARD_AXIS0 || p->weights[weight].shard_units != 0 ||
+        p->weights[weight].dims[0] % g->topo.tp_size == 0)
+        return false;
+    for (size_t i = 0; i < p->n_ops; i++) {
+        const struct plan_op *op = &p->ops[i];
+        bool logits = strcmp(op->name, TN_OP_LOGITS) == 0;
+        if (!uses(op, weight))
+            continue;
+        if (!is_table(op) ||
+            !only_into(p, op->out[0], logits ? TN_OP_ALL_GATHER : TN_OP_ALL_REDUCE))
+            return false;
+        found = true;
+    }
+    return found;
+}
+
 static int32_t cut_weight(struct graph *g, uint32_t id, tn_err *err)
 {
     const struct plan_weight *w = &g->plan->weights[id];
@@ -93,7 +150,7 @@ static int32_t cut_weight(struct graph *g, uint32_t id, tn_err *err)
     *out = (tn_weight){
         .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
     memcpy(out->dims, w->dims, sizeof out->dims);
-    if (axis >= 0) {
+    if (axis >= 0 && !may_be_whole(g, id)) {
         uint64_t units = w->shard_units ? w->shard_units : w->dims[axis];
         rc = share(&g->topo, w->name, w->dims[axis], units, &out->dims[axis], err);
         if (rc == TN_OK && units < g->topo.tp_size && !may_replicate(g, id))
@@ -113,7 +170,8 @@ static int64_t first_entry(const struct graph *g, const struct plan_op *op)
 {
     const struct plan_weight *w = op->n_weights ? &g->plan->weights[op->weights[0]] : NULL;
 
-    if (!w || !first_attr(op) || g->topo.tp_size == 1 || w->shard != TN_SHARD_AXIS0)
+    if (!w || !first_attr(op) || g->topo.tp_size == 1 || w->shard != TN_SHARD_AXIS0 ||
+        holds_whole(g, op))
         return 0;
     return (int64_t)(g->topo.tp_rank * g->weights[op->weights[0]].dims[0]);
 }
@@ -150,11 +208,14 @@ static int32_t cut_attrs(struct graph *g, const struct plan_op *op, const tn_att
 
 /* -- Building -------------------------------------------------------------------------------------- */
 
-/* With one rank a collective hands on its input: later ops read that instead. */
+/* With one rank a collective hands on its input: later ops read that instead. So it is with several where each has
+ * computed the whole. */
 static bool is_idle_collective(const struct graph *g, const struct plan_op *op)
 {
-    return g->topo.tp_size == 1 &&
-           (strcmp(op->name, TN_OP_ALL_REDUCE) == 0 || strcmp(op->name, TN_OP_ALL_GATHER) == 0);
+    if (strcmp(op->name, TN_OP_ALL_REDUCE) != 0 && strcmp(op->name, TN_OP_ALL_GATHER) != 0)
+        return false;
+    return g->topo.tp_size == 1 ||
+           holds_whole(g, &g->plan->ops[g->plan->values[op->in[0]].producer]);
 }
 
 static const tn_value *const *value_list(struct graph *g, const uint32_t *ids, uint32_t n)
@@ -362,7 +423,9 @@ static int32_t check_cut(const struct graph *g, tn_err *err)
     if (!local_plan(g, &a, &local))
         rc = err_nomem(err, "binding a plan");
     for (size_t i = g->first_op; i < g->end_op && rc == TN_OK; i++) {
-        rc = check_local_op(g, &local, &local.ops[i], err);
+        rc = is_idle_collective(g, &g->plan->ops[i])
+                 ? TN_OK
+                 : check_local_op(g, &local, &local.ops[i], err);
         if (rc != TN_OK)
             err_prefix(err, "cut for %" PRIu32 " ranks", g->topo.tp_size);
     }

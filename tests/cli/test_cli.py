@@ -333,6 +333,36 @@ class Build(Case):
         r = run_json(self, self.path("e"), [1, 2, 3], 4, "--ignore-eos")
         self.assertEqual(len(r["output_ids"]), 4)
 
+    def dummy_of(self, name, **fields):
+        """An engine with random weights whose config.json is that of a test model with these changes."""
+        model = self.path(name)
+        os.makedirs(model)
+        here = os.path.dirname(os.path.abspath(__file__))
+        shutil.copy(os.path.join(here, "..", "models", name, "config.json"), model)
+        path = os.path.join(model, "config.json")
+        with open(path, encoding="utf-8") as f:
+            config = {**json.load(f), **fields}
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump({k: v for k, v in config.items() if v is not KeyError}, f)
+        engine = self.path(name, "engine")
+        self.ok("build", "--quiet", "--load-format", "dummy", "--dtype", "float32", "--model", model, "--output", engine)
+        return engine
+
+    def test_a_cap_that_is_null_is_none(self):
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")
+        plan = self.ok("engine", "plan", self.dummy_of("gemma2", **dict.fromkeys(caps)))
+        self.assertNotIn("softcap", plan)
+        shutil.rmtree(self.path("gemma2"))
+        plan = self.ok("engine", "plan", self.dummy_of("gemma2", **dict.fromkeys(caps, KeyError)))
+        self.assertRegex(plan, "attention.*softcap=50")
+        self.assertRegex(plan, "logits.*softcap=30")
+
+    def test_a_vocabulary_that_ranks_cannot_share_is_no_hindrance(self):
+        engine = self.dummy_of("gpt2", vocab_size=509)
+        one = run_json(self, engine, [1, 508, 3], 12, "--ignore-eos")
+        for sizes in (("--tp-size", "2"), ("--tp-size", "4", "--pp-size", "3")):
+            self.assertEqual(run_json(self, engine, [1, 508, 3], 12, "--ignore-eos", *sizes)["output_ids"], one["output_ids"])
+
     def test_missing_and_unknown_models_are_explained(self):
         self.refused(1, "nowhere", "build", "--quiet", "--model", self.path("nowhere"), "--output", self.path("e"))
         model = self.copy_model()

@@ -152,10 +152,6 @@ START_TEST(what_cannot_be_divided_is_named)
     struct sample_model m = SAMPLE_MODEL;
     struct plan *p = sample_model(&m);
 
-    check_indivisible(p, 3, "embed"); /* vocab 32 */
-    plan_free(p);
-    m.vocab = 36;
-    p = sample_model(&m);
     check_indivisible(p, 3, "layers.0.q"); /* 4 heads */
     plan_free(p);
 }
@@ -172,15 +168,33 @@ START_TEST(query_heads_fewer_than_ranks_are_refused)
 }
 END_TEST
 
-START_TEST(vocabulary_smaller_than_the_ranks_is_refused)
+/* Each rank then computes all of it, and what would bring the parts together is not there. */
+START_TEST(a_vocabulary_that_does_not_divide_is_held_whole)
 {
+    static const int64_t sizes[] = {33, 3, 1};
     struct sample_model m = SAMPLE_MODEL;
-    struct plan *p;
 
-    m.vocab = 2;
-    p = sample_model(&m);
-    check_indivisible(p, 4, "embed");
-    plan_free(p);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (uint32_t rank = 0; rank < 4; rank++) {
+            struct graph *g;
+            struct plan *p;
+            m.vocab = sizes[i];
+            p = sample_model(&m);
+            ck_assert_ok(cut(p, rank, 4, &g), &err);
+            check_dims(g, "embed", (uint64_t)m.vocab, 16, 32);
+            check_dims(g, "head", (uint64_t)m.vocab, 16, 32);
+            check_dims(g, "layers.0.q", 4, 16, 32);
+            ck_assert_int_eq(tn_op_int(op_of(g, TN_OP_EMBEDDING, 0), "vocab_first", -1), -1);
+            ck_assert_ptr_eq(op_of(g, TN_OP_RMS_NORM, 0)->in[0],
+                             op_of(g, TN_OP_EMBEDDING, 0)->out[0]);
+            ck_assert_ptr_null(op_of(g, TN_OP_ALL_GATHER, 0));
+            ck_assert_ptr_eq(op_of(g, TN_OP_SAMPLE, 0)->in[0], op_of(g, TN_OP_LOGITS, 0)->out[0]);
+            ck_assert_uint_eq(op_of(g, TN_OP_LOGITS, 0)->out[0]->width, (uint64_t)m.vocab);
+            ck_assert_ptr_nonnull(op_of(g, TN_OP_ALL_REDUCE, 3)); /* two in each of two layers */
+            ck_assert_ptr_null(op_of(g, TN_OP_ALL_REDUCE, 4));
+            graph_free(g);
+            plan_free(p);
+        }
 }
 END_TEST
 
@@ -437,7 +451,7 @@ int main(void)
     tcase_add_test(t, biases_follow_their_matrix);
     tcase_add_test(t, what_cannot_be_divided_is_named);
     tcase_add_test(t, query_heads_fewer_than_ranks_are_refused);
-    tcase_add_test(t, vocabulary_smaller_than_the_ranks_is_refused);
+    tcase_add_test(t, a_vocabulary_that_does_not_divide_is_held_whole);
     tcase_add_test(t, ranks_that_do_not_exist_are_refused);
     tcase_add_test(t, stages_share_out_the_layers_and_hand_on_what_is_read_later);
     tcase_add_test(t, contradictory_shard_rules_are_refused);

@@ -11,6 +11,17 @@
 
 MODEL_NOTE("gemma2");
 
+/* A cap that is null is none; one that is not there is that of the models as published. */
+static double cap(struct model *m, const char *name, double published)
+{
+    const char *key = NULL;
+
+    for (uint64_t i = 0; m->capi->get_key(m->config, "", i, &key, NULL) == TN_OK; i++)
+        if (strcmp(key, name) == 0)
+            return model_real(m, name, 1e-3, 1e6, 0.0);
+    return published;
+}
+
 static int32_t build(void *instance, const tn_config_api *capi, const tn_config *config,
                      const tn_plan_api *papi, tn_plan_builder *builder, tn_err *err)
 {
@@ -27,8 +38,8 @@ static int32_t build(void *instance, const tn_config_api *capi, const tn_config 
     d.norm_offset = 1.0;
     d.embed_scale = sqrt((double)d.hidden);
     d.attn_scale = 1.0 / sqrt(model_real(&m, "query_pre_attn_scalar", 1e-3, 1e6, 256.0));
-    d.attn_softcap = model_real(&m, "attn_logit_softcapping", 1e-3, 1e6, NAN);
-    d.softcap = model_real(&m, "final_logit_softcapping", 1e-3, 1e6, NAN);
+    d.attn_softcap = cap(&m, "attn_logit_softcapping", 50.0);
+    d.softcap = cap(&m, "final_logit_softcapping", 30.0);
     d.window = model_int(&m, "sliding_window", 1, 1 << 26, 4096);
     decoder_windows(&m, &d, 0, 2);
     if (model_flag(&m, "use_bidirectional_attention", false))
