@@ -336,6 +336,20 @@ class Architectures(Case):
         r = tenon("build", "--quiet", "--model", self.path("model"), "--output", self.path("again"))
         self.assertRegex(r.stderr, r"matrices of ops that are no linears \(moe_mlp\) stay at full precision")
 
+    def test_experts_as_llm_compressor_names_them(self):
+        names = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+        plain = self.checkpoint
+        self.engines("mixtral", layouts.gptq, {**GPTQ, "group_size": 16})
+        want = self.logits(self.path("widened"), "reference")
+        plain.tensors = {re.sub(r"\bw[123]\b", lambda m: names[m[0]], n): t for n, t in plain.tensors.items()}
+        got = self.logits(self.build({**GPTQ, "group_size": 16}, "--dequantize", name="renamed"), "reference")
+        self.assertTrue((got == want).all())
+        del plain.tensors["model.layers.0.block_sparse_moe.experts.1.up_proj.qweight"]
+        model = plain.write(self.path("model"), {**GPTQ, "group_size": 16})
+        r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"))
+        self.assertRegex(r.stderr, r"layers\.0.*experts\.")
+
+
 
 class Choices(Case):
     def test_quantizing_twice_is_asked_for_in_so_many_words(self):

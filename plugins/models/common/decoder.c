@@ -209,31 +209,34 @@ static uint32_t feed_forward(const struct emit *e, uint32_t h)
     return model_linear(e->m, &l, h);
 }
 
-/* One matrix of all experts, [experts, rows, cols]: every rank has a slice of each expert. */
-static uint32_t expert_weights(const struct emit *e, const char *name, const char *tensor,
+/* One matrix of all experts, [experts, rows, cols]: every rank has a slice of each expert. llm-compressor, which takes experts
+ * apart itself, names their matrices otherwise. */
+static uint32_t expert_weights(const struct emit *e, const char *name, const char *const tensors[2],
                                int64_t rows, int64_t cols, uint32_t shard)
 {
     struct model *m = e->m;
-    tn_weight_source sources[DECODER_MAX_EXPERTS];
-    char names[DECODER_MAX_EXPERTS][96], canonical[48];
+    uint32_t n = (uint32_t)e->d->experts;
+    tn_weight_source sources[2 * DECODER_MAX_EXPERTS];
+    char names[2 * DECODER_MAX_EXPERTS][96], canonical[48];
     tn_weight_decl d = {.h = TN_HDR(tn_weight_decl),
                         .name = canonical,
                         .role = TN_ROLE_MATRIX,
                         .n_dims = 3,
-                        .dims = {(uint64_t)e->d->experts, (uint64_t)rows, (uint64_t)cols},
+                        .dims = {n, (uint64_t)rows, (uint64_t)cols},
                         .shard = shard,
                         .shard_units = (uint32_t)e->d->ffn,
-                        .n_sources = (uint32_t)e->d->experts,
+                        .n_sources = 2 * n,
                         .sources = sources};
     uint32_t id = 0;
 
     if (m->rc != TN_OK)
         return 0;
     snprintf(canonical, sizeof canonical, "layers.%d.moe.%s.weight", (int)m->layer, name);
-    for (uint32_t i = 0; i < d.n_sources; i++) {
+    for (uint32_t i = 0; i < 2 * n; i++) {
         snprintf(names[i], sizeof names[i], "%s.%d.block_sparse_moe.experts.%u.%s.weight",
-                 m->layers, (int)m->layer, (unsigned)i, tensor);
-        sources[i] = (tn_weight_source){.h = TN_HDR(tn_weight_source), .tensor = names[i]};
+                 m->layers, (int)m->layer, (unsigned)(i % n), tensors[i / n]);
+        sources[i] = (tn_weight_source){
+            .h = TN_HDR(tn_weight_source), .tensor = names[i], .optional = i < n};
     }
     m->rc = m->papi->weight(m->builder, &d, &id, m->err);
     return id;
@@ -268,6 +271,8 @@ static uint32_t route(const struct emit *e, uint32_t h, uint32_t chosen[2])
 
 static uint32_t experts(const struct emit *e, uint32_t h)
 {
+    static const char *const gate[] = {"gate_proj", "w1"}, *const up[] = {"up_proj", "w3"},
+                             *const down[] = {"down_proj", "w2"};
     const struct decoder *d = e->d;
     uint32_t chosen[2] = {0, 0};
     struct model_op op = {.name = TN_OP_MOE_MLP,
@@ -281,9 +286,9 @@ static uint32_t experts(const struct emit *e, uint32_t h)
     op.in[0] = h;
     op.in[1] = chosen[0];
     op.in[2] = chosen[1];
-    op.weights[0] = expert_weights(e, "gate", "w1", d->ffn, d->hidden, TN_SHARD_AXIS1);
-    op.weights[1] = expert_weights(e, "up", "w3", d->ffn, d->hidden, TN_SHARD_AXIS1);
-    op.weights[2] = expert_weights(e, "down", "w2", d->hidden, d->ffn, TN_SHARD_AXIS2);
+    op.weights[0] = expert_weights(e, "gate", gate, d->ffn, d->hidden, TN_SHARD_AXIS1);
+    op.weights[1] = expert_weights(e, "up", up, d->ffn, d->hidden, TN_SHARD_AXIS1);
+    op.weights[2] = expert_weights(e, "down", down, d->hidden, d->ffn, TN_SHARD_AXIS2);
     y = model_op(e->m, &op, model_rows(d->hidden, 0));
     return model_all_reduce(e->m, y, d->hidden);
 }
