@@ -200,7 +200,7 @@ double measured_loss_ns(const struct measured_pair *p, double bytes)
 
 /* -- Sums ---------------------------------------------------------------------------------------------------- */
 
-const uint64_t measured_sum_bytes[MEASURED_SUMS] = {8192, 1u << 20};
+const uint64_t measured_sum_bytes[MEASURED_SUMS] = {8192, 65536, 1u << 20};
 
 #define SUM_RUNS 15
 #define WARM_RUNS 3

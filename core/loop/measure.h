@@ -43,9 +43,9 @@ struct measure_sums {
     uint32_t n_ranks, n_devices; /* rank i is on device i % n_devices */
 };
 
-#define MEASURED_SUMS 2
+#define MEASURED_SUMS 3
 
-/* Bytes of the all-reduces that are timed: of a decode step, and of a prompt. */
+/* Bytes of the all-reduces that are timed: of a decode step with one row and with several, and of a prompt. */
 extern const uint64_t measured_sum_bytes[MEASURED_SUMS];
 
 /* Median nanoseconds of an all-reduce of each size in float32. Fails as joining or the first call does. */

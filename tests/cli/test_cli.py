@@ -1037,7 +1037,7 @@ class Plugin(Case):
         self.assertRegex(text, r"(?m)^(comm:|     ) local +moves host, device$")
         self.assertNotIn("all-reduce", text)
         self.assertRegex(
-            self.ok("topo", "--measure"), r"(?m)^   2 ranks: local +all-reduce 8 KiB [0-9.]+ us, 1024 KiB [0-9.]+ us$"
+            self.ok("topo", "--measure"), r"(?m)^   2 ranks: local +all-reduce 8 KiB [0-9.]+ us, 64 KiB [0-9.]+ us, 1024 KiB [0-9.]+ us$"
         )
         r = self.ok_json("topo", "--json", "--measure")
         (cpu,) = [k for k in r["kinds"] if k["kind"] == "cpu"]
