@@ -230,6 +230,8 @@ static void product_cases(const struct subject *s)
     product_case(s, 17, 2050, 128, true);
     product_case(s, 83, 352, 511, false);
     product_case(s, 500, 130, 70, true); /* more than one block of rows */
+    product_case(s, 5003, 6, 9,
+                 false); /* so many that blocks of one size would leave none for the last */
     product_case(s, 64, 128, 1000, false);
 }
 

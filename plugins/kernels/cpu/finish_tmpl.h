@@ -5,8 +5,8 @@
 /* Sums of a tile as the kernel leaves them: [row][2][LANES]. */
 union tile_sums {
     vf align; /* for aligned stores */
-    float f[GEMM_MAX_TILE_ROWS][2][LANES];
-    int32_t i[GEMM_MAX_TILE_ROWS][2][LANES]; /* int8 */
+    float f[TILE_ROWS][2][LANES];
+    int32_t i[TILE_ROWS][2][LANES]; /* int8 */
 };
 
 /* Sum `half` of row `row` of the tile, scaled if int8 or e4m3, plus bias. `column` is the packed one. */

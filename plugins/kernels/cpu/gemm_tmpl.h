@@ -154,7 +154,7 @@ static CPU_INLINE void GEMM_FN(tile_of)(uint32_t rows, const int wide, const uns
 #define GEMM_WIDE_BLOCK 16384
 #define GEMM_WIDE_STEPS (GEMM_WIDE_BLOCK / (2 * GEMM_WIDE_VECTOR))
 /* ... of this many tiles, whose sums wait meanwhile. That changes neither the order nor the rounding of a sum. */
-#define GEMM_WIDE_TILES 20
+#define GEMM_WIDE_TILES 40
 
 /* Likewise for several tiles, by blocks of steps. */
 static void GEMM_FN(run_wide)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last)

@@ -501,6 +501,7 @@ void linear_launch(const struct cpu_instance *in, const tn_launch *l, enum linea
 {
     struct running r;
     uint64_t row_bytes, block_rows;
+    uint32_t blocks;
     double panel_ns;
 
     set_up(l, form, kernel, &r.g);
@@ -512,10 +513,11 @@ void linear_launch(const struct cpu_instance *in, const tn_launch *l, enum linea
         block_rows = BLOCK_MIN_ROWS;
     r.tiles = gemm_tiles(&r.g);
     r.tiles_per_block = (uint32_t)(block_rows / kernel->tile_rows);
+    blocks = (r.tiles + r.tiles_per_block - 1) / r.tiles_per_block;
+    r.tiles_per_block = (r.tiles + blocks - 1) / blocks; /* no block is left with a few */
+    blocks = (r.tiles + r.tiles_per_block - 1) / r.tiles_per_block;
     share_items(in, l, pack_tiles, &r, r.tiles, (double)(r.g.n_rows * r.g.k) * 0.3);
     panel_ns = (double)gemm_panel_bytes(kernel, r.g.k, r.g.run) / MEMORY_BYTES_PER_NS +
                4.0 * kernel->lanes * (double)(r.g.n_rows * r.g.k) / kernel->gflops;
-    share_items(in, l, run_items, &r,
-                r.g.n_panels * ((r.tiles + r.tiles_per_block - 1) / r.tiles_per_block),
-                panel_ns * r.g.n_panels);
+    share_items(in, l, run_items, &r, r.g.n_panels * blocks, panel_ns * r.g.n_panels);
 }
