@@ -23,7 +23,8 @@ ROWS = [
     ("INT8 cache", ["--kv-cache-dtype", "int8"], []),
     ("int4_g128", ["--quant", "int4_g128"], []),
     ("int4_g128, awq=off", ["--quant", "int4_g128", "--quant-option", "awq=off"], []),
-    ("int4_g128, zero=on", ["--quant", "int4_g128", "--quant-option", "zero=on"], []),
+    ("int4_g128, feedback=off", ["--quant", "int4_g128", "--quant-option", "feedback=off"], []),
+    ("int4_g128, group=128", ["--quant", "int4_g128", "--quant-option", "group=128"], []),
 ]
 
 
