@@ -331,7 +331,7 @@ static struct calibrate_options calibrating(const struct building *b)
 
     return (struct calibrate_options){.runner = bq->runner,
                                       .engine = b->base_file,
-                                      .data = bq->calib,
+                                      .data = bq->calib ? &b->calib_data : NULL,
                                       .seed = bq->calib_seed,
                                       .all = bq->stats != NULL,
                                       .quiet = b->o->quiet,
