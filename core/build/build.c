@@ -277,6 +277,8 @@ static json_t *quant_json(const struct building *b)
         json_object_set_new(o, "calibration",
                             json_pack("{s:s, s:I}", "data_sha256", b->calib->data_sha256, "tokens",
                                       (json_int_t)b->calib->n_tokens));
+    if (b->quant->feedback)
+        json_object_set_new(o, "cache_rounding", json_string("feedback"));
     if (b->gate.n_targets)
         json_object_set_new(o, "gate",
                             json_pack("{s:f, s:f, s:f, s:I}", "base_perplexity",
@@ -512,6 +514,19 @@ static int32_t no_gate(struct building *b, const char *why)
     return TN_E_CONFIG;
 }
 
+/* Data that would be read for nothing: people who give it expect something of it. */
+static int32_t check_no_calibration(const struct building *b)
+{
+    const struct build_quant *bq = &b->o->quant;
+
+    if (!bq->calib && !bq->stats)
+        return TN_OK;
+    err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, bq->calib ? "--calib-data" : "--calib-stats",
+           "nothing is quantized that statistics could be for");
+    err_remedy(b->err, "add --quant, or --kv-cache-dtype fp8 or int8, or leave it away");
+    return TN_E_CONFIG;
+}
+
 static int32_t quantize(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
@@ -532,7 +547,9 @@ static int32_t quantize(struct building *b)
         return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--dequantize",
                       "there are no matrices to widen: --load-format is dummy");
     if (!o.scheme && !o.stored && !eight_bits(bq->kv_dtype))
-        return bq->eval && !b->plain ? no_gate(b, "nothing of the engine is quantized") : TN_OK;
+        return bq->eval && !b->plain ? no_gate(b, "nothing of the engine is quantized")
+               : bq->scheme          ? TN_OK
+                                     : check_no_calibration(b);
     if (!b->checkpoint && bq->eval)
         return no_gate(b, "dummy weights have no perplexity");
     rc = quant_open(&o, &b->emission, &b->quant, b->err);

@@ -104,6 +104,28 @@ static int32_t take_cached(struct calibrating *x, const struct run_moment *m, tn
     return rc;
 }
 
+/* Queries as hadamard makes them. */
+static int32_t take_queries(struct calibrating *x, const struct run_moment *m, tn_err *err)
+{
+    struct calibration_input *in;
+    char name[32];
+    int32_t rc;
+
+    snprintf(name, sizeof name, "kv.%" PRId32 ".q", m->op->layer);
+    in = calibration_find(x->c, name);
+    if (!in)
+        return TN_OK;
+    if (m->op->in[0]->width != in->n_channels)
+        return tn_err_set(err, TN_E_INTERNAL, "%s has another width than its plan says", name);
+    if (!mem_grow(&x->rows, &x->cap_rows, (size_t)(m->n_rows * in->n_channels), sizeof *x->rows))
+        return err_nomem(err, "calibration");
+    rc = m->get(m->io, false, 0, x->rows, err);
+    if (rc != TN_OK)
+        return rc;
+    turn(x->rows, (size_t)(m->n_rows * in->n_channels), in->dim);
+    return take_all(x, in, m->n_rows, err);
+}
+
 static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
 {
     struct calibrating *x = arg;
@@ -115,6 +137,8 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
         in = calibration_find(x->c, m->op->weights[0]->name);
         return in ? take_rows(x, in, m, 0, err) : TN_OK;
     }
+    if (strcmp(m->op->name, TN_OP_ATTENTION) == 0)
+        return take_queries(x, m, err);
     return strcmp(m->op->name, TN_OP_KV_APPEND) == 0 ? take_cached(x, m, err) : TN_OK;
 }
 
@@ -125,11 +149,23 @@ static uint32_t what_to_keep(const struct quant *q, bool all)
            (all || q->needs & TN_QUANT_PERCENTILE ? CALIBRATION_HISTOGRAM : 0u);
 }
 
-/* The memory that statistics take is known, and bounded, before the model runs. */
-static int32_t check_memory(const struct quant *q, uint32_t keep, tn_err *err)
+/* Whether an op is attention whose queries' products are kept: they shape errors of a cache of float8_e4m3. */
+static bool keeps_products(const struct quant *q, bool all, const struct plan_op *op)
 {
+    return (all || q->o.hadamard) && strcmp(op->name, TN_OP_ATTENTION) == 0 &&
+           plan_attr(op, "head_dim")->i <= CALIBRATION_DIM;
+}
+
+/* The memory that statistics take is known, and bounded, before the model runs. */
+static int32_t check_memory(const struct quant *q, uint32_t keep, bool all, tn_err *err)
+{
+    const struct plan *p = q->from->plan;
     uint64_t sum = 0;
 
+    for (size_t i = 0; i < p->n_ops; i++)
+        if (keeps_products(q, all, &p->ops[i]))
+            sum += calibration_products_bytes((uint64_t)plan_attr(&p->ops[i], "n_kv_heads")->i,
+                                              (uint64_t)plan_attr(&p->ops[i], "head_dim")->i);
     for (uint32_t i = 0; i < q->n_groups; i++)
         sum += calibration_bytes(q->groups[i].n_channels, keep);
     log_info("calibration: statistics of %" PRIu32 " inputs take %" PRIu64 " MiB", q->n_groups,
@@ -179,12 +215,29 @@ static int32_t add_group(struct calibrating *x, struct quant_group *g, uint32_t 
     return rc;
 }
 
+static int32_t add_queries(struct calibrating *x, const struct plan_op *op, uint64_t seed,
+                           tn_err *err)
+{
+    struct calibration_input *in;
+    char name[32];
+    int32_t rc;
+
+    snprintf(name, sizeof name, "kv.%" PRId32 ".q", op->layer);
+    if (calibration_find(x->c, name))
+        return TN_OK;
+    rc = calibration_add(x->c, name, x->q->from->plan->values[op->in[0]].width, 0, seed, &in, err);
+    return rc == TN_OK
+               ? calibration_add_products(x->c, in, (uint64_t)plan_attr(op, "n_kv_heads")->i,
+                                          (uint64_t)plan_attr(op, "head_dim")->i, err)
+               : rc;
+}
+
 static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
     uint32_t keep = what_to_keep(x->q, all);
     struct calibration_input *in;
-    int32_t rc = check_memory(x->q, keep, err);
+    int32_t rc = check_memory(x->q, keep, all, err);
 
     for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++)
         rc = add_group(x, &x->q->groups[i], keep, seed, err);
@@ -197,6 +250,9 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
             snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, "kvh"[k]);
             rc = calibration_add(x->c, name, p->values[op->in[k == 1]].width, 0, seed, &in, err);
         }
+    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
+        if (keeps_products(x->q, all, &p->ops[i]))
+            rc = add_queries(x, &p->ops[i], seed, err);
     return rc;
 }
 

@@ -85,6 +85,35 @@ int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_chan
     return TN_OK;
 }
 
+uint64_t calibration_products_bytes(uint64_t n_groups, uint64_t dim)
+{
+    const struct calibration_input *in = NULL;
+
+    return n_groups * dim * dim * sizeof *in->products;
+}
+
+int32_t calibration_add_products(struct calibration *c, struct calibration_input *in,
+                                 uint64_t n_groups, uint64_t dim, tn_err *err)
+{
+    in->products = arena_array(&c->arena, (size_t)(n_groups * dim), dim * sizeof *in->products);
+    in->n_groups = n_groups;
+    in->dim = dim;
+    return in->products ? TN_OK : err_nomem(err, "calibration");
+}
+
+/* Heads stand in the order of their groups. */
+static void take_products(struct calibration_input *in, const float *row)
+{
+    uint64_t dim = in->dim, heads = in->n_channels / dim, each = heads / in->n_groups;
+
+    for (uint64_t h = 0; h < heads; h++, row += dim) {
+        double *sums = in->products + h / each * dim * dim;
+        for (uint64_t i = 0; i < dim; i++)
+            for (uint64_t j = 0; j <= i; j++)
+                sums[i * dim + j] += (double)row[i] * (double)row[j];
+    }
+}
+
 bool calibration_take(struct calibration_input *in, const float *row)
 {
     uint64_t n = in->n_channels, slot = in->n_rows;
@@ -100,6 +129,8 @@ bool calibration_take(struct calibration_input *in, const float *row)
         in->squares[k] += (double)row[k] * (double)row[k];
         in->sums[k] += (double)row[k];
     }
+    if (in->products)
+        take_products(in, row);
     if (in->histogram.counts)
         histogram_take(&in->histogram, row, most);
     /* Every row is kept with equal probability, however many there will be (Vitter 1985, algorithm R). */
@@ -116,10 +147,10 @@ bool calibration_take(struct calibration_input *in, const float *row)
 
 /* -- The file --------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_INPUT = 7 };
+enum { TENSORS_PER_INPUT = 8 };
 
 static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares",   "rows", "sample",
-                                                        "sums",   "histogram", "base"};
+                                                        "sums",   "histogram", "base", "products"};
 
 /* The base of a histogram whose top bucket ends at infinity. */
 #define MAX_BASE (0x7f8 - HISTOGRAM_BUCKETS)
@@ -173,6 +204,8 @@ static bool save_input(struct saving *s, const struct calibration_input *in)
            save_tensor(s, in->name, suffixes[2], TN_DT_I64, 0, 1, &in->n_rows) &&
            save_tensor(s, in->name, suffixes[4], TN_DT_F64, 0, in->n_channels, in->sums) &&
            (!in->histogram.counts || save_histogram(s, in)) &&
+           (!in->products || save_tensor(s, in->name, suffixes[7], TN_DT_F64,
+                                         in->n_groups * in->dim, in->dim, in->products)) &&
            (in->n_sample == 0 || save_tensor(s, in->name, suffixes[3], TN_DT_F32, in->n_sample,
                                              in->n_channels, in->sample));
 }
@@ -291,9 +324,31 @@ static int32_t read_sample(const struct reading *r, const char *name, const stru
     return read_tensor(r, name, suffixes[3], TN_DT_F32, in->n_sample * in->n_channels, in->sample);
 }
 
+static int32_t read_products(const struct reading *r, const char *name, const struct st_tensor *t,
+                             struct calibration_input *in)
+{
+    uint64_t dim = t->n_dims == 2 ? t->dims[1] : 0, n;
+    int32_t rc;
+
+    if (dim == 0 || dim > CALIBRATION_DIM || t->dims[0] == 0 || t->dims[0] % dim != 0 ||
+        in->n_channels % t->dims[0] != 0)
+        return err_at(r->err, TN_E_FORMAT, r->f->path, t->offset, t->name,
+                      "must be squares of at most %d, whose rows divide %" PRIu64 " channels",
+                      CALIBRATION_DIM, in->n_channels);
+    rc = calibration_add_products(r->c, in, t->dims[0] / dim, dim, r->err);
+    n = t->dims[0] * dim;
+    if (rc == TN_OK)
+        rc = read_tensor(r, name, suffixes[7], TN_DT_F64, n, in->products);
+    for (uint64_t i = 0; i < n && rc == TN_OK; i++)
+        if (!isfinite(in->products[i]))
+            rc = err_at(r->err, TN_E_RANGE, r->f->path, t->offset, t->name, "is not finite");
+    return rc;
+}
+
 static int32_t read_input(const struct reading *r, const char *name, const struct st_tensor *absmax)
 {
     const struct st_tensor *sample = find_part(r, name, suffixes[3]);
+    const struct st_tensor *products = find_part(r, name, suffixes[7]);
     bool histogram = find_part(r, name, suffixes[5]) != NULL;
     struct calibration_input *in = NULL;
     uint64_t n = absmax->dims[0];
@@ -314,6 +369,8 @@ static int32_t read_input(const struct reading *r, const char *name, const struc
         (rc = read_tensor(r, name, suffixes[2], TN_DT_I64, 1, &in->n_rows)) != TN_OK)
         return needed(r, name, rc);
     if (sample && (rc = read_sample(r, name, sample, in)) != TN_OK)
+        return rc;
+    if (products && (rc = read_products(r, name, products, in)) != TN_OK)
         return rc;
     rc = check_values(r, in);
     return rc == TN_OK && histogram ? read_histogram(r, name, in) : rc;

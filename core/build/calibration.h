@@ -18,9 +18,11 @@
 #define CALIBRATION_SAMPLE 64
 
 #define CALIBRATION_MODEL (2 * XXH128_BYTES + 1) /* hex digits and NUL */
+/* Heads of more elements have no products: their squares would take more memory than they are worth. */
+#define CALIBRATION_DIM 512
 
 /* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v"; of
- * keys after the op hadamard "kv.LAYER.h". */
+ * keys after the op hadamard "kv.LAYER.h"; of queries after it "kv.LAYER.q". */
 struct calibration_input {
     const char *name;
     uint64_t n_channels, n_rows;
@@ -29,6 +31,10 @@ struct calibration_input {
     double *sums;    /* [n_channels] sums of x */
     float *sample;   /* [n_sample, n_channels]; NULL: none kept */
     uint64_t n_sample;
+    /* [n_groups, dim, dim] sums of x x^T over the runs of `dim` channels (heads) of each group, lower triangles; NULL: not
+     * kept */
+    double *products;
+    uint64_t n_groups, dim;
     struct histogram histogram; /* counts NULL: none kept */
     struct hessian *hessian;    /* whoever wants it; NULL: nobody */
     struct rng rng;             /* which rows are kept */
@@ -59,11 +65,18 @@ uint64_t calibration_bytes(uint64_t n_channels, uint32_t keep);
 int32_t calibration_add(struct calibration *c, const char *name, uint64_t n_channels, uint32_t keep,
                         uint64_t seed, struct calibration_input **out, tn_err *err);
 
+/* Also keeps products of an input that was just added, whose channels are heads of `dim`, `n_groups` groups of them. */
+int32_t calibration_add_products(struct calibration *c, struct calibration_input *in,
+                                 uint64_t n_groups, uint64_t dim, tn_err *err);
+
+/* Bytes that these take. */
+uint64_t calibration_products_bytes(uint64_t n_groups, uint64_t dim);
+
 /* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
 bool calibration_take(struct calibration_input *in, const float *row);
 
 /* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
- * NAME/histogram and NAME/base. */
+ * NAME/histogram and NAME/base, NAME/products. */
 int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
 /* TN_E_FORMAT unless the statistics are of `model` (calibrate_identify); NULL: of any. */
 int32_t calibration_load(const char *path, const char *model, struct calibration **out,

@@ -256,8 +256,8 @@ static int32_t check_needs(const struct quant *q, tn_err *err)
     return TN_E_CONFIG;
 }
 
-int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
-                     tn_err *err)
+static int32_t decide_linears(struct quant *q, const struct checkpoint *c,
+                              const struct calibration *calib, tn_err *err)
 {
     int32_t rc = TN_OK;
 
@@ -275,6 +275,14 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
         rc = decide(q, l, err);
     }
     return rc;
+}
+
+int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
+                     tn_err *err)
+{
+    int32_t rc = decide_linears(q, c, calib, err);
+
+    return rc == TN_OK && calib && c && q->o.hadamard ? quant_shape_errors(q, c, calib, err) : rc;
 }
 
 /* -- Making ------------------------------------------------------------------------------------------- */
@@ -535,8 +543,10 @@ static bool may_center(const struct plan *p, const struct plan_op *append)
     return true;
 }
 
+/* Zeros where keys must be stored with their means. */
 static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **out)
 {
+    bool center = may_center(r->q->from->plan, op);
     uint64_t n = r->q->from->plan->values[op->in[0]].width;
     float *means = arena_array(&r->q->arena, (size_t)n, sizeof *means);
     const struct calibration_input *in = NULL;
@@ -544,20 +554,33 @@ static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **
 
     if (rc != TN_OK)
         return rc;
-    for (uint64_t k = 0; in && k < n; k++)
+    for (uint64_t k = 0; in && center && k < n; k++)
         means[k] = (float)(in->sums[k] / (double)(in->n_rows ? in->n_rows : 1));
     *out = means;
     return TN_OK;
 }
 
-/* Ranges of keys and values, and means of keys. */
+static int32_t range_values(struct rewriting *r, const struct plan_op *op, uint32_t i, float **out)
+{
+    if (i < 2)
+        return head_ranges(r, op, i == 1, out);
+    if (i == 2)
+        return key_means(r, op, out);
+    *out = r->q->feedback[op - r->q->from->plan->ops][i - 3];
+    return TN_OK;
+}
+
+/* Ranges of keys and values, means of keys, and feedback of both. */
 static int32_t put_ranges(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
 {
-    static const char *const what[] = {"k_range", "v_range", "k_mean"};
+    static const char *const what[] = {"k_range", "v_range", "k_mean", "k_feedback", "v_feedback"};
     const tn_attr *count = plan_attr(op, "n_kv_heads");
     uint64_t heads = (uint64_t)count->i, width = r->q->from->plan->values[from->in[0]].width;
     bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
-    uint32_t n = may_center(r->q->from->plan, from) ? 3 : 2;
+    const struct plan *p = r->q->from->plan;
+    uint32_t n = r->q->feedback && r->q->feedback[from - p->ops][1] ? 5
+                 : may_center(p, from)                              ? 3
+                                                                    : 2;
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
@@ -566,13 +589,13 @@ static int32_t put_ranges(struct rewriting *r, const struct plan_op *from, struc
         struct plan_weight w = {.name = name,
                                 .role = TN_ROLE_SCALE,
                                 .dtype = TN_DT_F32,
-                                .n_dims = 1,
-                                .dims = {i < 2 ? heads : width},
+                                .n_dims = i < 3 ? 1 : 2,
+                                .dims = {i < 2 ? heads : width, i < 3 ? 0 : width / heads},
                                 .shard = shared ? TN_SHARD_AXIS0 : TN_SHARD_NONE,
                                 .shard_units = shared ? (uint32_t)heads : 0};
         float *values = NULL;
         snprintf(name, sizeof name, "layers.%" PRId32 ".kv.%s", op->layer, what[i]);
-        rc = i < 2 ? head_ranges(r, from, i == 1, &values) : key_means(r, from, &values);
+        rc = range_values(r, from, i, &values);
         origin.table = values;
         if (rc == TN_OK)
             rc = put_weight(r, &w, &origin, &op->weights[i]);

@@ -90,6 +90,8 @@ struct quant {
     struct quant_group *groups;
     uint32_t n_linears, n_groups;
     struct weight_scale *scales; /* per weight of the plan */
+    /* Per op, where it is kv_append: tables of keys and of values [n_kv_heads, head_dim, head_dim]; NULL: none */
+    float *(*feedback)[2];
 };
 
 /* Finds scheme and linears. Close in any case of success. */
@@ -113,6 +115,10 @@ int32_t quant_survey(struct quant *q, tn_err *err);
 /* smooth.c: statistics of every group, smoothed where the scheme wants it. */
 int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct calibration *calib,
                      tn_err *err);
+
+/* feedback.c: fills q->feedback, once everything is smoothed. */
+int32_t quant_shape_errors(struct quant *q, const struct checkpoint *c,
+                           const struct calibration *calib, tn_err *err);
 
 /* The value whose data `value` has once collectives of one rank are removed. */
 uint32_t quant_resolve(const struct plan *p, uint32_t value);

@@ -137,6 +137,17 @@ static int32_t expect_matrix(const struct shapes *s, uint32_t i, uint32_t n, uin
     return name_weight(s, i, rc);
 }
 
+/* Float32, a square of `dim` per head. */
+static int32_t expect_feedback(const struct shapes *s, uint32_t i, uint64_t width, uint64_t dim)
+{
+    int32_t rc = expect_dims(s, i, 2, width, dim);
+
+    if (rc == TN_OK)
+        rc = expect_text(s, "the dtype of feedback", tn_dtype_name(weight(s, i)->dtype),
+                         tn_dtype_name(TN_DT_F32));
+    return name_weight(s, i, rc);
+}
+
 /* -- Shape rules --------------------------------------------------------------------------------- */
 
 static int32_t shape_embedding(const struct shapes *s)
@@ -292,10 +303,13 @@ static int32_t shape_kv_append(const struct shapes *s)
         if (rc == TN_OK)
             rc = expect(s, "the width of an input", in_value(s, i)->width, width);
     }
-    if (rc == TN_OK && s->op->n_weights == 1)
-        rc = expect(s, "the number of ranges", 1, 2);
-    for (uint32_t i = 0; i < s->op->n_weights && rc == TN_OK; i++)
+    if (rc == TN_OK && (s->op->n_weights == 1 || s->op->n_weights == 4))
+        rc = expect(s, "the number of ranges, means and feedback", s->op->n_weights,
+                    s->op->n_weights + 1);
+    for (uint32_t i = 0; i < s->op->n_weights && i < 3 && rc == TN_OK; i++)
         rc = expect_vector(s, i, i < 2 ? (uint64_t)int_attr(s, "n_kv_heads", 0) : width);
+    for (uint32_t i = 3; i < s->op->n_weights && rc == TN_OK; i++)
+        rc = expect_feedback(s, i, width, (uint64_t)int_attr(s, "head_dim", 0));
     return rc;
 }
 
@@ -441,7 +455,7 @@ static const struct op_rule rules[] = {
       REAL("mscale", false, 0.0, 1e6), REAL("base", false, 0.0, 1e12),
       REAL("factor", false, 0.0, 1e6), INT("max_position", false, 0, LIMIT_POSITIONS)}},
     {TN_OP_HADAMARD, 1, 0, 0, 1, shape_hadamard, {HEADS, HEAD_DIM}},
-    {TN_OP_KV_APPEND, 2, 0, 3, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
+    {TN_OP_KV_APPEND, 2, 0, 5, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
     {TN_OP_ATTENTION,
      2,
      0,

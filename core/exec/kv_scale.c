@@ -82,9 +82,9 @@ static int32_t scales_from(const struct binding *b, uint32_t weight, uint32_t n,
     return rc;
 }
 
-/* Means of keys: numbers that are finite. */
-static int32_t center_from(const struct binding *b, uint32_t weight, uint64_t n, float *out,
-                           tn_err *err)
+/* Means of keys, feedback: numbers that are finite. */
+static int32_t numbers_from(const struct binding *b, uint32_t weight, uint64_t n, float *out,
+                            tn_err *err)
 {
     struct host_view v = {NULL, NULL};
     int32_t rc = bound_view_open(b, weight, &v, err);
@@ -99,13 +99,35 @@ static int32_t center_from(const struct binding *b, uint32_t weight, uint64_t n,
     return rc;
 }
 
-/* Scales of keys, of values, then means of keys, in one block. Integers have no use for means: their steps are even. */
+/* Whether kv_append is told how rounding is made good. Kernels of other devices round to the nearest, so that there
+ * the tables would only take memory. */
+static bool shapes_errors(const struct binding *b, const struct plan_op *op)
+{
+    return op->n_weights > 4 && b->o.select.kv_dtype == TN_DT_F8E4M3 &&
+           (b->o.select.device->flags & TN_DEVICE_HOST_MEMORY);
+}
+
+static void set_parts(tn_kv_layer *l, const float *block, bool centered, bool shaped)
+{
+    uint64_t n = l->n_kv_heads, width = n * l->head_dim;
+
+    l->k_scale = block;
+    l->v_scale = block ? block + n : NULL;
+    l->k_center = block && centered ? block + 2 * n : NULL;
+    l->k_feedback = block && shaped ? block + 2 * n + width : NULL;
+    l->v_feedback = block && shaped ? l->k_feedback + width * l->head_dim : NULL;
+}
+
+/* Scales of keys, of values, then means of keys, then feedback of both, in one block. Integers have no use for means and
+ * feedback: their steps are even. */
 static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
 {
     const struct plan_op *op = append_of(b, l->layer);
     uint32_t n = l->n_kv_heads;
     bool centered = op->n_weights > 2 && b->o.select.kv_dtype == TN_DT_F8E4M3;
-    uint64_t width = centered ? (uint64_t)n * l->head_dim : 0, all = 2 * (uint64_t)n + width;
+    bool shaped = shapes_errors(b, op);
+    uint64_t width = centered ? (uint64_t)n * l->head_dim : 0;
+    uint64_t square = shaped ? width * l->head_dim : 0, all = 2 * (uint64_t)n + width + 2 * square;
     float *host = mem_zarray((size_t)all, sizeof *host);
     void *device = NULL;
     int32_t rc = host ? TN_OK : err_nomem(err, "scales of the cache");
@@ -115,7 +137,9 @@ static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
     for (uint32_t i = 0; i < op->n_weights && i < 2 && rc == TN_OK; i++)
         rc = scales_from(b, op->weights[i], n, host + i * n, err);
     if (rc == TN_OK && centered)
-        rc = center_from(b, op->weights[2], width, host + 2 * (size_t)n, err);
+        rc = numbers_from(b, op->weights[2], width, host + 2 * (size_t)n, err);
+    for (uint32_t i = 0; i < 2 && shaped && rc == TN_OK; i++)
+        rc = numbers_from(b, op->weights[3 + i], square, host + 2 * n + width + i * square, err);
     if (rc == TN_OK)
         rc = bound_alloc(b, b->own_kv, all * sizeof *host, &device, err);
     if (rc == TN_OK && !b->o.count)
@@ -123,9 +147,7 @@ static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
                             TN_COPY_HOST_TO_DEVICE, err);
     if (rc == TN_OK && b->stream)
         rc = b->o.api->stream_sync(b->o.device, b->stream, err);
-    l->k_scale = device;
-    l->v_scale = device ? l->k_scale + n : NULL;
-    l->k_center = device && centered ? l->k_scale + 2 * (size_t)n : NULL;
+    set_parts(l, device, centered, shaped);
     mem_free(host);
     return rc;
 }

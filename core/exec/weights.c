@@ -248,12 +248,28 @@ static bool gathers(const tn_op *op)
     return strcmp(op->name, TN_OP_EMBEDDING) == 0 || strcmp(op->name, TN_OP_POSITION) == 0;
 }
 
+/* Whether weight `i` of `op` is one of kv_append's, which kernels see as tn_kv_layer only (kv_scale.c). */
+static bool is_of_cache(const tn_op *op, uint32_t i)
+{
+    const tn_op *of = op;
+
+    for (uint32_t k = 0; k < op->n_members; k++) {
+        of = op->members[k];
+        if (i < of->n_weights)
+            break;
+        i -= of->n_weights;
+    }
+    return strcmp(of->name, TN_OP_KV_APPEND) == 0;
+}
+
 static int32_t load_canonical(struct binding *b, struct bound_step *s, tn_err *err)
 {
     const struct graph_op *op = s->sel->op;
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
+        if (is_of_cache(&op->op, i))
+            continue;
         rc = place_canonical(b, op->weight_ids[i], err);
         s->weights[i] = b->canonical[op->weight_ids[i]];
         if (!gathers(&op->op) && s->sel->fused_rows == 0) /* else the fused op counts them */

@@ -139,6 +139,28 @@ START_TEST(memory_is_that_of_the_channels_however_long_the_data)
 }
 END_TEST
 
+/* Heads of 4 channels, three to a group. */
+START_TEST(products_are_those_of_the_heads_of_a_group)
+{
+    struct calibration_input *in = input;
+    tn_err err = TN_ERR_INIT;
+
+    ck_assert_ok(calibration_add_products(calibration, in, 2, 4, &err), &err);
+    fill_rows(0);
+    for (size_t g = 0; g < 2; g++)
+        for (size_t i = 0; i < 4; i++)
+            for (size_t j = 0; j <= i; j++) {
+                double want = 0.0;
+                for (size_t t = 0; t < ROWS; t++)
+                    for (size_t h = 3 * g; h < 3 * g + 3; h++)
+                        want += (double)rows[t * CHANNELS + h * 4 + i] *
+                                (double)rows[t * CHANNELS + h * 4 + j];
+                ck_assert_double_eq_tol(in->products[(g * 4 + i) * 4 + j], want, 1e-6);
+            }
+    ck_assert_uint_eq(calibration_products_bytes(2, 4), 2 * 4 * 4 * sizeof(double));
+}
+END_TEST
+
 START_TEST(what_is_saved_is_what_is_read)
 {
     struct calibration *back = NULL;
@@ -146,6 +168,7 @@ START_TEST(what_is_saved_is_what_is_read)
     tn_err err = TN_ERR_INIT;
     char dir[64], path[128];
 
+    ck_assert_ok(calibration_add_products(calibration, input, 3, 2, &err), &err);
     fill_rows(2);
     memset(calibration->data_sha256, 'a', SHA256_HEX - 1);
     calibration->n_tokens = ROWS;
@@ -161,6 +184,9 @@ START_TEST(what_is_saved_is_what_is_read)
                      (size_t)CHANNELS * HISTOGRAM_BUCKETS * sizeof(uint32_t));
     ck_assert_mem_eq(in->sample, input->sample,
                      (size_t)CALIBRATION_SAMPLE * CHANNELS * sizeof(float));
+    ck_assert_uint_eq(in->n_groups, 3);
+    ck_assert_uint_eq(in->dim, 2);
+    ck_assert_mem_eq(in->products, input->products, 3 * 2 * 2 * sizeof(double));
     ck_assert_mem_eq(in->absmax, input->absmax, CHANNELS * sizeof(float));
     calibration_free(back);
     ck_assert_ok(dir_remove(dir, &err), &err);
@@ -209,6 +235,7 @@ int main(void)
     tcase_add_loop_test(t, percentiles_are_within_a_bucket_of_the_numbers_own, 0, 5);
     tcase_add_test(t, zeros_and_no_data_have_a_percentile_too);
     tcase_add_test(t, memory_is_that_of_the_channels_however_long_the_data);
+    tcase_add_test(t, products_are_those_of_the_heads_of_a_group);
     tcase_add_test(t, what_is_saved_is_what_is_read);
     tcase_add_test(t, hessians_are_means_of_products);
     suite_add_tcase(s, t);

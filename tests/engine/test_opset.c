@@ -233,11 +233,33 @@ static uint32_t append(int64_t heads, int64_t dim, uint32_t x)
     return good(.name = TN_OP_KV_APPEND, IN(x, x), ATTRS(a), OUT(KV));
 }
 
+/* Two heads of 8 elements: ranges, means and feedback of the cache. */
+static void feedback_of_the_cache(tn_attr *attrs)
+{
+    uint32_t r = vector(2), m = vector(16), f = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 16, 8, 0);
+    uint32_t flat = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 8, 16, 0);
+    uint32_t half = odd_weight(TN_ROLE_SCALE, TN_DT_F16, 16, 8, 0);
+    tn_attr a[] = {attrs[0], attrs[1]};
+
+    good(.name = TN_OP_KV_APPEND, IN(x16, x16), WEIGHTS(r, r), ATTRS(a), OUT(KV));
+    good(.name = TN_OP_KV_APPEND, IN(x16, x16), WEIGHTS(r, r, m), ATTRS(a), OUT(KV));
+    good(.name = TN_OP_KV_APPEND, IN(x16, x16), WEIGHTS(r, r, m, f, f), ATTRS(a), OUT(KV));
+    bad(TN_E_FORMAT, "the number of ranges", .name = TN_OP_KV_APPEND, IN(x16, x16),
+        WEIGHTS(r, r, m, f), ATTRS(a), OUT(KV));
+    bad(TN_E_FORMAT, "dimension 0", .name = TN_OP_KV_APPEND, IN(x16, x16),
+        WEIGHTS(r, r, m, f, flat), ATTRS(a), OUT(KV));
+    bad(TN_E_FORMAT, "dtype", .name = TN_OP_KV_APPEND, IN(x16, x16), WEIGHTS(r, r, m, half, f),
+        ATTRS(a), OUT(KV));
+    bad(TN_E_FORMAT, "rank", .name = TN_OP_KV_APPEND, IN(x16, x16), WEIGHTS(r, r, m, m, f),
+        ATTRS(a), OUT(KV));
+}
+
 START_TEST(kv_append)
 {
     tn_attr a[] = {TN_ATTR_HEADS("n_kv_heads", 2), TN_ATTR_INT("head_dim", 8)};
 
     append(2, 8, x16);
+    feedback_of_the_cache(a);
     bad(TN_E_FORMAT, "kind", .name = TN_OP_KV_APPEND, IN(x16, x16), ATTRS(a), OUT(ROWS(16)));
     bad(TN_E_FORMAT, "width", .name = TN_OP_KV_APPEND, IN(x16, x32), ATTRS(a), OUT(KV));
     bad(TN_E_RANGE, "no width", .name = TN_OP_KV_APPEND, IN(x16, x16), ATTRS(a),

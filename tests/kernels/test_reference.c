@@ -439,6 +439,41 @@ START_TEST(attention_sees_what_was_appended)
 }
 END_TEST
 
+START_TEST(feedback_leaves_of_a_sum_the_error_of_one_element)
+{
+    struct shape s = {.kv_heads = 2, .head_dim = 20, .in_width = {40, 40}};
+    uint32_t rows = 9;
+    tn_batch *b = rows_at(0, rows);
+    struct env e = {.kv = kit_kv(&k, b, 2, 20, TN_DT_F8E4M3)};
+    tn_op *append = compose_basic(&k, TN_OP_KV_APPEND, &s);
+    tn_kv_layer *kv = e.kv;
+
+    kit_feedback(&k, kv);
+    for (uint32_t i = 0; i < 2 * 2 * 20 * 20; i++) /* keys, then values */
+        ((float *)kv->k_feedback)[i] = 1.0f;
+    env_fill(&k, &e, append->in[0], b, 2.0f, false);
+    env_fill(&k, &e, append->in[1], b, 2.0f, false);
+    run_reference(&k, &reference, append, b, &e);
+    for (uint32_t t = 0; t < rows; t++)
+        for (uint32_t h = 0; h < 4; h++) { /* heads of keys, then of values */
+            uint64_t slot = (uint64_t)b->dev->row_slot[t];
+            const uint8_t *stored = (const uint8_t *)kv->base +
+                                    slot / b->block_tokens * kv->block_bytes +
+                                    (h * b->block_tokens + slot % b->block_tokens) * 20;
+            double sum = 0.0, first;
+            for (uint32_t i = 0; i < 20; i++) {
+                double x = at(append->in[h / 2], &e, t, h % 2 * 20 + i);
+                double scale = (double)(h < 2 ? kv->k_scale : kv->v_scale)[h % 2];
+                x -= h < 2 ? (double)kv->k_center[h * 20 + i] : 0.0;
+                sum += (double)tn_f8e4m3_to_f32(stored[i]) - x / scale;
+            }
+            first = fabs((double)tn_f8e4m3_to_f32(stored[0]));
+            ck_assert_msg(fabs(sum) <= first / 15.0 + 0x1p-9, "%g, of an element of %g", sum,
+                          first);
+        }
+}
+END_TEST
+
 START_TEST(experts_are_mixed)
 {
     struct shape s = {.in_width = {24, 2, 2}, .linear_width = {10}, .experts = 3, .first = 2};
@@ -534,6 +569,7 @@ int main(void)
     tcase_add_test(c, tables_are_gathered_and_scaled);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
     tcase_add_test(c, hadamard_spreads_one_channel_and_is_its_own_inverse);
+    tcase_add_test(c, feedback_leaves_of_a_sum_the_error_of_one_element);
     tcase_add_test(c, attention_sees_what_was_appended);
     tcase_add_test(c, experts_are_mixed);
     tcase_add_test(c, every_op_but_collectives_is_there);

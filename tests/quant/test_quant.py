@@ -129,8 +129,10 @@ class Quality(Case):
         base = self.build("base")
         engine = self.build("kv", "--kv-cache-dtype", "fp8", *self.calibrated())
         plain = self.perplexity(base)
-        self.assertLess(self.perplexity(engine) / plain, 1.005)
+        self.assertLess(self.perplexity(engine) / plain, 1.003)
         self.assertLess(self.perplexity(engine, "--kv-cache-dtype", "int8") / plain, 1.005)
+        self.assertEqual(self.meta(engine)["quant"]["cache_rounding"], "feedback")
+        self.assertIn("layers.5.kv.v_feedback", self.ok("engine", "inspect", "--json", engine))
         self.assertEqual(self.meta(engine)["kv_dtype"], "float8_e4m3")
         # What makes e4m3 good enough: queries and keys of every layer go through hadamard, which scores do not notice.
         self.assertEqual(self.ok("engine", "plan", engine).count("hadamard("), 2 * 6)
@@ -153,6 +155,9 @@ class Quality(Case):
         ):
             self.refused(says, "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant",
                          scheme, "--quant-option", choice)
+        for what in ("--calib-data", "--calib-stats"):
+            self.refused(what + ".*nothing is quantized", "build", "--quiet", "--model", OPTIONS["model"], "--output",
+                         self.path("x"), what, self.calib)
         self.refused("no --quant", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant-option", "a=b")
         self.refused("dummy", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--dequantize",
                      "--load-format", "dummy")
@@ -383,16 +388,18 @@ class Calibration(Case):
         self.build("a", "--quant", "int8_sq", *self.calibrated(), "--calib-stats", stats)
         for damage, says in (
             ("absmax", "finite"), ("squares", "finite"), ("sums", "finite"), ("sample", "not finite"), ("rows", "0 rows"),
+            ("products", "not finite"), ("squares of heads", "must be squares"),
             ("histogram", "counts of"), ("base", "base of its histogram"), ("shape", "must have"),
             ("short", "safetensors|must be|incomplete"), ("lost", "no statistics|incomplete"), ("sha256", "no digest"),
         ):
             s = Safetensors(stats)
-            name = next(n for n in s.header if n.endswith("q.weight/absmax"))
+            of = "kv.0.q/absmax" if "products" in damage or "heads" in damage else "q.weight/absmax"
+            name = next(n for n in s.header if n.endswith(of))
             other = name.replace("absmax", damage) if damage != "sha256" else "data/sha256"
             begin = s.header.get(other, s.header[name])["data_offsets"][0]
             if damage in ("absmax", "sample"):
                 s.data[begin : begin + 4] = struct.pack("<f", float("nan"))
-            elif damage in ("squares", "sums"):
+            elif damage in ("squares", "sums", "products"):
                 s.data[begin : begin + 8] = struct.pack("<d", float("inf"))
             elif damage in ("rows", "base"):
                 s.data[begin : begin + 8] = struct.pack("<q", 0 if damage == "rows" else 1 << 40)
@@ -400,6 +407,8 @@ class Calibration(Case):
                 s.data[begin : begin + 4] = struct.pack("<i", -1)
             elif damage == "sha256":
                 s.data[begin : begin + 4] = b"xyz!"
+            elif damage == "squares of heads":
+                s.header[name.replace("absmax", "products")]["shape"].reverse()
             elif damage == "shape":
                 s.header[name]["shape"] = [2, s.header[name]["shape"][0] // 2]
             elif damage == "short":

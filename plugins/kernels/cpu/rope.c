@@ -2,13 +2,14 @@
 /* rope, kv_append, and both at once: keys are rotated on their way into the cache; hadamard. Any thread. */
 #include <math.h>
 
+#include "../common/kv_feedback.h"
 #include "check.h"
 #include "rows.h"
 #include "share.h"
 
-#define MAX_HALF 512 /* rotary_dim / 2: angles of a row live on the stack */
-#define MAX_DIM 1024 /* head_dim: so does a head */
-#define ROPE_NS 0.3  /* nanoseconds per element that one worker needs, roughly */
+#define MAX_HALF 512                /* rotary_dim / 2: angles of a row live on the stack */
+#define MAX_DIM KV_FEEDBACK_MAX_DIM /* head_dim: so does a head */
+#define ROPE_NS 0.3                 /* nanoseconds per element that one worker needs, roughly */
 
 /* What a rope op says. */
 struct rotation {
@@ -52,7 +53,7 @@ static int32_t check_append(const tn_op *op, tn_err *err)
     int64_t width = tn_op_int(op, "n_kv_heads", 0) * tn_op_int(op, "head_dim", 0);
 
     return check_require(op,
-                         check_form(op, 2, 1, 0, 3) && width > 0 &&
+                         check_form(op, 2, 1, 0, 5) && width > 0 &&
                              op->in[0]->width == (uint64_t)width &&
                              op->in[1]->width == (uint64_t)width,
                          "needs float32 keys and values of n_kv_heads * head_dim", err);
@@ -174,16 +175,24 @@ static unsigned char *cache_at(const tn_launch *l, uint32_t t, uint64_t head,
     return (unsigned char *)kv->base + slot / kv->block_tokens * kv->block_bytes + row * row_bytes;
 }
 
-/* Stores keys or values of one head; a cache of 8 bits, in units of `scale`. */
+/* How the elements of a head are stored in a cache of 8 bits. */
+struct storing {
+    const float *center;   /* NULL: nothing */
+    const float *feedback; /* NULL: to the nearest */
+    float scale;
+};
+
+/* Stores keys or values of one head; a cache of 8 bits, in units of the scale. */
 static void store_head(const struct job *job, unsigned char *to, const float *x,
-                       const float *center, float scale)
+                       const struct storing *s)
 {
     uint32_t dtype = job->l->kv->dtype;
     uint64_t dim = job->l->kv->head_dim;
+    const float *center = s->center;
+    float scale = s->scale;
 
     if (dtype == TN_DT_F8E4M3) {
-        for (uint64_t i = 0; i < dim; i++)
-            to[i] = tn_f32_to_f8e4m3((center ? x[i] - center[i] : x[i]) / scale);
+        kv_store_f8e4m3(to, x, center, scale, s->feedback, dim);
     } else if (dtype == TN_DT_I8) {
         for (uint64_t i = 0; i < dim; i++) { /* NaN becomes 0 */
             float q = rintf((center ? x[i] - center[i] : x[i]) / scale);
@@ -194,14 +203,21 @@ static void store_head(const struct job *job, unsigned char *to, const float *x,
     }
 }
 
-static const float *center_of(const tn_kv_layer *kv, uint64_t head)
+/* The key and the value of kv head `head` of row `t`. */
+static void store_pair(const struct job *job, uint32_t t, uint64_t head, const float *k,
+                       const float *v)
 {
-    return kv->k_center ? kv->k_center + head * kv->head_dim : NULL;
-}
+    const tn_kv_layer *kv = job->l->kv;
+    uint64_t dim = kv->head_dim, square = dim * dim, values;
+    unsigned char *to = cache_at(job->l, t, head, &values);
+    struct storing key = {kv->k_center ? kv->k_center + head * dim : NULL,
+                          kv->k_feedback ? kv->k_feedback + head * square : NULL,
+                          kv->k_scale ? kv->k_scale[head] : 1.0f};
+    struct storing value = {NULL, kv->v_feedback ? kv->v_feedback + head * square : NULL,
+                            kv->v_scale ? kv->v_scale[head] : 1.0f};
 
-static float unit(const float *scales, uint64_t head)
-{
-    return scales ? scales[head] : 1.0f;
+    store_head(job, to, k, &key);
+    store_head(job, to + values, v, &value);
 }
 
 static void hadamard_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
@@ -220,17 +236,14 @@ static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worke
 {
     const struct job *job = arg;
     const tn_kv_layer *kv = job->l->kv;
-    uint64_t dim = kv->head_dim, width = dim * kv->n_kv_heads, values;
+    uint64_t dim = kv->head_dim, width = dim * kv->n_kv_heads;
 
     (void)worker;
     for (uint32_t t = first; t < last; t++) {
         const float *k = (const float *)job->l->in[0] + t * width;
         const float *v = (const float *)job->l->in[1] + t * width;
-        for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
-            unsigned char *to = cache_at(job->l, t, h, &values);
-            store_head(job, to, k + h * dim, center_of(kv, h), unit(kv->k_scale, h));
-            store_head(job, to + values, v + h * dim, NULL, unit(kv->v_scale, h));
-        }
+        for (uint64_t h = 0; h < kv->n_kv_heads; h++)
+            store_pair(job, t, h, k + h * dim, v + h * dim);
     }
 }
 
@@ -239,7 +252,7 @@ static void rope_append_rows(void *arg, uint32_t first, uint32_t last, uint32_t 
     const struct job *job = arg;
     const tn_kv_layer *kv = job->l->kv;
     uint64_t q_width = job->l->op->in[0]->width, dim = kv->head_dim;
-    uint64_t width = dim * kv->n_kv_heads, values;
+    uint64_t width = dim * kv->n_kv_heads;
     float head[MAX_DIM];
     struct angles a;
 
@@ -253,10 +266,8 @@ static void rope_append_rows(void *arg, uint32_t first, uint32_t last, uint32_t 
         if (job->k.freq != job->q.freq)
             row_angles(job, &job->k, t, &a);
         for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
-            unsigned char *to = cache_at(job->l, t, h, &values);
             rotate_row(job, &job->k, &a, head, k + h * dim, dim);
-            store_head(job, to, head, center_of(kv, h), unit(kv->k_scale, h));
-            store_head(job, to + values, v + h * dim, NULL, unit(kv->v_scale, h));
+            store_pair(job, t, h, head, v + h * dim);
         }
     }
 }

@@ -266,7 +266,7 @@ int32_t kv_append_can_run(void *instance, const tn_op *op, tn_err *err)
     (void)instance;
     return cuda_require(
         op,
-        cuda_form(op, 2, 1, 0, 3) && width > 0 && op->in[0]->width == (uint64_t)width &&
+        cuda_form(op, 2, 1, 0, 5) && width > 0 && op->in[0]->width == (uint64_t)width &&
             op->in[1]->width == (uint64_t)width && op->in[0]->dtype == op->in[1]->dtype,
         "keys and values must be n_kv_heads * head_dim wide, of one dtype", err);
 }
@@ -289,7 +289,7 @@ int32_t rope_append_can_run(void *instance, const tn_op *op, tn_err *err)
     int32_t rc;
 
     (void)instance;
-    if (op->n_members != 3 || !cuda_form(op, 3, 2, 2, 5) || !same_dtypes(op))
+    if (op->n_members != 3 || !cuda_form(op, 3, 2, 2, 7) || !same_dtypes(op))
         return cuda_require(op, 0, "needs values of one float dtype", err);
     if ((rc = check_rope(op, op->members[0], err)) || (rc = check_rope(op, op->members[1], err)) ||
         (rc = kv_append_can_run(instance, op->members[2], err)))

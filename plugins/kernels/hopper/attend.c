@@ -125,7 +125,7 @@ static int32_t rope_attention_can_run(void *instance, const tn_op *op, tn_err *e
     int32_t rc;
 
     (void)instance;
-    if (!a.append || !cuda_form(op, 3, 1, 2, 5))
+    if (!a.append || !cuda_form(op, 3, 1, 2, 7))
         return cuda_require(op, 0, "wrong number of inputs, outputs or weights", err);
     heads = tn_op_int(a.attention, "n_heads", 0);
     kv_heads = tn_op_int(a.attention, "n_kv_heads", 0);

@@ -4,6 +4,7 @@
  * [kv_head][token][head_dim], then all values likewise. Softmax in two passes: the largest score, then
  * exponentials and their sum. Any thread.
  */
+#include "../common/kv_feedback.h"
 #include "ref.h"
 
 /* The key (or value) of one kv head at cache slot `slot`: head_dim elements. */
@@ -20,7 +21,7 @@ static unsigned char *cached(const tn_kv_layer *kv, uint64_t slot, uint64_t head
 
 int32_t ref_kv_append_check(void *instance, const tn_op *op, tn_err *err)
 {
-    int32_t rc = ref_check(op, 2, 1, 0, 3, err);
+    int32_t rc = ref_check(op, 2, 1, 0, 5, err);
 
     (void)instance;
     if (rc)
@@ -47,6 +48,35 @@ static float center(const tn_kv_layer *kv, uint64_t head, uint64_t i, int value)
     return k && !value ? k[head * kv->head_dim + i] : 0.0f;
 }
 
+/* Where rounding one element is made good by others; NULL: nowhere. */
+static const float *feedback(const tn_kv_layer *kv, uint64_t head, int value)
+{
+    const float *f = !TN_HAS(tn_kv_layer, kv, v_feedback) || kv->dtype != TN_DT_F8E4M3 ||
+                             kv->head_dim > KV_FEEDBACK_MAX_DIM
+                         ? NULL
+                     : value ? kv->v_feedback
+                             : kv->k_feedback;
+
+    return f ? f + head * kv->head_dim * kv->head_dim : NULL;
+}
+
+static void store_head(const tn_kv_layer *kv, void *to, const struct ref_matrix *x, uint32_t t,
+                       uint64_t head, int value)
+{
+    const float *f = feedback(kv, head, value);
+    float row[KV_FEEDBACK_MAX_DIM];
+
+    for (uint64_t i = 0; i < kv->head_dim; i++) {
+        float y = ref_get(*x, t, head * kv->head_dim + i) - center(kv, head, i, value);
+        if (f)
+            row[i] = y;
+        else
+            ref_store(to, kv->dtype, i, y / unit(kv, head, value));
+    }
+    if (f)
+        kv_store_f8e4m3(to, row, NULL, unit(kv, head, value), f, kv->head_dim);
+}
+
 /* Stores k[T, heads*dim] and v at the slots of their rows. */
 int32_t ref_kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
 {
@@ -57,13 +87,9 @@ int32_t ref_kv_append_launch(void *instance, const tn_launch *l, tn_err *err)
     for (int value = 0; value < 2; value++) {
         struct ref_matrix x = ref_in(l, value ? 1 : 0);
         for (uint32_t t = 0; t < l->batch->n_rows; t++)
-            for (uint64_t h = 0; h < kv->n_kv_heads; h++) {
-                unsigned char *to = cached(kv, (uint64_t)l->batch->dev->row_slot[t], h, value);
-                for (uint64_t i = 0; i < kv->head_dim; i++)
-                    ref_store(to, kv->dtype, i,
-                              (ref_get(x, t, h * kv->head_dim + i) - center(kv, h, i, value)) /
-                                  unit(kv, h, value));
-            }
+            for (uint64_t h = 0; h < kv->n_kv_heads; h++)
+                store_head(kv, cached(kv, (uint64_t)l->batch->dev->row_slot[t], h, value), &x, t, h,
+                           value);
     }
     return TN_OK;
 }

@@ -24,7 +24,7 @@
  * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
  * |               |                |                |         | scaling: base, factor, max_position
  * | hadamard      | x[T,n*d]       | -              | y[T,n*d]| n_heads*, head_dim
- * | kv_append     | k[T,n*d], v    | rk[n], rv[n], mk[n*d]: all, 2 or 0 | kv      | n_kv_heads*, head_dim
+ * | kv_append     | k[T,n*d], v    | rk[n], rv[n], mk[n*d], fk[n*d,d], fv[n*d,d]: all, 3, 2 or 0 | kv | n_kv_heads*, head_dim
  * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
  * |               |                |                |         | window (0), softcap (0.0)
  * | add, mul      | a[T,N], b[T,N] | -              | y[T,N]  | -
@@ -78,7 +78,13 @@
  *             the ranges rk and rv (max |k|, max |v| over calibration data) and the cache's dtype.
  *             Of keys in float8_e4m3, mk (their means over calibration data) is subtracted first, if it is there:
  *             tn_kv_layer::k_center. Attention without softcap does not notice.
- *             With a cache of 16 bits or more the ranges mean nothing.
+ *             fk and fv, if they are there, shape what rounding to float8_e4m3 leaves (for keys and for values of a head
+ *             alike): elements are taken from the last to the first, and with y = x / c, of x without its mean, element i
+ *             is stored as e4m3(t[i]), t[i] = y[i] - sum_{j > i} F[j][i] * (e4m3(t[j]) - y[j]), so that errors of later
+ *             elements are made good by earlier ones where queries (or the output projection) would see them. Entries of
+ *             F on and above the diagonal mean nothing. An error that is not within [-448, 448] is taken as 0. A
+ *             variant may round every element to the nearest instead; see tn_kv_layer::k_feedback.
+ *             With a cache of 16 bits or more all these mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
  *             a_j = softmax_j(cap(scale * <q, k_j>)), y = sum_j a_j v_j, where k_j, v_j are of kv head
