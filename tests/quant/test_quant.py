@@ -132,7 +132,7 @@ class Quality(Case):
         self.assertLess(self.perplexity(engine) / plain, 1.003)
         self.assertLess(self.perplexity(engine, "--kv-cache-dtype", "int8") / plain, 1.005)
         self.assertEqual(self.meta(engine)["quant"]["cache_rounding"], "feedback")
-        self.assertIn("layers.5.kv.v_feedback", self.ok("engine", "inspect", "--json", engine))
+        self.assertIn("layers.5.kv.v_feedback", self.ok("engine", "inspect", "--json", "--tensors", engine))
         self.assertEqual(self.meta(engine)["kv_dtype"], "float8_e4m3")
         # What makes e4m3 good enough: queries and keys of every layer go through hadamard, which scores do not notice.
         self.assertEqual(self.ok("engine", "plan", engine).count("hadamard("), 2 * 6)
