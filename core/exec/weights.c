@@ -522,7 +522,7 @@ static int32_t count_step(struct binding *b, struct bound_step *s, tn_err *err)
     }
     for (uint32_t i = 0; i < op->op.n_weights && rc == TN_OK; i++) {
         uint32_t id = op->weight_ids[i];
-        if (b->canonical[id] || usable_in_place(b, id))
+        if (is_of_cache(&op->op, i) || b->canonical[id] || usable_in_place(b, id))
             continue;
         rc = bound_alloc(b, b->own_weights, slice_bytes(&b->graph->weights[id]), &dst, err);
         b->canonical[id] = dst;
