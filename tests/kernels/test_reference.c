@@ -451,6 +451,8 @@ START_TEST(feedback_leaves_of_a_sum_the_error_of_one_element)
     kit_feedback(&k, kv);
     for (uint32_t i = 0; i < 2 * 2 * 20 * 20; i++) /* keys, then values */
         ((float *)kv->k_feedback)[i] = 1.0f;
+    for (uint32_t i = 0; i < 4; i++) /* so that nothing is clipped */
+        ((float *)kv->k_scale)[i] = 0.0625f;
     env_fill(&k, &e, append->in[0], b, 2.0f, false);
     env_fill(&k, &e, append->in[1], b, 2.0f, false);
     run_reference(&k, &reference, append, b, &e);
