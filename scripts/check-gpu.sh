@@ -94,8 +94,6 @@ if command -v compute-sanitizer >/dev/null && [ -x "$build/bin/test_gpu_variants
   for tool in memcheck racecheck; do
     run "gpu_variants under $tool" env GPU_SMALL=1 \
       bash -c 'shared "$@"' shared "$processes" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/test_gpu_variants"
-    [ ! -x "$build/bin/test_kernels_sample" ] || run "kernels_sample under $tool" env GPU_SMALL=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/test_kernels_sample"
   done
 fi
 [ "$missed" = 0 ] || echo "check-gpu: not everything was run"

@@ -226,8 +226,7 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
                                           reinterpret_cast<typename O::sum *>(memory));
     }
     wait_for_predecessor(); // for the residual; it has long ended
-    // A block alone needs no more than its own barrier, and compute-sanitizer takes none of a cluster of one block for one: it
-    // reports what was staged as read by a peer too early.
+    // A block alone needs no more than its own barrier.
     const bool alone = cluster_size() == 1;
     if (alone)
         __syncthreads();
