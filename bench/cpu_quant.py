@@ -6,15 +6,11 @@ Builds engines with random weights (once), then measures them in turns, round by
 bfloat16 in that round, and the median of the rounds counts.
 
     bench/cpu_quant.py [--build build] [--work DIR] [--config bench/models/llama-1.1b/config.json] [--threads 2]
-                       [--input-len 256] [--output-len 16] [--rounds 3] [--only NAME ...] [--processor-time]
-
-On a machine that others use at the same time, clocks on the wall tell nothing; --processor-time sets the processor time that
-one thread takes for a prompt against bfloat16's (what neighbours do to caches and memory stays in it).
+                       [--input-len 256] [--output-len 16] [--rounds 3] [--only NAME ...]
 """
 import argparse
 import json
 import os
-import resource
 import statistics
 import sys
 
@@ -30,26 +26,6 @@ ENGINES = {
 }
 
 
-def processor_time(tenon, engine, options, input_len):
-    """Seconds that one thread computes for one prompt: what a second prompt adds to a run."""
-    used = []
-    for repeats in (1, 2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        output_of(tenon, "bench", "latency", "--engine", engine, "--threads", 1, "--input-len", input_len,
-                  "--output-len", 1, "--warmup", 0, "--repeats", repeats, "--json", *options)
-        used.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
-    return used[1] - used[0]
-
-
-def compare_processor_time(tenon, names, a):
-    print("| engine | processor time of a prompt, s | tokens/s of a core | of bfloat16 |\n|---|---|---|---|")
-    rounds = [{n: processor_time(tenon, *ENGINES[n], a.input_len) for n in names} for _ in range(a.rounds)]
-    for name in names:
-        seconds = statistics.median(r[name] for r in rounds)
-        ratio = statistics.median(r["bfloat16"] / r[name] for r in rounds)
-        print("| %s | %.2f | %.1f | %.2f |" % (name, seconds, a.input_len / seconds, ratio), flush=True)
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
@@ -60,7 +36,6 @@ def main():
     p.add_argument("--output-len", type=int, default=16)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--only", nargs="*", help="these beside bfloat16")
-    p.add_argument("--processor-time", action="store_true", help="of prompts, instead of clocks on the wall")
     p.add_argument("--prepare", action="store_true", help="build the engines, measure nothing")
     a = p.parse_args()
     tenon = os.path.join(a.build, "bin", "tenon")
@@ -73,9 +48,6 @@ def main():
                       "bfloat16", "--load-format", "dummy", *ENGINES[name][0])
         ENGINES[name] = (engine, ENGINES[name][1])
     if a.prepare:
-        return
-    if a.processor_time:
-        compare_processor_time(tenon, names, a)
         return
     rounds = []
     for _ in range(a.rounds):
