@@ -192,7 +192,8 @@ static int32_t halves(const struct run *u, uint64_t count, uint32_t dtype)
         return rc;
     memset(u->send, 0x77, count * size);
     memset(u->recv, 0x77, count * size);
-    return push(u, count * size);
+    rc = push(u, count * size);
+    return rc == TN_OK && u->m ? u->m->api->stream_sync(u->m->device, u->stream, u->err) : rc;
 }
 
 static int32_t moves(const struct run *u, uint64_t count, uint32_t dtype)
@@ -308,8 +309,10 @@ int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, 
         memory->api->mem_free(memory->device, u.from);
         memory->api->mem_free(memory->device, u.to);
     }
-    free(u.send);
-    free(u.recv);
+    if (rc == TN_OK) { /* else others may still be reading what was shown; the test fails anyway */
+        free(u.send);
+        free(u.recv);
+    }
     free(u.want);
     return rc;
 }

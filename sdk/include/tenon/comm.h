@@ -138,7 +138,8 @@ typedef struct tn_comm_backend {
     /**
      * (opt) The first half of all_reduce over rows * width elements, for a kernel that does the rest: shows `send` to all
      * ranks and tells where the addends lie, for what follows in the stream. `room` has space for as many elements, which the
-     * backend may use. Neither may change before `hide` is through, and the group makes no other call before it.
+     * backend may use. Neither may change before `hide` is through, and the group makes no other call before it. If a call
+     * fails, others may still be reading both: they stay until all ranks are through, in host memory, too.
      */
     int32_t (*show)(tn_comm_group *g, const void *send, void *room, uint64_t rows, uint64_t width,
                     uint32_t dtype, tn_comm_parts *out, tn_stream *s, tn_err *err);
