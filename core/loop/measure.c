@@ -45,10 +45,10 @@ static int32_t end_open(struct end *e, const tn_device_api *api, void *instance,
 
 static void end_close(struct end *e)
 {
+    if (e->stream)
+        e->api->stream_free(e->device, e->stream); /* first: its work may still be at the memory */
     if (e->memory)
         e->api->mem_free(e->device, e->memory);
-    if (e->stream)
-        e->api->stream_free(e->device, e->stream);
     if (e->device)
         e->api->close(e->device);
 }
