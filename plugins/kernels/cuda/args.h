@@ -54,6 +54,15 @@ struct norm_args {
     uint32_t w_dtype, b_dtype;
 };
 
+/* The same behind a sum over ranks and the residual, one block per row: norm.sum = residual + sum, and y = its norm. */
+struct reduce_norm_args {
+    const void *part[TN_SUM_MAX]; /* as in tn_comm_parts */
+    const void *residual;
+    uint64_t each, width;
+    uint32_t n_parts, aligned; /* all, and rows, at multiples of 16 bytes */
+    struct norm_args norm;     /* x is sum; add NULL */
+};
+
 /* embedding and position. */
 struct table_args {
     const int32_t *entry; /* [rows] tokens or positions */

@@ -135,6 +135,11 @@ ROWS_COST(rms_norm)
 ROWS_COST(add_rms_norm)
 ROWS_COST(layer_norm)
 
+static uint32_t norm_threads(uint64_t group)
+{
+    return group <= 256 ? 32 : group <= 1024 ? 128 : group <= 4096 ? 512 : 1024;
+}
+
 /* `norm` is the op that has the weights; `adds`: the launch adds in[1] to in[0] first and writes the sum to out[0]. */
 static int32_t launch_norm(void *instance, const tn_launch *l, const tn_op *norm, int adds,
                            uint32_t entry, tn_err *err)
@@ -157,7 +162,7 @@ static int32_t launch_norm(void *instance, const tn_launch *l, const tn_op *norm
         a.b = l->weights[1];
         a.b_dtype = norm->weights[1]->dtype;
     }
-    g.threads = group <= 256 ? 32 : group <= 1024 ? 128 : group <= 4096 ? 512 : 1024;
+    g.threads = norm_threads(group);
     return set_launch(d, l, IMAGE_rows, entry + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
 }
 
@@ -174,6 +179,85 @@ int32_t add_rms_norm_launch(void *instance, const tn_launch *l, tn_err *err)
 int32_t layer_norm_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     return launch_norm(instance, l, l->op, 0, ENTRY_layer_norm, err);
+}
+
+/* -- Sums over ranks, the residual, and a norm -------------------------------------------------------------- */
+
+static int32_t check_parts(const tn_op *op, uint32_t max_weights, tn_err *err)
+{
+    return cuda_require(op,
+                        cuda_form(op, 2, 2, 1, max_weights) && op->n_members == 3 &&
+                            same_dtypes(op) && op->in[0]->width == op->in[1]->width &&
+                            op->out[0]->width == op->in[0]->width &&
+                            op->out[1]->width == op->in[0]->width,
+                        "needs values of one float dtype, equally wide", err);
+}
+
+int32_t reduce_add_rms_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_parts(op, 1, err);
+
+    (void)instance;
+    return rc == TN_OK ? check_rms_norm(op, op->members[2], err) : rc;
+}
+
+int32_t reduce_add_layer_norm_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_parts(op, 2, err);
+
+    return rc == TN_OK ? layer_norm_can_run(instance, op->members[2], err) : rc;
+}
+
+ROWS_COST(reduce_add_rms_norm)
+ROWS_COST(reduce_add_layer_norm)
+
+static int32_t launch_parts(void *instance, const tn_launch *l, uint32_t entry, tn_err *err)
+{
+    const tn_comm_parts *parts = l->parts;
+    const tn_op *norm = l->op->members[2];
+    uint64_t width = l->op->in[0]->width, group = norm->weights[0]->dims[0];
+    uint32_t dtype = l->op->out[0]->dtype;
+    uintptr_t bits =
+        (uintptr_t)l->in[1] | (uintptr_t)l->out[0] | (uintptr_t)(width * tn_dtype_bits(dtype) / 8);
+    struct reduce_norm_args a = {.residual = l->in[1],
+                                 .width = width,
+                                 .norm = {.x = l->out[0],
+                                          .sum = l->out[0],
+                                          .y = l->out[1],
+                                          .w = l->weights[0],
+                                          .group = group,
+                                          .groups = width / group,
+                                          .eps = (float)tn_op_real(norm, "eps", 0.0),
+                                          .offset = (float)tn_op_real(norm, "offset", 0.0),
+                                          .w_dtype = norm->weights[0]->dtype}};
+
+    if (!parts || parts->n_parts < 1 || parts->n_parts > TN_SUM_MAX)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "%s: takes 1 to %d parts", l->op->name,
+                          TN_SUM_MAX);
+    for (uint32_t i = 0; i < parts->n_parts; i++) {
+        a.part[i] = parts->part[i];
+        bits |= (uintptr_t)parts->part[i];
+    }
+    a.n_parts = parts->n_parts;
+    a.each = parts->each;
+    a.aligned = bits % 16 == 0;
+    if (norm->n_weights > 1) {
+        a.norm.b = l->weights[1];
+        a.norm.b_dtype = norm->weights[1]->dtype;
+    }
+    return set_launch(
+        set_device_of(instance, l->device), l, IMAGE_rows, entry + cuda_float_index(dtype),
+        (struct cuda_grid){.x = cuda_rows(l), .threads = norm_threads(group)}, &a, err);
+}
+
+int32_t reduce_add_rms_norm_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_parts(instance, l, ENTRY_reduce_rms_norm, err);
+}
+
+int32_t reduce_add_layer_norm_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_parts(instance, l, ENTRY_reduce_layer_norm, err);
 }
 
 /* -- Tables ------------------------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include "../common/cuda_kv8.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
+#include "peers.cuh"
 
 #define TN_NOISE_FUNCTION __device__ __forceinline__
 #include "tenon/noise.h"
@@ -132,14 +133,12 @@ __device__ __forceinline__ float norm_input(const norm_args &p, uint64_t at, boo
     return widen(s);
 }
 
-/* One block per group of a row. Each thread reads back only what it wrote. */
-template <typename T> __device__ __forceinline__ void rms_norm(const norm_args &p)
+/* The group of a row that begins at element `base`, by one block. Each thread reads back only what it wrote. */
+template <typename T> __device__ __forceinline__ void rms_norm(const norm_args &p, uint64_t base)
 {
     __shared__ float scratch[32];
-    uint64_t base = blockIdx.x * p.group;
     float sum = 0.0f;
 
-    wait_for_previous();
     for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x) {
         float x = norm_input<T>(p, base + i, true);
         sum += x * x;
@@ -151,13 +150,11 @@ template <typename T> __device__ __forceinline__ void rms_norm(const norm_args &
                                          (p.offset + load_any(p.w, p.w_dtype, i)));
 }
 
-template <typename T> __device__ __forceinline__ void layer_norm(const norm_args &p)
+template <typename T> __device__ __forceinline__ void layer_norm(const norm_args &p, uint64_t base)
 {
     __shared__ float scratch[32];
-    uint64_t base = blockIdx.x * p.group;
     float sum = 0.0f, squares = 0.0f;
 
-    wait_for_previous();
     for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x)
         sum += widen(((const T *)p.x)[base + i]);
     float mean = block_reduce(sum, plus_op(), scratch) / (float)p.group;
@@ -170,6 +167,40 @@ template <typename T> __device__ __forceinline__ void layer_norm(const norm_args
     for (uint64_t i = threadIdx.x; i < p.group; i += blockDim.x) {
         float y = (widen(((const T *)p.x)[base + i]) - mean) * norm * load_any(p.w, p.w_dtype, i);
         ((T *)p.y)[base + i] = narrow<T>(p.b ? y + load_any(p.b, p.b_dtype, i) : y);
+    }
+}
+
+/* The sum over ranks, rounded as all_reduce would leave it, and the residual; then the norm of what the block has written. */
+template <typename T, bool layer>
+__device__ __forceinline__ void reduce_norm(const reduce_norm_args &p)
+{
+    constexpr int per = per16<T>;
+    uint64_t first = blockIdx.x * p.width, vectors = p.aligned ? p.width / per : 0;
+    const void *const *part = p.part + (p.each ? first / p.each : 0);
+    uint32_t n = p.each ? 1 : p.n_parts;
+    T *sum = (T *)p.norm.sum;
+
+    wait_for_previous();
+    for (uint64_t i = threadIdx.x; i < vectors; i += blockDim.x) {
+        float h[per], r[per];
+        sum16<T>(part, n, first / per + i, h);
+        widen16<T>(narrow16<T>(h), h);
+        widen16<T>(((const uint4 *)p.residual)[first / per + i], r);
+#pragma unroll
+        for (int e = 0; e < per; e++)
+            r[e] += h[e];
+        ((uint4 *)sum)[first / per + i] = narrow16<T>(r);
+    }
+    for (uint64_t i = first + vectors * per + threadIdx.x; i < first + p.width; i += blockDim.x)
+        sum[i] =
+            narrow<T>(widen(((const T *)p.residual)[i]) + widen(narrow<T>(sum_one<T>(part, n, i))));
+    __syncthreads();
+    for (uint64_t base = first; base < first + p.width; base += p.norm.group) {
+        if (layer)
+            layer_norm<T>(p.norm, base);
+        else
+            rms_norm<T>(p.norm, base);
+        __syncthreads(); /* before the next group's sums lie in the same place */
     }
 }
 
@@ -406,11 +437,23 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(1024) rms_norm_##id(norm_args p)                  \
     {                                                                                              \
-        rms_norm<T>(p);                                                                            \
+        wait_for_previous();                                                                       \
+        rms_norm<T>(p, blockIdx.x * p.group);                                                      \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(1024) layer_norm_##id(norm_args p)                \
     {                                                                                              \
-        layer_norm<T>(p);                                                                          \
+        wait_for_previous();                                                                       \
+        layer_norm<T>(p, blockIdx.x * p.group);                                                    \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(1024)                                             \
+        reduce_rms_norm_##id(const __grid_constant__ reduce_norm_args p)                           \
+    {                                                                                              \
+        reduce_norm<T, false>(p);                                                                  \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(1024)                                             \
+        reduce_layer_norm_##id(const __grid_constant__ reduce_norm_args p)                         \
+    {                                                                                              \
+        reduce_norm<T, true>(p);                                                                   \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) table_##id(table_args p)                     \
     {                                                                                              \

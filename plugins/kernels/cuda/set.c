@@ -11,13 +11,13 @@ static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
 
 #define FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT)
 
-#define VARIANT(id, op_name, composition, weights, kv, work)                                       \
+#define VARIANT(id, op_name, composition, more, weights, kv, work)                                 \
     static const tn_variant variant_##id = {                                                       \
         .h = TN_HDR(tn_variant),                                                                   \
         .name = #id ".cuda",                                                                       \
         .op = op_name,                                                                             \
         .equals = composition,                                                                     \
-        .flags = FLAGS,                                                                            \
+        .flags = FLAGS | (more),                                                                   \
         .act_dtypes = CUDA_FLOATS,                                                                 \
         .weight_dtypes = (weights),                                                                \
         .kv_dtypes = (kv),                                                                         \
@@ -28,10 +28,13 @@ static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
         .workspace = work,                                                                         \
         .launch = id##_launch,                                                                     \
     };
-#define PLAIN(id, op_name, equals, weights, kv) VARIANT(id, op_name, equals, weights, kv, NULL)
+#define PLAIN(id, op_name, equals, weights, kv) VARIANT(id, op_name, equals, 0, weights, kv, NULL)
+#define PARTS(id, op_name, equals, weights, kv)                                                    \
+    VARIANT(id, op_name, equals, TN_VARIANT_PARTS, weights, kv, NULL)
 #define WORKING(id, op_name, equals, weights, kv)                                                  \
-    VARIANT(id, op_name, equals, weights, kv, id##_workspace)
+    VARIANT(id, op_name, equals, 0, weights, kv, id##_workspace)
 ROWS_OPS(PLAIN)
+PARTS_OPS(PARTS)
 WORKSPACE_OPS(WORKING)
 
 /* The library sums in an order that depends on the number of rows. */
@@ -87,8 +90,8 @@ static const tn_variant few_int4 = {
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
 #define GEMM_QUANT_ADDRESS(id, op_name, dtype, more) &gemm_quant_##id,
-static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
-                                                 GEMM_OPS(GEMM_ADDRESS)
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) PARTS_OPS(ADDRESS)
+                                                 WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
                                                      GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) &
                                              few_int4};
 

@@ -20,7 +20,10 @@
     F(map)                                                                                         \
     X(map_any)                                                                                     \
     F(rms_norm)                                                                                    \
-    F(layer_norm) F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight)
+    F(layer_norm)                                                                                  \
+    F(reduce_rms_norm)                                                                             \
+    F(reduce_layer_norm)                                                                           \
+    F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
 #define LINEAR_ENTRIES(X, F)                                                                       \
@@ -124,6 +127,12 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(logits, TN_OP_LOGITS, NULL, CUDA_FLOATS, 0)                                                  \
     X(moe_route, TN_OP_MOE_ROUTE, NULL, 0, 0)
 
+/* The same, of TN_VARIANT_PARTS. */
+#define PARTS_OPS(X)                                                                               \
+    X(reduce_add_rms_norm, TN_FUSED_REDUCE_ADD_RMS_NORM, TN_FUSED_REDUCE_ADD_RMS_NORM_TEXT, 0, 0)  \
+    X(reduce_add_layer_norm, TN_FUSED_REDUCE_ADD_LAYER_NORM, TN_FUSED_REDUCE_ADD_LAYER_NORM_TEXT,  \
+      0, 0)
+
 #define WORKSPACE_OPS(X)                                                                           \
     X(linear_int8, TN_OP_LINEAR_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
     X(linear_fp8, TN_OP_LINEAR_FP8, NULL, TN_DT_BIT(TN_DT_F8E4M3), 0)                              \
@@ -139,6 +148,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     int32_t id##_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,  \
                            uint32_t max_context, uint64_t *bytes, tn_err *err);
 ROWS_OPS(OP_DECLARE)
+PARTS_OPS(OP_DECLARE)
 WORKSPACE_OPS(OP_DECLARE_WORKSPACE)
 
 /* X(id, op, composition or NULL): products through cuBLASLt, launched by gemm_id_launch. */

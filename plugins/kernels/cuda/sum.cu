@@ -6,44 +6,7 @@
 #include "../common/cuda_dtype.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
-
-__device__ __forceinline__ uint4 load_peer(const void *p)
-{
-    uint4 v;
-
-    asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
-                 : "memory");
-    return v;
-}
-
-template <typename T> __device__ __forceinline__ void add16(uint4 raw, float *acc)
-{
-    float x[per16<T>];
-
-    widen16<T>(raw, x);
-#pragma unroll
-    for (int e = 0; e < per16<T>; e++)
-        acc[e] += x[e];
-}
-
-template <typename T> __device__ __forceinline__ float load_one(const void *p, uint64_t i);
-
-template <> __device__ __forceinline__ float load_one<float>(const void *p, uint64_t i)
-{
-    return ((const volatile float *)p)[i];
-}
-
-template <> __device__ __forceinline__ float load_one<f16>(const void *p, uint64_t i)
-{
-    return __half2float(__ushort_as_half(((const volatile unsigned short *)p)[i]));
-}
-
-template <> __device__ __forceinline__ float load_one<bf16>(const void *p, uint64_t i)
-{
-    return __uint_as_float((uint32_t)((const volatile unsigned short *)p)[i] << 16);
-}
+#include "peers.cuh"
 
 template <typename T> __device__ __forceinline__ void sum_floats(const sum_args &p)
 {
@@ -54,17 +17,11 @@ template <typename T> __device__ __forceinline__ void sum_floats(const sum_args 
     wait_for_previous();
     for (uint64_t i = at; i < vectors; i += step) {
         float acc[per];
-        widen16<T>(load_peer((const uint4 *)p.src[0] + i), acc);
-        for (uint32_t r = 1; r < p.n_src; r++)
-            add16<T>(load_peer((const uint4 *)p.src[r] + i), acc);
+        sum16<T>(p.src, p.n_src, i, acc);
         ((uint4 *)p.dst)[i] = narrow16<T>(acc);
     }
-    for (uint64_t i = vectors * per + at; i < p.n; i += step) {
-        float acc = load_one<T>(p.src[0], i);
-        for (uint32_t r = 1; r < p.n_src; r++)
-            acc += load_one<T>(p.src[r], i);
-        ((T *)p.dst)[i] = narrow<T>(acc);
-    }
+    for (uint64_t i = vectors * per + at; i < p.n; i += step)
+        ((T *)p.dst)[i] = narrow<T>(sum_one<T>(p.src, p.n_src, i));
 }
 
 /* Four blocks per multiprocessor are plenty, and leave registers for the loads under way. */
