@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The plugin int4_g128 given Hessians: what error feedback must win, the paper's own procedure beside it, and Hessians of which no
+/* The plugins int4_g128 and fp8 given Hessians: what error feedback must win, the paper's own procedure beside it, and Hessians of which no
  * factor can be made. */
 #include <math.h>
 #include <stdbool.h>
@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "check_util.h"
 #include "plugin/registry.h"
+#include "tenon/float.h"
 #include "tenon/quant.h"
 
 #define MAX_ROWS 24
@@ -160,6 +161,64 @@ START_TEST(feedback_lowers_the_error_of_outputs)
 }
 END_TEST
 
+/* -- FP8 ---------------------------------------------------------------------------------------------------- */
+
+static void quantize_fp8(uint64_t rows, uint64_t cols, const char *feedback)
+{
+    static uint8_t bytes[MAX_ROWS * MAX_COLS];
+    const tn_weight weight = {
+        .h = TN_HDR(tn_weight), .name = "w", .dtype = TN_DT_F32, .n_dims = 2, .dims = {rows, cols}};
+    const tn_weight *const weights[] = {&weight};
+    const tn_op op = {.h = TN_HDR(tn_op), .name = "linear", .n_weights = 1, .weights = weights};
+    const tn_kv options[] = {{"feedback", feedback}};
+    tn_quant_stats stats = {.h = TN_HDR(tn_quant_stats),
+                            .n_channels = cols,
+                            .n_rows = 100,
+                            .absmax = 3.0f,
+                            .hessian = packed,
+                            .n_hessian_rows = 100};
+    void *const out[] = {bytes, scale};
+    const tn_quant_scheme *fp8;
+    tn_err err = TN_ERR_INIT;
+    void *build, *own;
+    uint32_t needs;
+
+    pack(cols);
+    memset(bytes, 0, sizeof bytes);
+    ck_assert_ok(registry_quant(view, "fp8", &fp8, &own, &err), &err);
+    needs = fp8->needs;
+    ck_assert_ok(fp8->open(own, options, 1, &build, &needs, &err), &err);
+    ck_assert_int_eq((needs & TN_QUANT_HESSIAN) != 0, strcmp(feedback, "on") == 0);
+    ck_assert_ok(fp8->quantize(build, &op, &stats, w, out, &err), &err);
+    fp8->close(own, build);
+    for (uint64_t i = 0; i < rows * cols; i++)
+        made[i] = scale[i / cols] * tn_f8e4m3_to_f32(bytes[i]);
+}
+
+/* Also of rows that are all zeros; of an odd number of columns no factor is made. */
+START_TEST(feedback_lowers_the_error_of_fp8)
+{
+    static const uint64_t shapes[][2] = {{11, 192}, {13, 86}, {5, 33}};
+    uint64_t rows = shapes[_i][0], cols = shapes[_i][1];
+    double nearest, feedback;
+
+    fill(rows, cols, 400);
+    memset(w + cols, 0, cols * sizeof *w);
+    quantize_fp8(rows, cols, "off");
+    for (uint64_t i = 0; i < rows * cols; i++)
+        ck_assert_float_le(fabsf(made[i] - w[i]), fabsf(w[i]) / 16.0f + scale[i / cols] / 1024.0f);
+    nearest = loss(rows, cols);
+    quantize_fp8(rows, cols, "on");
+    for (uint64_t k = 0; k < cols; k++)
+        ck_assert_float_eq(made[cols + k], 0.0f);
+    feedback = loss(rows, cols);
+    if (cols % 2 == 0)
+        ck_assert_msg(feedback < 0.8 * nearest, "%g after %g", feedback, nearest);
+    else
+        ck_assert_double_eq(feedback, nearest);
+}
+END_TEST
+
 /* -- The paper's procedure ------------------------------------------------------------------------------- */
 
 static double inverse[MAX_COLS * MAX_COLS];
@@ -299,6 +358,7 @@ int main(void)
     tcase_set_timeout(t, 60.0);
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, feedback_lowers_the_error_of_outputs, 0, 8);
+    tcase_add_loop_test(t, feedback_lowers_the_error_of_fp8, 0, 3);
     tcase_add_loop_test(t, it_is_what_the_paper_does, 0, 2);
     tcase_add_test(t, a_diagonal_hessian_rounds_to_nearest);
     tcase_add_test(t, fewer_rows_than_columns_are_better_than_none);

@@ -175,6 +175,16 @@ __device__ __forceinline__ float peer_load(uint32_t address)
     return v;
 }
 
+__device__ __forceinline__ float4 shared_load4(uint32_t address)
+{
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
 __device__ __forceinline__ float4 peer_load4(uint32_t address)
 {
     float4 v;

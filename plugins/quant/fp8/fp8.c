@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * FP8 e4m3 (Micikevicius et al. 2022; OCP 8-bit Floating Point Specification 1.0): weights with a scale per output channel
- * or per tensor, activations with a static scale per tensor from calibration, or dynamic per token ("linear.fp8" in
+ * or per tensor, rounded with error feedback where calibration gives Hessians (feedback.h), activations with a static scale per tensor from calibration, or dynamic per token ("linear.fp8" in
  * tenon/ops.h). Casts saturate and round to nearest even, subnormals included (tenon/float.h).
  *
  * A build's state is immutable after `open`; any thread.
  */
+#include "../common/feedback.h"
 #include "../common/scheme.h"
 #include "tenon/float.h"
 #include "tenon/plugin.h"
@@ -19,20 +20,26 @@ TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "fp8", .vendor = "tenon", .versio
 enum { ACT_AUTO, ACT_STATIC, ACT_DYNAMIC };
 
 struct build {
+    const tn_host *host;
     uint32_t act;
     uint32_t per_tensor; /* one scale for all rows of a matrix */
+    uint32_t nearest;    /* each element to what is nearest to it */
 };
 
 static int32_t set_option(struct build *b, const tn_kv *kv, tn_err *err)
 {
     static const char *const acts[] = {"auto", "static", "dynamic", NULL};
     static const char *const weights[] = {"channel", "tensor", NULL};
+    static const char *const feedback[] = {"on", "off", NULL};
 
     if (strcmp(kv->key, "act") == 0)
         return scheme_choice(kv, acts, &b->act, err);
     if (strcmp(kv->key, "weight") == 0)
         return scheme_choice(kv, weights, &b->per_tensor, err);
-    return scheme_unknown(kv, "act (auto, static, dynamic), weight (channel, tensor)", err);
+    if (strcmp(kv->key, "feedback") == 0)
+        return scheme_choice(kv, feedback, &b->nearest, err);
+    return scheme_unknown(
+        kv, "act (auto, static, dynamic), weight (channel, tensor), feedback (on, off)", err);
 }
 
 static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_options, void **build,
@@ -44,6 +51,7 @@ static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_optio
 
     if (!b)
         return tn_err_set(err, TN_E_NOMEM, "no memory for a build");
+    b->host = host;
     for (uint32_t i = 0; i < n_options && rc == TN_OK; i++)
         rc = set_option(b, &options[i], err);
     if (rc != TN_OK) {
@@ -51,7 +59,9 @@ static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_optio
         return rc;
     }
     if (b->act == ACT_DYNAMIC)
-        *needs = 0;
+        *needs &= ~(uint32_t)TN_QUANT_ABSMAX_TENSOR;
+    if (b->nearest)
+        *needs &= ~(uint32_t)TN_QUANT_HESSIAN;
     *build = b;
     return TN_OK;
 }
@@ -101,21 +111,35 @@ static int32_t find_scales(const struct build *b, const tn_op *op, const float *
     return TN_OK;
 }
 
+struct matrix {
+    uint64_t cols;
+    const float *scale; /* [rows] */
+    uint8_t *q;         /* zeroed */
+};
+
+static float keep(const void *arg, uint64_t row, uint64_t column, float value)
+{
+    const struct matrix *m = arg;
+    uint8_t q;
+
+    if (m->scale[row] <= 0.0f)
+        return 0.0f;
+    q = tn_f32_to_f8e4m3(value / m->scale[row]);
+    m->q[row * m->cols + column] = q;
+    return tn_f8e4m3_to_f32(q) * m->scale[row];
+}
+
 static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
                         void *const *out, tn_err *err)
 {
-    uint64_t cols = scheme_cols(op);
-    float *scale = out[1];
-    uint8_t *q = out[0];
-    int32_t rc = find_scales(build, op, w, scale, err);
+    const struct build *b = build;
+    const struct matrix m = {scheme_cols(op), out[1], out[0]};
+    int32_t rc = find_scales(b, op, w, out[1], err);
 
-    (void)stats;
     if (rc != TN_OK)
         return rc;
-    for (uint64_t n = 0; n < scheme_rows(op); n++)
-        for (uint64_t k = 0; k < cols && scale[n] > 0.0f; k++)
-            q[n * cols + k] = tn_f32_to_f8e4m3(w[n * cols + k] / scale[n]);
-    return TN_OK;
+    return round_matrix(b->host, stats && !b->nearest ? stats->hessian : NULL, w, scheme_rows(op),
+                        scheme_cols(op), keep, &m, err);
 }
 
 static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,
@@ -137,7 +161,7 @@ static const tn_quant_scheme scheme = {
     .h = TN_HDR(tn_quant_scheme),
     .name = "fp8",
     .summary = "FP8 e4m3 weights and activations",
-    .needs = TN_QUANT_ABSMAX_TENSOR,
+    .needs = TN_QUANT_ABSMAX_TENSOR | TN_QUANT_HESSIAN,
     .flags = TN_QUANT_NEEDS_OPTIONAL,
     .fallback = "weights stay FP8, activations are not quantized, arithmetic is in 16 or 32 bits",
     .open = open_build,

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "feedback.h"
+#include "../common/feedback.h"
 #include "tenon/ops.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"
@@ -61,6 +61,19 @@ static uint64_t group_for(const struct build *b, uint64_t k)
 }
 
 /* -- One group ----------------------------------------------------------------------------------------- */
+
+/* w ~ scale * (q - zero), -8 <= q <= 7; a scale of 0 means that all q are the zero. */
+struct grid {
+    float scale;
+    int zero;
+};
+
+static int round_to(struct grid g, float w)
+{
+    float q = g.scale > 0.0f ? rintf(w / g.scale) + (float)g.zero : (float)g.zero;
+
+    return (int)fmaxf(-8.0f, fminf(7.0f, q));
+}
 
 static struct grid grid_of(const struct build *b, float least, float most, float part)
 {
@@ -245,40 +258,35 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
     return TN_OK;
 }
 
-/* Every element to the nearest point of its group's grid. */
-static void round_to_nearest(const struct rounding *r, uint64_t cols)
+/* A matrix w[rows, cols] and what becomes of it: a grid per `group` columns, scale[rows, cols / group] and zero likewise or
+ * NULL, and codes, two of a row to a byte, zeroed. */
+struct matrix {
+    const float *w;
+    uint64_t rows, cols, group;
+    float *scale;
+    int8_t *zero;
+    uint8_t *q;
+};
+
+static float keep(const void *arg, uint64_t row, uint64_t column, float value)
 {
-    for (uint64_t i = 0; i < r->rows * cols; i++) {
-        uint64_t g = i / r->group;
-        struct grid grid = {r->scale[g], r->zero ? r->zero[g] : 0};
-        r->q[i / 2] |= (uint8_t)((round_to(grid, r->w[i]) & 15) << (i % 2 * 4));
-    }
+    const struct matrix *m = arg;
+    uint64_t at = row * m->cols + column, g = at / m->group;
+    struct grid grid = {m->scale[g], m->zero ? m->zero[g] : 0};
+    int q = round_to(grid, value);
+
+    m->q[at / 2] |= (uint8_t)((q & 15) << (at % 2 * 4));
+    return grid.scale * (float)(q - grid.zero);
 }
 
-static void find_grids(const struct build *b, const float *moment, const struct rounding *r,
-                       uint64_t cols)
+static void find_grids(const struct build *b, const float *moment, const struct matrix *m)
 {
-    for (uint64_t at = 0, g = 0; at < r->rows * cols; at += r->group, g++) {
-        struct grid grid = best_grid(b, r->w + at, moment ? moment + at % cols : NULL, r->group);
-        r->scale[g] = grid.scale;
-        if (r->zero)
-            r->zero[g] = (int8_t)grid.zero;
+    for (uint64_t at = 0, g = 0; at < m->rows * m->cols; at += m->group, g++) {
+        struct grid grid = best_grid(b, m->w + at, moment ? moment + at % m->cols : NULL, m->group);
+        m->scale[g] = grid.scale;
+        if (m->zero)
+            m->zero[g] = (int8_t)grid.zero;
     }
-}
-
-/* With the Hessian; TN_E_UNSUPPORTED if nothing can be made of it. */
-static int32_t round_by_hessian(const struct build *b, const float *hessian, struct rounding *r,
-                                uint64_t cols, tn_err *err)
-{
-    struct factor f = {.n = 0};
-    int32_t rc = factor_new(b->host, hessian, cols, &f, err);
-
-    r->factor = &f;
-    if (rc == TN_OK)
-        rc = round_with_feedback(b->host, r, err);
-    r->factor = NULL;
-    factor_release(b->host, &f);
-    return rc;
 }
 
 static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
@@ -286,25 +294,21 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
 {
     const struct build *b = build;
     uint64_t rows = op->weights[0]->dims[0], cols = op->weights[0]->dims[1];
-    struct rounding r = {.w = w,
-                         .rows = rows,
-                         .group = group_for(b, cols),
-                         .scale = out[1],
-                         .zero = b->zero ? out[2] : NULL,
-                         .q = out[0]};
-    int32_t rc = TN_E_UNSUPPORTED;
+    const struct matrix m = {.w = w,
+                             .rows = rows,
+                             .cols = cols,
+                             .group = group_for(b, cols),
+                             .scale = out[1],
+                             .zero = b->zero ? out[2] : NULL,
+                             .q = out[0]};
+    int feedback = stats && stats->hessian && !b->plain && !b->nearest;
 
     for (uint64_t i = 0; i < rows * cols; i++)
         if (!isfinite(w[i]))
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
                               (unsigned long long)(i / cols), op->weights[0]->name);
-    find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &r, cols);
-    if (stats && stats->hessian && !b->plain && !b->nearest)
-        rc = round_by_hessian(b, stats->hessian, &r, cols, err);
-    if (rc != TN_E_UNSUPPORTED)
-        return rc;
-    round_to_nearest(&r, cols);
-    return TN_OK;
+    find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &m);
+    return round_matrix(b->host, feedback ? stats->hessian : NULL, w, rows, cols, keep, &m, err);
 }
 
 /* -- Options ------------------------------------------------------------------------------------------- */

@@ -29,17 +29,26 @@ typedef struct lanes {
 #define DAMPING 0.01   /* of the mean of the diagonal, as in the paper */
 #define DAMPINGS 4     /* each ten times the last */
 
-int round_to(struct grid g, float w)
-{
-    float q = g.scale > 0.0f ? rintf(w / g.scale) + (float)g.zero : (float)g.zero;
-
-    return (int)fmaxf(-8.0f, fminf(7.0f, q));
-}
-
 static uint64_t least(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
+
+/* H = R R^T of the damped Hessian, in the order in which columns are rounded, last first. */
+struct factor {
+    uint64_t n;
+    uint32_t *order; /* [n] columns; order[n - 1] is rounded first */
+    float *l;        /* [n, n] lower triangle */
+};
+
+/* w[rows, n] to be rounded. */
+struct rounding {
+    const struct factor *factor;
+    const float *w;
+    uint64_t rows;
+    keep_fn *keep;
+    const void *arg;
+};
 
 /* -- Threads ------------------------------------------------------------------------------------------- */
 
@@ -69,7 +78,7 @@ static void run_tasks(const tn_host *host, uint64_t n, double flops,
     uint64_t started = 0;
 
     while (started + 1 < most && (double)n * flops > 1e6 &&
-           host->thread_spawn(host->ctx, "int4", -1, work, &t, &threads[started], NULL) == TN_OK)
+           host->thread_spawn(host->ctx, "quant", -1, work, &t, &threads[started], NULL) == TN_OK)
         started++;
     work(&t);
     while (started > 0)
@@ -220,14 +229,24 @@ static int32_t find_order(const tn_host *host, const float *h, uint64_t n, uint3
     return TN_OK;
 }
 
-int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct factor *out,
-                   tn_err *err)
+static void factor_release(const tn_host *host, struct factor *f)
+{
+    host->free(host->ctx, f->order);
+    host->free(host->ctx, f->l);
+    *f = (struct factor){.n = 0};
+}
+
+/* TN_E_UNSUPPORTED, err unfilled, if the Hessian is not positive definite even when damped, or n is odd. */
+static int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct factor *out,
+                          tn_err *err)
 {
     struct factor f = {.n = n};
     double mean = 0.0, damping = DAMPING;
     int done = 0;
     int32_t rc = TN_OK;
 
+    if (n % 2 != 0) /* see update_rows */
+        return TN_E_UNSUPPORTED;
     f.order = host->alloc(host->ctx, n * sizeof *f.order, 64);
     f.l = host->alloc(host->ctx, n * n * sizeof *f.l, 64);
     if (!f.order || !f.l)
@@ -253,13 +272,6 @@ int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct
     return TN_OK;
 }
 
-void factor_release(const tn_host *host, struct factor *f)
-{
-    host->free(host->ctx, f->order);
-    host->free(host->ctx, f->l);
-    *f = (struct factor){.n = 0};
-}
-
 /* -- Rounding ------------------------------------------------------------------------------------------ */
 
 /* LANES rows at once. */
@@ -270,13 +282,6 @@ struct strip {
     lanes *made;  /* [n] the errors times the columns of a matrix */
 };
 
-static struct grid grid_at(const struct rounding *r, uint64_t row, uint64_t column)
-{
-    uint64_t g = row * (r->factor->n / r->group) + column / r->group;
-
-    return (struct grid){r->scale[g], r->zero ? r->zero[g] : 0};
-}
-
 static void round_column(const struct strip *s, uint64_t i)
 {
     const struct rounding *r = s->r;
@@ -284,11 +289,8 @@ static void round_column(const struct strip *s, uint64_t i)
     float by = 1.0f / r->factor->l[i * n + i];
 
     for (uint64_t k = 0; k < s->n_rows; k++) {
-        uint64_t at = (s->row + k) * n + column;
-        struct grid grid = grid_at(r, s->row + k, column);
-        int q = round_to(grid, r->w[at] + s->made[i].of[k] * by);
-        s->error[i].of[k] = r->w[at] - grid.scale * (float)(q - grid.zero);
-        r->q[at / 2] |= (uint8_t)((q & 15) << (at % 2 * 4));
+        float w = r->w[(s->row + k) * n + column];
+        s->error[i].of[k] = w - r->keep(r->arg, s->row + k, column, w + s->made[i].of[k] * by);
     }
 }
 
@@ -327,8 +329,7 @@ static void tell(const struct strip *s, const float *l, const lanes *e, uint64_t
     }
 }
 
-/* Column i of the order gets what those before leave it, made[i] / l[i][i]. Blocks from the end to the start; n and so
- * each block is a multiple of 16. */
+/* Column i of the order gets what those before leave it, made[i] / l[i][i]. Blocks from the end to the start. */
 static void round_strip(const struct strip *s)
 {
     const struct factor *f = s->r->factor;
@@ -371,7 +372,7 @@ static void run_strip(void *arg, uint64_t task)
     x->host->free(x->host->ctx, s.error);
 }
 
-int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_err *err)
+static int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_err *err)
 {
     struct strips x = {.r = r, .host = host, .failed = 0};
     double n = (double)r->factor->n;
@@ -381,5 +382,23 @@ int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_er
     if (atomic_load(&x.failed))
         return tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
                           (unsigned long long)r->factor->n);
+    return TN_OK;
+}
+
+int32_t round_matrix(const tn_host *host, const float *hessian, const float *w, uint64_t rows,
+                     uint64_t cols, keep_fn *keep, const void *arg, tn_err *err)
+{
+    struct factor f = {.n = 0};
+    int32_t rc = hessian ? factor_new(host, hessian, cols, &f, err) : TN_E_UNSUPPORTED;
+
+    if (rc == TN_OK) {
+        const struct rounding r = {&f, w, rows, keep, arg};
+        rc = round_with_feedback(host, &r, err);
+        factor_release(host, &f);
+    }
+    if (rc != TN_E_UNSUPPORTED)
+        return rc;
+    for (uint64_t i = 0; i < rows * cols; i++)
+        keep(arg, i / cols, i % cols, w[i]);
     return TN_OK;
 }

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rounding a matrix column by column, so that what earlier columns were rounded by is made good by the later ones: GPTQ
+ * (Frantar et al. 2022, arXiv:2210.17323), in the form of LDLQ (Chee et al. 2023, arXiv:2307.13304, theorem 6), which is
+ * the same and needs one Cholesky factor and no inverse. Columns of large second moment come first; what elements may become
+ * stands before, so that groups stay columns that lie side by side.
+ *
+ * Starts threads of the host and waits for them; any thread.
+ */
+#ifndef QUANT_COMMON_FEEDBACK_H
+#define QUANT_COMMON_FEEDBACK_H
+
+#include "tenon/host.h"
+#include "tenon/quant.h"
+
+/* Keeps what comes nearest to `value` as the element's, and returns what that is. Rows are other threads' at the same time. */
+typedef float keep_fn(const void *arg, uint64_t row, uint64_t column, float value);
+
+/* Rounds w[rows, cols]; with `hessian` (as in tn_quant_stats) by feedback, and element by element if that is NULL or nothing can
+ * be made of it. */
+int32_t round_matrix(const tn_host *host, const float *hessian, const float *w, uint64_t rows,
+                     uint64_t cols, keep_fn *keep, const void *arg, tn_err *err);
+
+#endif
