@@ -6,6 +6,7 @@
  */
 #include "fake_driver.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,11 +53,11 @@ struct CUlib_st {
 
 static struct {
     const char *fail_name;
-    int fail_in, calls;
+    int fail_in;
+    atomic_int calls, n_names, live, executed; /* ranks are threads */
     CUresult fail_code;
     char names[4096][32];
-    int n_names;
-    int live, devices, major, minor, version, executed;
+    int devices, major, minor, version;
     size_t left;
     struct CUstream_st *capturing;
     struct fake_launch launch;
@@ -74,9 +75,11 @@ static CUcontext context_of(CUdevice d)
 /* Notes a call; true with *code set if it is to fail. */
 static bool enter(const char *name, bool needs_context, CUresult *code)
 {
+    int at = fake.n_names < 4096 ? fake.n_names++ : 4096;
+
     fake.calls++;
-    if (fake.n_names < 4096)
-        strncpy(fake.names[fake.n_names++], name, 31);
+    if (at < 4096)
+        strncpy(fake.names[at], name, 31);
     if (fake.fail_in > 0 && (!fake.fail_name || strcmp(fake.fail_name, name) == 0) &&
         --fake.fail_in == 0) {
         *code = fake.fail_code;
