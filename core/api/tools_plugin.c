@@ -151,7 +151,8 @@ static void put_reason(const tn_err *err, struct strbuf *out)
     err_print(&e, out);
 }
 
-static json_t *candidate_json(const struct registry_view *view, const struct registry_info *info)
+static json_t *candidate_json(const struct registry_view *view, const struct registry_info *info,
+                              const char *digest)
 {
     static const char *const states[] = {"loaded", "disabled", "refused"};
     struct strbuf reason = STRBUF_INIT;
@@ -160,7 +161,7 @@ static json_t *candidate_json(const struct registry_view *view, const struct reg
     put_reason(info->err, &reason);
     o = json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:s}", "name", info->name, "vendor",
                   info->vendor, "version", info->version, "kinds", kinds_json(info->kinds), "state",
-                  states[info->state], "path", info->path, "sha256", info->digest, "class",
+                  states[info->state], "path", info->path, "sha256", digest, "class",
                   info->swap_class == TN_CLASS_SWAP ? "swap" : "pin", "reason",
                   strbuf_str(&reason));
     strbuf_release(&reason);
@@ -183,8 +184,10 @@ int32_t tool_plugin_list(const struct tool_conf *c, json_t **out, tn_err *err)
     view = registry_acquire(s.registry);
     for (uint32_t i = 0; i < registry_count(s.registry); i++) {
         struct registry_info info;
+        char digest[SHA256_HEX];
         registry_info(s.registry, i, &info);
-        json_array_append_new(list, candidate_json(view, &info));
+        registry_digest(s.registry, i, digest);
+        json_array_append_new(list, candidate_json(view, &info, digest));
     }
     registry_release(view);
     session_close(&s);

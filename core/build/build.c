@@ -239,7 +239,7 @@ static json_t *bos_id(const struct building *b)
 static json_t *passport(const struct building *b)
 {
     struct registry_info info = {0};
-    char built[32], sha[SHA256_HEX] = "";
+    char built[32], sha[SHA256_HEX] = "", plugin_sha[SHA256_HEX] = "";
     uint8_t digest[SHA256_BYTES];
     const char *plugin = registry_plugin_of(b->plugins, b->arch);
     json_t *o;
@@ -248,8 +248,10 @@ static json_t *passport(const struct building *b)
 
     for (uint32_t i = 0; i < registry_count(b->o->registry); i++) {
         registry_info(b->o->registry, i, &info);
-        if (info.state == REGISTRY_LOADED && strcmp(info.name, plugin) == 0)
+        if (info.state == REGISTRY_LOADED && strcmp(info.name, plugin) == 0) {
+            registry_digest(b->o->registry, i, plugin_sha);
             break;
+        }
     }
     if (sha256_file(b->config_path, digest, NULL) == TN_OK)
         hex_encode(digest, sizeof digest, sha);
@@ -259,7 +261,7 @@ static json_t *passport(const struct building *b)
                   path_base(b->o->model), "config_sha256", sha, "checkpoint_bytes",
                   (json_int_t)(b->checkpoint ? checkpoint_bytes(b->checkpoint) : 0), "plugin",
                   plugin, "plugin_version", info.version ? info.version : "", "plugin_sha256",
-                  info.digest, "load_format", b->checkpoint ? "safetensors" : "dummy");
+                  plugin_sha, "load_format", b->checkpoint ? "safetensors" : "dummy");
     if (b->stored)
         json_object_set_new(o, "quant_method", json_string(stored_method(b->stored)));
     if (b->fallback[0])

@@ -130,7 +130,7 @@ static int32_t tuning_key(const struct rank *r, struct strbuf *key, tn_err *err)
             struct registry_info p;
             registry_info(reg, k, &p);
             if (p.state == REGISTRY_LOADED && strcmp(p.name, r->sources[i].plugin) == 0)
-                strbuf_printf(key, " %s %s %.12s (%s)", p.name, p.version, p.digest,
+                strbuf_printf(key, " %s %s %.12s (%s)", p.name, p.version, p.content,
                               set_depends_on(r, &r->sources[i]));
         }
     return key->failed ? err_nomem(err, "measured times") : TN_OK;

@@ -98,26 +98,56 @@ static void state_restore(const struct process_state *s, const struct plugin *p)
 
 /* -- Before any of its code runs ------------------------------------------------------------------------ */
 
-static void hash(struct plugin *p, const struct loader *l, const char *data, size_t size)
+static void identify(struct plugin *p, const struct loader *l, const char *data, size_t size)
 {
-    sha256_of(data, size, p->sha256);
-    hex_encode(p->sha256, sizeof p->sha256, p->digest);
+    uint8_t content[XXH128_BYTES];
+
+    xxh128_of(data, size, content);
+    hex_encode(content, sizeof content, p->content);
+    memcpy(p->identity, content, sizeof content);
+    if (!l->check_digests && l->n_digests == 0)
+        return;
+    sha256_of(data, size, p->identity);
     for (uint32_t i = 0; i < l->n_digests; i++)
-        p->listed |= memcmp(l->digests[i], p->sha256, SHA256_BYTES) == 0;
+        p->listed |= memcmp(l->digests[i], p->identity, SHA256_BYTES) == 0;
+}
+
+void plugin_digest(const struct plugin *p, char out[SHA256_HEX])
+{
+    uint8_t content[XXH128_BYTES], sha[SHA256_BYTES];
+    char hex[2 * XXH128_BYTES + 1];
+    uint64_t dev, ino;
+    tn_err err = TN_ERR_INIT;
+    char *data = NULL;
+    size_t size = 0;
+
+    out[0] = '\0';
+    if (!p->content[0] || discover_read(p->path, &data, &size, &dev, &ino, &err) != TN_OK)
+        return;
+    xxh128_of(data, size, content);
+    hex_encode(content, sizeof content, hex);
+    if (strcmp(hex, p->content) == 0) {
+        sha256_of(data, size, sha);
+        hex_encode(sha, sizeof sha, out);
+    }
+    mem_free(data);
 }
 
 static int32_t check_list(const struct plugin *p, const struct loader *l, tn_err *err)
 {
+    char digest[SHA256_HEX];
+
     if (!l->check_digests || p->listed)
         return TN_OK;
+    hex_encode(p->identity, sizeof p->identity, digest);
     if (!l->enforce) {
         log_warn("plugin %s: %s is not on the allow-list (sha256 %s)", p->note.name, p->path,
-                 p->digest);
+                 digest);
         return TN_OK;
     }
     err_at(err, TN_E_REFUSED, p->path, TN_NO_OFFSET, "plugins.digests",
            "its SHA-256 is not on the allow-list");
-    err_remedy(err, "add %s if you trust it", p->digest);
+    err_remedy(err, "add %s if you trust it", digest);
     return TN_E_REFUSED;
 }
 
@@ -144,7 +174,7 @@ static int32_t judge(struct plugin *p, const struct loader *l, const char *data,
 static int32_t map_and_query(struct plugin *p, const struct loader *l, const char *data,
                              size_t size, tn_err *err)
 {
-    const struct mapping_source src = {p->path, data, size, p->sha256, l->check_digests};
+    const struct mapping_source src = {p->path, data, size, p->identity, l->check_digests};
     struct process_state state;
     void *symbol;
     query_fn query;
@@ -223,7 +253,7 @@ int32_t plugin_load(struct plugin *p, const struct loader *l)
     rc = discover_read(p->path, &data, &size, &p->dev, &p->ino, &err);
     if (rc != TN_OK)
         goto done;
-    hash(p, l, data, size);
+    identify(p, l, data, size);
     rc = judge(p, l, data, size, &err);
     if (rc != TN_OK)
         goto done;

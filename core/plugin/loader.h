@@ -30,9 +30,10 @@ struct plugin {
     char *path;
     tn_note note; /* zero until read */
     uint64_t dev, ino;
-    uint8_t sha256[SHA256_BYTES];
-    char digest[SHA256_HEX]; /* "" until read */
-    bool listed;             /* on the allow-list */
+    uint8_t identity
+        [SHA256_BYTES]; /* of what was read: its SHA-256 if the list asks for it, else its XXH128 and zeros */
+    char content[2 * XXH128_BYTES + 1]; /* XXH128; "" until read */
+    bool listed;                        /* on the allow-list */
     enum plugin_state state;
     tn_err err;   /* why it is not loaded */
     void *handle; /* of dlopen */
@@ -62,6 +63,10 @@ struct loader {
 /* Loads p->path. On failure p->state and p->err tell; everything but the facts about the file is undone. TN_E_NOMEM means
  * that the host ran out of memory, not the plugin's init. */
 int32_t plugin_load(struct plugin *p, const struct loader *l);
+
+/* SHA-256 of the file that was loaded, in hex; "" if it was not read, or is not what it was any more. Takes time: device code
+ * comes in tens of megabytes, which is why it is not made for everybody. */
+void plugin_digest(const struct plugin *p, char out[SHA256_HEX]);
 
 /* Marks a plugin as refused or disabled with this reason. */
 void plugin_refuse(struct plugin *p, const tn_err *err);

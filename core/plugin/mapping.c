@@ -15,7 +15,7 @@
 struct mapped {
     struct mapped *next;
     char *name; /* what was given to dlopen */
-    uint8_t sha256[SHA256_BYTES];
+    uint8_t identity[SHA256_BYTES];
     bool sealed;
 };
 
@@ -31,16 +31,16 @@ static struct mapped *by_name(const char *name)
     return m;
 }
 
-static struct mapped *by_content(const uint8_t *sha256)
+static struct mapped *by_content(const uint8_t *identity)
 {
     struct mapped *m = list;
 
-    while (m && !(m->sealed && memcmp(m->sha256, sha256, SHA256_BYTES) == 0))
+    while (m && !(m->sealed && memcmp(m->identity, identity, SHA256_BYTES) == 0))
         m = m->next;
     return m;
 }
 
-static int32_t remember(const char *name, const uint8_t *sha256, bool sealed, struct mapped **out,
+static int32_t remember(const char *name, const uint8_t *identity, bool sealed, struct mapped **out,
                         tn_err *err)
 {
     struct mapped *m = mem_zalloc(sizeof *m);
@@ -51,7 +51,7 @@ static int32_t remember(const char *name, const uint8_t *sha256, bool sealed, st
         mem_free(m);
         return err_nomem(err, "the list of mapped plugins");
     }
-    memcpy(m->sha256, sha256, SHA256_BYTES);
+    memcpy(m->identity, identity, SHA256_BYTES);
     m->sealed = sealed;
     m->next = list;
     list = m;
@@ -65,14 +65,14 @@ static int32_t name_sealed(const struct mapping_source *src, struct mapped **out
     int32_t rc;
     int fd;
 
-    *out = by_content(src->sha256);
+    *out = by_content(src->identity);
     if (*out)
         return TN_OK;
     rc = os_sealed_copy(path_base(src->path), src->data, src->size, &fd, err);
     if (rc != TN_OK)
         return rc;
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    rc = remember(name, src->sha256, true, out, err);
+    rc = remember(name, src->identity, true, out, err);
     if (rc != TN_OK)
         close(fd);
     return rc; /* fd stays open for good: see struct mapped */
@@ -82,8 +82,8 @@ static int32_t name_path(const struct mapping_source *src, struct mapped **out, 
 {
     *out = by_name(src->path);
     if (!*out)
-        return remember(src->path, src->sha256, false, out, err);
-    if (memcmp((*out)->sha256, src->sha256, SHA256_BYTES) == 0)
+        return remember(src->path, src->identity, false, out, err);
+    if (memcmp((*out)->identity, src->identity, SHA256_BYTES) == 0)
         return TN_OK;
     return name_sealed(src, out, err);
 }

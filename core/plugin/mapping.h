@@ -20,7 +20,7 @@ struct mapping_source {
     const char *path; /* absolute, links resolved */
     const void *data; /* the content that was judged ... */
     size_t size;
-    const uint8_t *sha256; /* ... and its digest */
+    const uint8_t *identity; /* [SHA256_BYTES] ... and what tells it from any other content */
     /* Map exactly `data`, from a sealed copy in memory, whatever happens to the file meanwhile. Otherwise the file
      * is mapped by its path; debuggers and profilers then find it. */
     bool sealed;

@@ -105,7 +105,7 @@ static int32_t veto(const void *arg, const struct plugin *p, tn_err *err)
         return err_at(err, TN_E_CANCELED, p->path, TN_NO_OFFSET, "plugins.disable",
                       "is switched off in the configuration");
     for (const struct plugin *q = reg->plugins; q < p; q++) {
-        if (q->digest[0] && q->dev == p->dev && q->ino == p->ino)
+        if (q->content[0] && q->dev == p->dev && q->ino == p->ino)
             return err_at(err, TN_E_REFUSED, p->path, TN_NO_OFFSET, NULL,
                           "is the same file as %.300s", q->path);
         if (q->state == PLUGIN_LOADED && strcmp(q->note.name, p->note.name) == 0) {
@@ -503,7 +503,12 @@ void registry_info(const struct registry *reg, uint32_t index, struct registry_i
     out->state = p->state == PLUGIN_LOADED     ? REGISTRY_LOADED
                  : p->state == PLUGIN_DISABLED ? REGISTRY_DISABLED
                                                : REGISTRY_REFUSED;
-    memcpy(out->digest, p->digest, sizeof out->digest);
+    memcpy(out->content, p->content, sizeof out->content);
+}
+
+void registry_digest(const struct registry *reg, uint32_t index, char out[SHA256_HEX])
+{
+    plugin_digest(&reg->plugins[index], out);
 }
 
 /* -- Looking up ------------------------------------------------------------------------------------------- */

@@ -92,15 +92,19 @@ struct registry_info {
     uint32_t kinds;      /* mask of ::tn_kind */
     uint32_t swap_class; /* ::tn_swap_class */
     enum registry_state state;
-    uint64_t generation;     /* of the instance; 0 if not loaded */
-    char digest[SHA256_HEX]; /* "" if the file was not read */
-    bool listed;             /* the digest is on the allow-list */
-    const tn_err *err;       /* why it is not loaded; code TN_OK if it is */
+    uint64_t generation;                /* of the instance; 0 if not loaded */
+    char content[2 * XXH128_BYTES + 1]; /* XXH128 of the file, in hex; "" if it was not read */
+    bool listed;                        /* its SHA-256 is on the allow-list */
+    const tn_err *err;                  /* why it is not loaded; code TN_OK if it is */
 };
 
 /* Candidates in the order they were found. What `out` points to lives as long as the registry. */
 uint32_t registry_count(const struct registry *reg);
 void registry_info(const struct registry *reg, uint32_t index, struct registry_info *out);
+
+/* SHA-256 of the candidate's file, in hex, for people and allow-lists; "" if it was not read or has changed since. Reads it
+ * again. */
+void registry_digest(const struct registry *reg, uint32_t index, char out[SHA256_HEX]);
 
 /* -- Looking up ------------------------------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@ START_TEST(a_sound_plugin_is_found_and_ended)
     const tn_comm_backend *backend;
     struct registry_sets sets;
     struct registry_info info;
+    char digest[65];
     struct registry *reg;
     struct ledger *ledger;
     tn_err err = TN_ERR_INIT;
@@ -33,7 +34,12 @@ START_TEST(a_sound_plugin_is_found_and_ended)
     ck_assert_str_eq(info.version, "1.0.0");
     ck_assert_str_eq(info.vendor, "test");
     ck_assert_uint_eq(info.kinds, 31);
-    ck_assert_uint_eq(strlen(info.digest), 64);
+    ck_assert_uint_eq(strlen(info.content), 32);
+    registry_digest(reg, 0, digest);
+    ck_assert_uint_eq(strlen(digest), 64);
+    put("alpha", "good.so"); /* not what was loaded */
+    registry_digest(reg, 0, digest);
+    ck_assert_str_eq(digest, "");
     ck_assert_uint_eq(info.generation, 1);
     ck_assert_int_eq(info.err->code, TN_OK);
     ck_assert_uint_gt(ledger_total(ledger), 3000);
@@ -226,7 +232,7 @@ START_TEST(the_allow_list_decides)
     put("good", "x.so");
     reg = open_dir();
     registry_info(reg, 0, &info);
-    snprintf(digest, sizeof digest, "%s", info.digest);
+    registry_digest(reg, 0, digest);
     ck_assert(!info.listed);
     registry_close(reg);
 
