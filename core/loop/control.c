@@ -28,6 +28,7 @@ enum frame_kind {
 
 /* A follower that has told nothing for so long, when others wait in vain, is stopped, or cannot reach us. */
 #define SILENCE_NS (1 * NS_PER_S)
+#define FAREWELL_NS (2 * NS_PER_S) /* for followers to read that the run is over */
 #define GREET_NS (10 * NS_PER_S)
 #define BEAT_NS (250 * NS_PER_MS)
 #define PROTOCOL 2
@@ -346,8 +347,11 @@ int32_t control_open(const struct control_plan *plan, const struct groups *g, st
 
 void control_close(struct control *c)
 {
+    uint64_t until;
+
     if (!c)
         return;
+    until = clock_ns() + FAREWELL_NS;
     atomic_store(&c->closing, true);
     for (uint32_t i = 1; c->peers && control_leads(c) && i < c->n_processes; i++)
         if (c->peers[i].link)
@@ -357,6 +361,8 @@ void control_close(struct control *c)
             log_debug("the reader of beats was awake");
         pthread_join(c->reader, NULL);
     }
+    for (uint32_t i = 1; c->peers && control_leads(c) && i < c->n_processes; i++)
+        link_finish(c->peers[i].link, until);
     for (uint32_t i = 0; c->peers && i < c->n_processes; i++) {
         link_close(c->peers[i].link);
         mem_free(c->peers[i].beats);

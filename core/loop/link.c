@@ -185,6 +185,20 @@ static int32_t link_new(int fd, const uint8_t key[SECRET_KEY_BYTES], bool server
     return TN_OK;
 }
 
+void link_finish(struct link *l, uint64_t until_ns)
+{
+    uint8_t unread[512];
+    ssize_t got = 1;
+
+    if (!l || shutdown(l->fd, SHUT_WR) != 0)
+        return;
+    while (got != 0 && await(l->fd, POLLIN, until_ns, NULL) == TN_OK) {
+        got = recv(l->fd, unread, sizeof unread, MSG_DONTWAIT);
+        if (got < 0 && errno != EAGAIN && errno != EINTR)
+            return;
+    }
+}
+
 void link_close(struct link *l)
 {
     if (!l)

@@ -32,6 +32,9 @@ int32_t link_accept(int listener, const uint8_t key[SECRET_KEY_BYTES], uint64_t 
 int32_t link_connect(const char *host, uint16_t port, const uint8_t key[SECRET_KEY_BYTES],
                      uint64_t until_ns, struct link **out, tn_err *err);
 
+/* Sends no more, and waits until the other side has closed, or until `until_ns`. Who closes at once while frames of the other
+ * side are unread makes the system reset the connection, and what was sent last may be lost. NULL is allowed. */
+void link_finish(struct link *l, uint64_t until_ns);
 void link_close(struct link *l); /* NULL is allowed */
 
 int32_t link_send(struct link *l, uint16_t kind, const void *data, uint64_t bytes, tn_err *err);

@@ -119,7 +119,7 @@ END_TEST
 #ifdef FAKE_DRIVER
 START_TEST(gpus_are_told_apart_by_what_joins_them)
 {
-    const tn_kv s[] = {{"plugins.path", PLUGIN_DIR}, {"plugin.cuda.driver", FAKE_DRIVER}};
+    const tn_kv s[] = {{"plugins.path", CUDA_PATHS}, {"plugin.cuda.driver", FAKE_DRIVER}};
     const tn_kv far[] = {s[0], s[1], {"device.index", "2"}};
     void *driver = dlopen(FAKE_DRIVER, RTLD_NOW | RTLD_LOCAL);
     struct fake_api *api = driver ? dlsym(driver, "fake_api") : NULL;

@@ -210,6 +210,47 @@ START_TEST(frames_arrive_and_only_those_of_who_knows_the_key)
 }
 END_TEST
 
+static void *finish_main(void *arg)
+{
+    struct link *l = arg;
+
+    link_finish(l, clock_ns() + 20 * NS_PER_S);
+    link_close(l);
+    return NULL;
+}
+
+/* Frames that were not read when the other side closed do not cost the last one of that side. */
+START_TEST(the_last_frame_arrives)
+{
+    struct client c = {.key = right, .err = TN_ERR_INIT};
+    struct link *server = NULL;
+    const uint8_t *data;
+    uint64_t bytes;
+    uint16_t kind;
+    tn_err err = TN_ERR_INIT;
+    pthread_t t;
+    int listener;
+
+    ck_assert_ok(link_listen("127.0.0.1", &c.port, &listener, &err), &err);
+    ck_assert_int_eq(pthread_create(&t, NULL, connect_main, &c), 0);
+    ck_assert_ok(link_accept(listener, right, clock_ns() + 5 * NS_PER_S, &server, &err), &err);
+    pthread_join(t, NULL);
+    ck_assert_ok(c.rc, &c.err);
+    for (int i = 0; i < 100; i++)
+        ck_assert_ok(link_send(c.link, 1, "a beat", 6, &err), &err);
+    ck_assert_ok(link_send(server, 9, "bye", 3, &err), &err);
+    ck_assert_int_eq(pthread_create(&t, NULL, finish_main, server), 0);
+    ck_assert_ok(link_send(c.link, 1, "a beat", 6, &err), &err);
+    ck_assert_ok(link_recv(c.link, clock_ns() + 5 * NS_PER_S, &kind, &data, &bytes, &err), &err);
+    ck_assert(kind == 9 && bytes == 3 && memcmp(data, "bye", 3) == 0);
+    ck_assert_int_eq(link_recv(c.link, clock_ns() + 5 * NS_PER_S, &kind, &data, &bytes, &err),
+                     TN_E_CLOSED);
+    link_close(c.link);
+    pthread_join(t, NULL);
+    close(listener);
+}
+END_TEST
+
 /* What somebody writes into an open connection from outside is no frame of the peer's. */
 START_TEST(foreign_bytes_in_a_link_are_refused)
 {
@@ -258,6 +299,7 @@ int main(void)
     tcase_add_test(t, a_shortened_step_is_refused);
     tcase_add_test(t, damaged_steps_are_refused_or_harmless);
     tcase_add_test(t, frames_arrive_and_only_those_of_who_knows_the_key);
+    tcase_add_test(t, the_last_frame_arrives);
     tcase_add_loop_test(t, foreign_bytes_in_a_link_are_refused, 0, 4);
     suite_add_tcase(s, t);
     return run_suite(s);

@@ -372,7 +372,7 @@ class Calibration(Case):
         engine = self.build("e", "--quant", "fp8", *self.calibrated(), "--eval-data", self.eval, "--eval-samples", "2", "--max-kl", "1",
                             *limits)
         quant = self.meta(engine)["quant"]
-        self.assertEqual(quant["calibration"]["tokens"], 16 * WINDOW)
+        self.assertEqual(quant["calibration"]["tokens"], SAMPLES * WINDOW)
         self.assertEqual(quant["gate"]["targets"], 2 * (WINDOW - WINDOW // 32))
 
     def test_texts_are_tokenized(self):
