@@ -151,17 +151,18 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 // the cluster's.
 template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(uint32_t address)
 {
-    float4 v[SPLITS];
-
-    if (SPLITS == 1)
+    if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
+    } else {
+        float4 v[SPLITS];
 #pragma unroll
-    for (int c = 0; c < SPLITS; c++)
-        v[c] = peer_load4(peer_address(address, c));
+        for (int c = 0; c < SPLITS; c++)
+            v[c] = peer_load4(peer_address(address, c));
 #pragma unroll
-    for (int c = 1; c < SPLITS; c++)
-        v[0] = skinny_add(v[0], v[c], S());
-    return skinny_value(v[0], S());
+        for (int c = 1; c < SPLITS; c++)
+            v[0] = skinny_add(v[0], v[c], S());
+        return skinny_value(v[0], S());
+    }
 }
 
 // Each block of the cluster finishes an equal share of the tile's outputs.
