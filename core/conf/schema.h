@@ -58,7 +58,7 @@
         "for")                                                                                     \
     TEXT(PARALLEL_COMM, "parallel.comm", "auto", CONF_RULE_NAME,                                   \
          "comm plugin that joins the ranks: local, ...; auto: by where the ranks are")             \
-    BOOL(PARALLEL_FUSION, "parallel.fusion", "true",                                               \
+    BOOL(PARALLEL_FUSION, "parallel.fusion", "false",                                              \
          "with kernels.fusion: let kernels add up over ranks and go on at once, where the comm "   \
          "plugin offers it")                                                                       \
     BOOL(PARALLEL_MEASURE, "parallel.measure", "true",                                             \
