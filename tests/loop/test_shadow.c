@@ -539,10 +539,10 @@ END_TEST
     }
 
 static const tn_kv shared[][8] = {
-    {RANKS("2", "1"), {NULL, NULL}},
+    {RANKS("2", "1"), {"parallel.fusion", "true"}, {NULL, NULL}},
     {RANKS("1", "2"), {NULL, NULL}},
     {RANKS("2", "2"), {"plugin.shadow.devices", "2"}, {NULL, NULL}},
-    {RANKS("4", "1"), {"plugin.shadow.devices", "3"}, {NULL, NULL}},
+    {RANKS("4", "1"), {"plugin.shadow.devices", "3"}, {"parallel.fusion", "true"}, {NULL, NULL}},
     {RANKS("1", "3"), {"parallel.micro_batches", "5"}, {NULL, NULL}},
     {RANKS("2", "2"), {"parallel.comm", "pcie"}, {"plugin.pcie.staged", "true"}, {NULL, NULL}},
     {RANKS("4", "1"),
