@@ -6,8 +6,8 @@
  *
  * A build's state is immutable after `open`; any thread.
  */
-#include "../common/feedback.h"
 #include "../common/scheme.h"
+#include "../int4_g128/feedback.h"
 #include "tenon/float.h"
 #include "tenon/plugin.h"
 

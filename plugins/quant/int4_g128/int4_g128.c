@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/feedback.h"
+#include "feedback.h"
 #include "tenon/ops.h"
 #include "tenon/plugin.h"
 #include "tenon/quant.h"

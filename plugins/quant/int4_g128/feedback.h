@@ -7,8 +7,8 @@
  *
  * Starts threads of the host and waits for them; any thread.
  */
-#ifndef QUANT_COMMON_FEEDBACK_H
-#define QUANT_COMMON_FEEDBACK_H
+#ifndef INT4_FEEDBACK_H
+#define INT4_FEEDBACK_H
 
 #include "tenon/host.h"
 #include "tenon/quant.h"
