@@ -163,7 +163,7 @@ END_TEST
 
 /* -- FP8 ---------------------------------------------------------------------------------------------------- */
 
-static void quantize_fp8(uint64_t rows, uint64_t cols, const char *feedback)
+static void quantize_fp8(uint64_t rows, uint64_t cols, const char *feedback, uint64_t n_rows)
 {
     static uint8_t bytes[MAX_ROWS * MAX_COLS];
     const tn_weight weight = {
@@ -176,7 +176,7 @@ static void quantize_fp8(uint64_t rows, uint64_t cols, const char *feedback)
                             .n_rows = 100,
                             .absmax = 3.0f,
                             .hessian = packed,
-                            .n_hessian_rows = 100};
+                            .n_hessian_rows = n_rows};
     void *const out[] = {bytes, scale};
     const tn_quant_scheme *fp8;
     tn_err err = TN_ERR_INIT;
@@ -204,11 +204,13 @@ START_TEST(feedback_lowers_the_error_of_fp8)
 
     fill(rows, cols, 400);
     memset(w + cols, 0, cols * sizeof *w);
-    quantize_fp8(rows, cols, "off");
+    quantize_fp8(rows, cols, "off", 1000);
     for (uint64_t i = 0; i < rows * cols; i++)
         ck_assert_float_le(fabsf(made[i] - w[i]), fabsf(w[i]) / 16.0f + scale[i / cols] / 1024.0f);
     nearest = loss(rows, cols);
-    quantize_fp8(rows, cols, "on");
+    quantize_fp8(rows, cols, "on", 16 * cols - 1); /* too few to go by */
+    ck_assert_double_eq(loss(rows, cols), nearest);
+    quantize_fp8(rows, cols, "on", 16 * cols);
     for (uint64_t k = 0; k < cols; k++)
         ck_assert_float_eq(made[cols + k], 0.0f);
     feedback = loss(rows, cols);

@@ -129,17 +129,20 @@ static float keep(const void *arg, uint64_t row, uint64_t column, float value)
     return tn_f8e4m3_to_f32(q) * m->scale[row];
 }
 
+/* Rounding by itself costs e4m3 little: feedback from a few rows, which say more of themselves than of the model, would cost more. */
 static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stats, const float *w,
                         void *const *out, tn_err *err)
 {
     const struct build *b = build;
     const struct matrix m = {scheme_cols(op), out[1], out[0]};
     int32_t rc = find_scales(b, op, w, out[1], err);
+    int feedback;
 
     if (rc != TN_OK)
         return rc;
-    return round_matrix(b->host, stats && !b->nearest ? stats->hessian : NULL, w, scheme_rows(op),
-                        scheme_cols(op), keep, &m, err);
+    feedback = stats && stats->hessian && !b->nearest && stats->n_hessian_rows >= 16 * m.cols;
+    return round_matrix(b->host, feedback ? stats->hessian : NULL, DAMPING, w, scheme_rows(op),
+                        m.cols, keep, &m, err);
 }
 
 static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,

@@ -26,7 +26,6 @@ typedef struct lanes {
 
 #define BLOCK 64       /* columns that are rounded, or factored, before the rest hears of them */
 #define MAX_THREADS 64 /* of one matrix */
-#define DAMPING 0.01   /* of the mean of the diagonal, as in the paper */
 #define DAMPINGS 4     /* each ten times the last */
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -237,11 +236,11 @@ static void factor_release(const tn_host *host, struct factor *f)
 }
 
 /* TN_E_UNSUPPORTED, err unfilled, if the Hessian is not positive definite even when damped, or n is odd. */
-static int32_t factor_new(const tn_host *host, const float *hessian, uint64_t n, struct factor *out,
-                          tn_err *err)
+static int32_t factor_new(const tn_host *host, const float *hessian, double damping, uint64_t n,
+                          struct factor *out, tn_err *err)
 {
     struct factor f = {.n = n};
-    double mean = 0.0, damping = DAMPING;
+    double mean = 0.0;
     int done = 0;
     int32_t rc = TN_OK;
 
@@ -385,11 +384,11 @@ static int32_t round_with_feedback(const tn_host *host, const struct rounding *r
     return TN_OK;
 }
 
-int32_t round_matrix(const tn_host *host, const float *hessian, const float *w, uint64_t rows,
-                     uint64_t cols, keep_fn *keep, const void *arg, tn_err *err)
+int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,
+                     uint64_t rows, uint64_t cols, keep_fn *keep, const void *arg, tn_err *err)
 {
     struct factor f = {.n = 0};
-    int32_t rc = hessian ? factor_new(host, hessian, cols, &f, err) : TN_E_UNSUPPORTED;
+    int32_t rc = hessian ? factor_new(host, hessian, damping, cols, &f, err) : TN_E_UNSUPPORTED;
 
     if (rc == TN_OK) {
         const struct rounding r = {&f, w, rows, keep, arg};

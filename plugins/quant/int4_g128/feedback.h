@@ -16,9 +16,11 @@
 /* Keeps what comes nearest to `value` as the element's, and returns what that is. Rows are other threads' at the same time. */
 typedef float keep_fn(const void *arg, uint64_t row, uint64_t column, float value);
 
-/* Rounds w[rows, cols]; with `hessian` (as in tn_quant_stats) by feedback, and element by element if that is NULL or nothing can
- * be made of it. */
-int32_t round_matrix(const tn_host *host, const float *hessian, const float *w, uint64_t rows,
-                     uint64_t cols, keep_fn *keep, const void *arg, tn_err *err);
+#define DAMPING 0.01 /* of the mean of the Hessian's diagonal, as in the paper */
+
+/* Rounds w[rows, cols]; with `hessian` (as in tn_quant_stats; `damping` of the mean of its diagonal is added to it) by feedback,
+ * and element by element if that is NULL or nothing can be made of it. */
+int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,
+                     uint64_t rows, uint64_t cols, keep_fn *keep, const void *arg, tn_err *err);
 
 #endif
