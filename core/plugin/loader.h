@@ -30,8 +30,8 @@ struct plugin {
     char *path;
     tn_note note; /* zero until read */
     uint64_t dev, ino;
-    uint8_t identity
-        [SHA256_BYTES]; /* of what was read: its SHA-256 if the list asks for it, else its XXH128 and zeros */
+    /* Of what was read: its SHA-256 if the list asks for it, else its XXH128 and zeros. */
+    uint8_t identity[SHA256_BYTES];
     char content[2 * XXH128_BYTES + 1]; /* XXH128; "" until read */
     bool listed;                        /* on the allow-list */
     enum plugin_state state;
