@@ -63,6 +63,7 @@ static void ask(struct question *q, uint32_t n, uint64_t vocab, float fill)
     struct shape s = {.in_width = {vocab}};
     uint32_t context = n + 1;
 
+    memset(&q->e, 0, sizeof q->e);
     q->b = kit_batch(&k, 1, &n, &context, 16, 50, true);
     q->op = compose_basic(&k, TN_OP_SAMPLE, &s);
     q->n = n;

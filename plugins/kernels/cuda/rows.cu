@@ -430,6 +430,7 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
 
 /* -- Stamped out per dtype of the rows ----------------------------------------------------------------------- */
 
+/* (1024, 1): with 1024 alone, ptxas makes room for two blocks on sm_100, and spills. */
 #define STAMP(id, T)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) map_##id(map_args p)                         \
     {                                                                                              \
@@ -445,12 +446,12 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
         wait_for_previous();                                                                       \
         layer_norm<T>(p, blockIdx.x * p.group);                                                    \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(1024)                                             \
+    extern "C" __global__ void __launch_bounds__(1024, 1)                                          \
         reduce_rms_norm_##id(const __grid_constant__ reduce_norm_args p)                           \
     {                                                                                              \
         reduce_norm<T, false>(p);                                                                  \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(1024)                                             \
+    extern "C" __global__ void __launch_bounds__(1024, 1)                                          \
         reduce_layer_norm_##id(const __grid_constant__ reduce_norm_args p)                         \
     {                                                                                              \
         reduce_norm<T, true>(p);                                                                   \

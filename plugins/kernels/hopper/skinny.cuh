@@ -79,6 +79,13 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
     allow_successor();
 }
 
+#define SKINNY_CONSUMERS 128 // threads: all but the warp that loads
+
+__device__ __forceinline__ void skinny_consumers_sync()
+{
+    asm volatile("bar.sync 1, 128;" ::: "memory");
+}
+
 // Multiplies all stages and leaves the sums in `staged`, [token][row of the tile].
 template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32_t full,
@@ -108,7 +115,7 @@ __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32
             barrier_arrive(empty + 8 * ((i - 1) % STAGES));
     }
     wgmma_wait<0>();
-    asm volatile("bar.sync 1, 128;" ::: "memory"); // the ring is read; now it takes the result
+    skinny_consumers_sync(); // the ring is read; now it takes the result
 
     const uint32_t row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, token = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -147,8 +154,7 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 }
 
 // Adds up the cluster's parts at `address` of this block's result, which are of type S. All loads go out before the first is
-// used. A block alone reads its own memory as such: compute-sanitizer does not see that a block's barrier orders its reads of
-// the cluster's.
+// used.
 template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(uint32_t address)
 {
     if constexpr (SPLITS == 1) {
@@ -165,7 +171,7 @@ template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(u
     }
 }
 
-// Each block of the cluster finishes an equal share of the tile's outputs.
+// Each block of the cluster finishes an equal share of the tile's outputs. The loading warp takes no part.
 template <typename O, int BM, int SPLITS>
 __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                                                     const skinny_tile &t, uint32_t staged,
@@ -176,7 +182,7 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
     const uint32_t outputs = gated ? BM / 2 : BM, share = outputs / SPLITS;
     const uint32_t fours = share / 4, first = cluster_rank() * share;
 
-    for (uint32_t i = threadIdx.x; i < p.rows * fours; i += SKINNY_THREADS) {
+    for (uint32_t i = threadIdx.x; i < p.rows * fours; i += SKINNY_CONSUMERS) {
         const uint32_t token = i / fours, r = first + i % fours * 4, n = t.index * outputs + r;
         const uint32_t at = staged + (token * pitch + r) * 4;
         if (n >= p.parts[t.part].n)
@@ -230,13 +236,13 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
                                           reinterpret_cast<typename O::sum *>(memory));
     }
     wait_for_predecessor(); // for the residual; it has long ended
-    // A block alone needs no more than its own barrier.
     const bool alone = cluster_size() == 1;
-    if (alone)
-        __syncthreads();
-    else
+    if (!alone)
         cluster_sync();
-    skinny_finish_tile<O, BM>(q, t, ring, shape::pitch);
+    else if (warp < 4)
+        skinny_consumers_sync();
+    if (warp < 4)
+        skinny_finish_tile<O, BM>(q, t, ring, shape::pitch);
     if (!alone)
         cluster_sync(); // the others may still read this block's part
 }
