@@ -158,6 +158,45 @@ START_TEST(shapes_that_do_not_fit_are_refused_with_the_reason)
 }
 END_TEST
 
+START_TEST(narrow_weights_that_do_not_fit_are_refused_with_the_reason)
+{
+    struct shape s = {.in_width = {192},
+                      .linear_width = {40, 24, 8},
+                      .act = TN_DT_BF16,
+                      .matrix = TN_DT_I4,
+                      .quant_group = 48};
+
+    expect_refusal(&ampere, "qkv_int4.ampere", &s, "groups of a multiple of 32");
+    s.quant_group = 96; /* three runs of 32 */
+    expect_taken(&ampere, "qkv_int4.ampere", &s);
+    s.gap = 4;
+    expect_refusal(&ampere, "linear_int4.ampere", &s, "at multiples of 16 bytes");
+    s.gap = 0;
+    s.act = TN_DT_F32;
+    expect_refusal(&ampere, "linear_int4.ampere", &s, "rows not 16 bits wide");
+    s.act = TN_DT_F16;
+    s.matrix = TN_DT_I8;
+    expect_taken(&ampere, "norm_qkv_int8.ampere", &s);
+    s.in_width[0] = 40;
+    expect_refusal(&ampere, "norm_qkv_int8.ampere", &s, "of a multiple of 16 inputs");
+    s.in_width[0] = 32784;
+    expect_refusal(&ampere, "linear_int8.ampere", &s, "up to 32768");
+    s.matrix = TN_DT_F8E4M3; /* no row is quantized */
+    expect_taken(&ampere, "linear_fp8_wide.ampere", &s);
+}
+END_TEST
+
+/* Rows that are not rounded are a fallback, and only where the hardware has nothing better. */
+START_TEST(unrounded_rows_of_fp8_are_for_gpus_without_e4m3)
+{
+    const tn_variant *v = variant(&ampere, "gate_silu_fp8_wide.ampere");
+
+    ck_assert(v->flags & TN_VARIANT_FALLBACK);
+    for (const tn_gpu_target *t = v->gpus; t->vendor; t++)
+        ck_assert(t->major == 8 && t->minor < 9 && t->mode == TN_GPU_EXACT);
+}
+END_TEST
+
 /* -- How launches are shaped -------------------------------------------------------------------------------- */
 
 /* Launches `op` on `v` for `rows` rows of as many sequences; no kernel runs, so no address is read. */
@@ -215,6 +254,41 @@ START_TEST(few_rows_fill_the_grid_and_fit_the_smallest_shared_memory)
         const struct fake_launch *l =
             launched(&ampere, gate, compose(&k, gate, &s), rows, 10, NULL);
         ck_assert_uint_eq(l->config.gridDimX, 4096 / unit);
+    }
+}
+END_TEST
+
+/* Tiles cover rows and outputs, and the rings of all schemes fit. */
+START_TEST(narrow_products_cover_rows_and_outputs)
+{
+    static const struct {
+        const char *name;
+        uint32_t matrix, launches;
+    } cases[] = {{"qkv_int4.ampere", TN_DT_I4, 1},
+                 {"norm_qkv_int8.ampere", TN_DT_I8, 2},
+                 {"qkv_fp8_wide.ampere", TN_DT_F8E4M3, 1}};
+    static const uint64_t widths[2][3] = {{4096, 1000, 65}, {8192, 1024, 1}};
+
+    for (uint32_t i = 0; i < 3 * 2 * 80; i++) {
+        const tn_variant *v = variant(&ampere, cases[i % 3].name);
+        uint32_t rows = i < 240 ? 1 + i / 3 : 1 + 3 * (i / 3 - 80), blocks = 0, outputs = 0;
+        uint32_t tokens = rows <= 8 ? 8 : rows <= 16 ? 16 : 32;
+        struct shape s = {.in_width = {256}, .act = TN_DT_F16, .matrix = cases[i % 3].matrix};
+        int before = fake->calls("cuLaunchKernelEx");
+        s.quant_group = 128;
+        memcpy(s.linear_width, widths[i >= 240], sizeof widths[0]);
+        for (int m = 0; m < 3; m++)
+            outputs += (uint32_t)s.linear_width[m];
+        uint32_t tile = tokens == 32 || (tokens == 16 && outputs >= 8192) ? 64 : 32;
+        for (int m = 0; m < 3; m++)
+            blocks += (uint32_t)((s.linear_width[m] + tile - 1) / tile);
+        kit_free(&k);
+        kit_init(&k, i);
+        const struct fake_launch *l = launched(&ampere, v, compose(&k, v, &s), rows, 10, NULL);
+        ck_assert_uint_eq(l->config.gridDimX, (rows + tokens - 1) / tokens);
+        ck_assert_uint_eq(l->config.gridDimY, blocks);
+        ck_assert_uint_le(l->config.sharedMemBytes, 99 * 1024); /* of capability 8.6 and 8.9 */
+        ck_assert_int_eq(fake->calls("cuLaunchKernelEx") - before, (int)cases[i % 3].launches);
     }
 }
 END_TEST
@@ -379,6 +453,9 @@ int main(void)
     tcase_add_test(c, without_cublaslt_its_variants_say_so_and_plain_ones_serve);
     tcase_add_test(c, shapes_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, few_rows_fill_the_grid_and_fit_the_smallest_shared_memory);
+    tcase_add_test(c, narrow_weights_that_do_not_fit_are_refused_with_the_reason);
+    tcase_add_test(c, unrounded_rows_of_fp8_are_for_gpus_without_e4m3);
+    tcase_add_test(c, narrow_products_cover_rows_and_outputs);
     tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
     tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);

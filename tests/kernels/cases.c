@@ -140,7 +140,7 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     x.softcap = rows % 2 ? 3.0 : 0.0;
     x.scale = is(s->v->op, TN_OP_LOGITS) ? 0.7 : 0.0;
     x.act_scale = act_scale_for(s, matrix, rows);
-    x.quant_group = group_for(k_width);
+    x.quant_group = s->v->gpus && rows % 4 == 0 ? k_width : group_for(k_width);
     x.zero = rows % 2;
     if (strstr(s->v->op, "qkv")) { /* three different widths, aligned if n is */
         x.linear_width[1] = n % 32 ? n / 3 + 1 : n / 2;
@@ -197,8 +197,11 @@ static void aligned_product_cases(const struct subject *s)
 {
     static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 63, 64, 65, 128, 256};
 
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         product_case(s, rows[i], 264 + 8 * (rows[i] % 3), 96 + 64 * (rows[i] % 2), i % 2 == 0);
+        if (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)) /* groups of 128, 32 and 64, or one */
+            product_case(s, rows[i], 256 + 32 * (rows[i] % 3), 95 + 64 * (rows[i] % 2), i % 2);
+    }
     if (HARNESS_SLOW)
         return;
     product_case(s, 1, 4096, 1056, false);

@@ -5,39 +5,22 @@
 
 #include <stdint.h>
 
-/* -- Products of few rows --------------------------------------------------------------------------------- */
+#include "../common/cuda_product.h"
 
-/* What is done with the sums. */
-enum finish {
-    FINISH_STORE,
-    FINISH_ADD,  /* y = residual + sum */
-    FINISH_SILU, /* y = act(first matrix) * second matrix */
-    FINISH_GELU,
-    FINISH_GELU_TANH,
-    FINISH_LOGITS /* y = softcap(scale * sum), in float32 */
-};
+/* -- Rows of linear.int8 ---------------------------------------------------------------------------------- */
 
-#define MAX_PARTS 3
+#define QUANTIZE_THREADS 512
+#define QUANTIZE_WIDEST 32768 /* elements */
 
-/* One matrix of the op, and where its products go. */
-struct part {
-    const void *w, *bias; /* bias: NULL: none */
-    void *y;
-    uint64_t stride; /* bytes between rows of w */
-    uint32_t n;      /* rows of w */
-    uint32_t first;  /* first block of the grid that works on it */
-    uint32_t bias_dtype;
-    uint32_t reserved0;
-};
-
-struct product_args {
-    const void *x, *residual;
-    const int32_t *row_index; /* of logits; else NULL */
-    struct part parts[MAX_PARTS];
-    uint64_t k;
-    uint32_t n_parts; /* gates: 2, in the same blocks */
-    uint32_t rows, finish;
-    float scale, softcap;
+/* Dynamic shared memory: the row. */
+struct quantize_args {
+    const void *x;      /* [rows, width], width a multiple of 8 */
+    const void *weight; /* of the norm that comes first; NULL: none */
+    void *q;            /* [rows, width] of int8 */
+    float *step;        /* [rows] */
+    uint32_t width, weight_dtype;
+    float eps, offset;
+    float scale; /* static; 0: the row's own */
 };
 
 /* -- Attention ---------------------------------------------------------------------------------------------- */

@@ -16,8 +16,8 @@
 #define AMPERE_ATTENTION_CUH
 
 #include "../common/cuda_kv8.cuh"
+#include "../common/cuda_mma.cuh"
 #include "args.h"
-#include "mma.cuh"
 
 #define THREADS 128
 #define WARPS 4

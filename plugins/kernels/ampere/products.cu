@@ -7,64 +7,7 @@
  * rows of the step its 8, so that little is padded. A block streams its rows of the matrix through a ring in shared
  * memory; its warps share them out and, along k, the ring. Gates and what they gate are made in one block.
  */
-#include "args.h"
-#include "mma.cuh"
-
-__device__ __forceinline__ float gated(uint32_t finish, float g, float u)
-{
-    if (finish == FINISH_SILU)
-        return g / (1.0f + __expf(-g)) * u;
-    if (finish == FINISH_GELU)
-        return 0.5f * g * (1.0f + erff(g * 0.707106781f)) * u;
-    return 0.5f * g * (1.0f + tanhf(0.797884561f * (g + 0.044715f * g * g * g))) * u;
-}
-
-__device__ __forceinline__ bool is_gate(const product_args &p)
-{
-    return p.finish >= FINISH_SILU && p.finish <= FINISH_GELU_TANH;
-}
-
-/* Which matrix block `block` works on. Gates: the first; the second goes along. */
-__device__ __forceinline__ uint32_t find_part(const product_args &p, uint32_t block)
-{
-    uint32_t i = 0;
-
-    while (!is_gate(p) && i + 1 < p.n_parts && block >= p.parts[i + 1].first)
-        i++;
-    return i;
-}
-
-/* Finishes output `n` of row `row`. */
-template <typename T>
-__device__ __forceinline__ void finish_one(const product_args &p, const part &m, uint32_t row,
-                                           uint32_t n, float sum)
-{
-    uint64_t at = (uint64_t)row * m.n + n;
-
-    if (m.bias)
-        sum += load_any(m.bias, m.bias_dtype, n);
-    if (p.finish == FINISH_LOGITS) {
-        sum *= p.scale;
-        ((float *)m.y)[at] = p.softcap > 0.0f ? p.softcap * tanhf(sum / p.softcap) : sum;
-        return;
-    }
-    if (p.finish == FINISH_ADD)
-        sum += widen(((const T *)p.residual)[at]);
-    ((T *)m.y)[at] = narrow<T>(sum);
-}
-
-template <typename T>
-__device__ __forceinline__ void finish_gate(const product_args &p, uint32_t row, uint32_t n,
-                                            float gate, float up)
-{
-    const part &g = p.parts[0], &u = p.parts[1];
-
-    if (g.bias)
-        gate += load_any(g.bias, g.bias_dtype, n);
-    if (u.bias)
-        up += load_any(u.bias, u.bias_dtype, n);
-    ((T *)g.y)[(uint64_t)row * g.n + n] = narrow<T>(gated(p.finish, gate, up));
-}
+#include "../common/cuda_product.cuh"
 
 __device__ __forceinline__ uint64_t row_of(const product_args &p, uint32_t row)
 {
@@ -168,7 +111,6 @@ STAMP_GEMVS(4)
 
 /* -- Up to 64 rows ------------------------------------------------------------------------------------------- */
 
-#define SKINNY_THREADS 256
 #define STAGES 3
 #define PANEL 64 /* elements of k of one warp in one stage: rows of 128 bytes */
 
@@ -199,7 +141,7 @@ __device__ __forceinline__ void skinny_load(const product_args &p, const part &m
     using shape = skinny_shape<BM, BN>;
     constexpr int rows = of_x ? BN : BM, chunks = shape::panels * 8;
 
-    for (int i = threadIdx.x; i < rows * chunks; i += SKINNY_THREADS) {
+    for (int i = threadIdx.x; i < rows * chunks; i += PRODUCT_THREADS) {
         int r = i / chunks, c = i % chunks, panel = c / 8;
         uint64_t k = k0 + c * 8;
         bool valid;
@@ -250,41 +192,6 @@ __device__ __forceinline__ void skinny_stage(uint32_t at, float d[BN / 8][4])
     }
 }
 
-/* Adds up the panels' sums and finishes. staged: [panel][row of x][row of the tile]. */
-template <typename T, int BM, int BN>
-__device__ __forceinline__ void skinny_finish(const product_args &p, const part &m, uint32_t n0,
-                                              float d[BN / 8][4], float *staged)
-{
-    using shape = skinny_shape<BM, BN>;
-    constexpr int pitch = BM + 1;
-    int warp = threadIdx.x / 32, lane = threadIdx.x & 31, panel = warp / shape::groups;
-    float *mine = staged + panel * BN * pitch + warp % shape::groups * 16;
-
-#pragma unroll
-    for (int i = 0; i < BN / 8; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            mine[(8 * i + (lane & 3) * 2 + (e & 1)) * pitch + lane / 4 + (e & 2) * 4] = d[i][e];
-    __syncthreads();
-    for (int i = threadIdx.x; i < BN * BM; i += SKINNY_THREADS) {
-        int row = i / BM, r = i % BM;
-        float sum = 0.0f, up = 0.0f;
-        if (row >= (int)p.rows || (is_gate(p) && r >= BM / 2))
-            continue;
-        for (int k = 0; k < shape::panels; k++)
-            sum += staged[(k * BN + row) * pitch + r];
-        if (!is_gate(p)) {
-            if (n0 + r < m.n)
-                finish_one<T>(p, m, row, n0 + r, sum);
-            continue;
-        }
-        for (int k = 0; k < shape::panels; k++)
-            up += staged[(k * BN + row) * pitch + r + BM / 2];
-        if (n0 + r < m.n)
-            finish_gate<T>(p, row, n0 + r, sum, up);
-    }
-}
-
 template <typename T, int BM, int BN> __device__ __forceinline__ void skinny(const product_args &p)
 {
     using shape = skinny_shape<BM, BN>;
@@ -317,11 +224,11 @@ template <typename T, int BM, int BN> __device__ __forceinline__ void skinny(con
     copies_wait<0>();
     __syncthreads();
     let_next_begin();
-    skinny_finish<T, BM, BN>(p, m, n0, d, (float *)space);
+    finish_tile<plain_sums<T>, BM, BN>(p, m, n0, 0, d, space);
 }
 
 #define STAMP_SKINNY(x, T, bm, bn)                                                                 \
-    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, 2)                                \
+    extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2)                               \
         skinny_##bn##_##x(product_args p)                                                          \
     {                                                                                              \
         skinny<T, bm, bn>(p);                                                                      \

@@ -40,6 +40,29 @@ static const tn_range half_rows[] = {{"rows", 1, 64, 1}}, single_rows[] = {{"row
     PRODUCT(id, op, equals, single, TN_DT_BIT(TN_DT_F32), single_rows)
 PRODUCTS(PRODUCT_BOTH)
 
+/* GPUs without e4m3 arithmetic that code for 8.0 runs on. */
+static const tn_gpu_target without_e4m3[] = {
+#ifdef AMPERE_HAS_80
+    {0x10de, 8, 0, TN_GPU_EXACT},
+    {0x10de, 8, 6, TN_GPU_EXACT},
+    {0x10de, 8, 7, TN_GPU_EXACT},
+#endif
+    {0, 0, 0, 0}};
+
+#define INT4(id, op, equals)                                                                       \
+    static NARROW_VARIANT(id##_int4, #id "_int4.ampere", op, equals, TN_DT_I4, 0, gpus,            \
+                          narrow_can_run, NULL, narrow_launch)
+#define INT8(id, op, equals)                                                                       \
+    static NARROW_VARIANT(id##_int8, #id "_int8.ampere", op, equals, TN_DT_I8, 0, gpus,            \
+                          int8_can_run, int8_workspace, int8_launch)
+#define FP8(id, op, equals)                                                                        \
+    static NARROW_VARIANT(id##_fp8, #id "_fp8_wide.ampere", op, equals, TN_DT_F8E4M3,              \
+                          TN_VARIANT_FALLBACK, without_e4m3, narrow_can_run, NULL, narrow_launch)
+NARROW_FORMS(INT4, "int4", TN_OP_LINEAR_INT4)
+NARROW_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)
+NARROW_NORM_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)
+NARROW_FORMS(FP8, "fp8", TN_OP_LINEAR_FP8)
+
 /* Queries and cache of one dtype, or a cache of 8 bits. */
 #define ATTENTION(suffix, kv_name, form, dtype, kv)                                                \
     static const tn_variant attention_##suffix = {                                                 \
@@ -62,7 +85,15 @@ ATTENTION(kv8_f16, "kv8.f16", attention8, TN_DT_F16, CUDA_KV8)
 ATTENTION(kv8_bf16, "kv8.bf16", attention8, TN_DT_BF16, CUDA_KV8)
 
 #define PRODUCT_ADDRESSES(id, op, equals) &id##_half, &id##_single,
-static const tn_variant *const variants[] = {PRODUCTS(PRODUCT_ADDRESSES) & attention_f16,
+#define INT4_ADDRESS(id, op, equals) &id##_int4,
+#define INT8_ADDRESS(id, op, equals) &id##_int8,
+#define FP8_ADDRESS(id, op, equals) &id##_fp8,
+static const tn_variant *const variants[] = {NARROW_FORMS(INT4_ADDRESS, "", "")          /* */
+                                                 NARROW_FORMS(INT8_ADDRESS, "", "")      /* */
+                                                 NARROW_NORM_FORMS(INT8_ADDRESS, "", "") /* */
+                                                 NARROW_FORMS(FP8_ADDRESS, "", "")       /* */
+                                                 PRODUCTS(PRODUCT_ADDRESSES)             /* */
+                                                 & attention_f16,
                                              &attention_bf16, &attention_kv8_f16,
                                              &attention_kv8_bf16};
 
@@ -74,7 +105,7 @@ static const tn_kv_layout *const kv_layouts[] = {&hnd};
 
 #define PER_DTYPE(name) name "_f32", name "_f16", name "_bf16"
 #define PER_HALF(name) name "_f16", name "_bf16"
-static const char *const product_names[N_PRODUCT_ENTRIES] = {
+static const char *const products_names[N_PRODUCT_ENTRIES] = {
     PER_DTYPE("gemv_1"), PER_DTYPE("gemv_2"),   PER_DTYPE("gemv_4"),   "skinny_8_f16",
     "skinny_8_bf16",     PER_HALF("skinny_16"), PER_HALF("skinny_32"), PER_HALF("skinny_64")};
 #define PER_SIZE(name)                                                                             \
@@ -86,10 +117,16 @@ static const char *const attention8_names[N_ATTENTION8_ENTRIES] = {
     PER_SIZE("decode_fp8"), PER_SIZE("decode_int8"), PER_SIZE("prefill_fp8"),
     PER_SIZE("prefill_int8")};
 
-extern const unsigned char tenon_image_ampere_products[], tenon_image_ampere_attention[],
-    tenon_image_ampere_attention8[];
-extern const uint64_t tenon_image_ampere_products_bytes, tenon_image_ampere_attention_bytes,
-    tenon_image_ampere_attention8_bytes;
+static const char *const int4_names[] = {NARROW_NAMES("int4")};
+static const char *const int8_names[] = {NARROW_NAMES("int8"), PER_HALF("quantize")};
+static const char *const fp8_names[] = {NARROW_NAMES("fp8")};
+
+/* X(image): member of set_device, names and image are called after it. */
+#define IMAGES(X) X(products) X(int4) X(int8) X(fp8) X(attention) X(attention8)
+#define IMAGE_BYTES(image)                                                                         \
+    extern const unsigned char tenon_image_ampere_##image[];                                       \
+    extern const uint64_t tenon_image_ampere_##image##_bytes;
+IMAGES(IMAGE_BYTES)
 
 const struct set_device *ampere_device(void *instance, const tn_device *device)
 {
@@ -115,29 +152,31 @@ static int32_t make_arrivals(struct set_device *d, const tn_device_api *api, tn_
 
 static void unload(struct set_device *d, const tn_device_api *api)
 {
+#define IMAGE_UNLOAD(image) code_unload(&d->image);
     if (d->arrivals)
         api->mem_free(d->device, d->arrivals);
-    code_unload(&d->products);
-    code_unload(&d->attention);
-    code_unload(&d->attention8);
+    IMAGES(IMAGE_UNLOAD)
     memset(d, 0, sizeof *d);
 }
 
 static int32_t load(struct set_device *d, const tn_device_api *api, tn_device *device, tn_err *err)
 {
-    int32_t rc;
+#define IMAGE_ROW(image)                                                                           \
+    {&d->image, tenon_image_ampere_##image, tenon_image_ampere_##image##_bytes, image##_names,     \
+     sizeof image##_names / sizeof *image##_names},
+    const struct {
+        struct cuda_code *code;
+        const unsigned char *image;
+        uint64_t bytes;
+        const char *const *names;
+        size_t n;
+    } images[] = {IMAGES(IMAGE_ROW)};
+    int32_t rc = TN_OK;
 
     d->device = device;
-    rc = code_load(&d->products, api, device, tenon_image_ampere_products,
-                   tenon_image_ampere_products_bytes, product_names, N_PRODUCT_ENTRIES, err);
-    if (rc == TN_OK)
-        rc = code_load(&d->attention, api, device, tenon_image_ampere_attention,
-                       tenon_image_ampere_attention_bytes, attention_names, N_ATTENTION_ENTRIES,
-                       err);
-    if (rc == TN_OK)
-        rc = code_load(&d->attention8, api, device, tenon_image_ampere_attention8,
-                       tenon_image_ampere_attention8_bytes, attention8_names, N_ATTENTION8_ENTRIES,
-                       err);
+    for (size_t i = 0; i < sizeof images / sizeof *images && rc == TN_OK; i++)
+        rc = code_load(images[i].code, api, device, images[i].image, images[i].bytes,
+                       images[i].names, (uint32_t)images[i].n, err);
     if (rc == TN_OK)
         rc = make_arrivals(d, api, err);
     if (rc != TN_OK)

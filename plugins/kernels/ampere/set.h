@@ -6,7 +6,7 @@
 #ifndef PLUGINS_KERNELS_AMPERE_SET_H
 #define PLUGINS_KERNELS_AMPERE_SET_H
 
-#include "../common/cuda_host.h"
+#include "../common/narrow.h"
 #include "args.h"
 #include "tenon/host.h"
 
@@ -39,7 +39,7 @@ enum attention8_entry { ENTRY_DECODE8 = 0, ENTRY_PREFILL8 = 12, N_ATTENTION8_ENT
 /* The set on one device. */
 struct set_device {
     tn_device *device; /* NULL: free */
-    struct cuda_code products, attention, attention8;
+    struct cuda_code products, int4, int8, fp8, attention, attention8;
     uint32_t *arrivals; /* [ARRIVALS] on the device, zero between launches */
 };
 
@@ -57,6 +57,12 @@ const struct set_device *ampere_device(void *instance, const tn_device *device);
 int32_t products_can_run(void *instance, const tn_op *op, tn_err *err);
 double products_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 int32_t products_launch(void *instance, const tn_launch *l, tn_err *err);
+
+/* narrow.c: linear.int8 and what is fused with it. */
+int32_t int8_can_run(void *instance, const tn_op *op, tn_err *err);
+int32_t int8_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                       uint32_t max_context, uint64_t *bytes, tn_err *err);
+int32_t int8_launch(void *instance, const tn_launch *l, tn_err *err);
 
 /* attention.c */
 int32_t attention_can_run(void *instance, const tn_op *op, tn_err *err);

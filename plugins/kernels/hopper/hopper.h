@@ -25,6 +25,7 @@
     X(EIGHT_FEW, eight_few)                                                                        \
     X(EIGHT_MANY, eight_many)                                                                      \
     X(QUANTIZE, quantize)                                                                          \
+    X(INT4, int4)                                                                                  \
     X(DECODE, decode)                                                                              \
     X(DECODE8, decode8)                                                                            \
     X(PREFILL, prefill)                                                                            \
@@ -113,7 +114,7 @@ int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, 
     X(norm_gate_gelu_##q)                                                                          \
     X(norm_gate_gelu_tanh_##q)
 
-/* X(id): the tn_variant called hopper_ID. products.c, eight.c, attend.c, norm.c */
+/* X(id): the tn_variant called hopper_ID. products.c, eight.c, int4.c, attend.c, norm.c */
 #define HOPPER_VARIANTS(X)                                                                         \
     X(linear)                                                                                      \
     X(logits)                                                                                      \
@@ -124,6 +125,12 @@ int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, 
     X(linear_add)                                                                                  \
     HOPPER_EIGHT(X, fp8)                                                                           \
     HOPPER_EIGHT(X, int8)                                                                          \
+    X(linear_int4)                                                                                 \
+    X(qkv_int4)                                                                                    \
+    X(linear_add_int4)                                                                             \
+    X(gate_silu_int4)                                                                              \
+    X(gate_gelu_int4)                                                                              \
+    X(gate_gelu_tanh_int4)                                                                         \
     X(rms_norm)                                                                                    \
     X(add_rms_norm)                                                                                \
     X(attention_bf16)                                                                              \

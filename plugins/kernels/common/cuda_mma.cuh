@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The instructions of compute capability 8.0 that the set is made of: asynchronous copies into shared memory, loads of
+ * The instructions of compute capability 8.0 that tensor cores are fed by: asynchronous copies into shared memory, loads of
  * 8x8 matrices, and matrix multiply-accumulate. Tiles lie in shared memory as rows of 16-byte chunks; chunk c of row r is
  * stored at c ^ (r & 7), so that eight rows of one chunk meet no bank twice.
  */
-#ifndef AMPERE_MMA_CUH
-#define AMPERE_MMA_CUH
+#ifndef COMMON_CUDA_MMA_CUH
+#define COMMON_CUDA_MMA_CUH
 
-#include "../common/cuda_dtype.cuh"
-#include "../common/cuda_reduce.cuh"
+#include "cuda_dtype.cuh"
+#include "cuda_reduce.cuh"
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -74,6 +74,15 @@ __device__ __forceinline__ void mma<f16>(float d[4], const uint32_t a[4], uint32
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
                  "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d[16, 8] += a[16, 32] * b[32, 8] in int8, exactly. */
+__device__ __forceinline__ void mma_int8(int d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
