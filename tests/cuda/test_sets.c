@@ -280,7 +280,7 @@ START_TEST(narrow_products_cover_rows_and_outputs)
         memcpy(s.linear_width, widths[i / 3 % 2], sizeof widths[0]);
         for (int m = 0; m < 3; m++)
             outputs += (uint32_t)s.linear_width[m];
-        uint32_t tile = tokens == 32 || (tokens == 16 && outputs >= 8192) ? 64 : 32;
+        uint32_t tile = tokens == 32 ? 64 : 2 * tokens * (outputs >= 8192 ? 2 : 1);
         for (int m = 0; m < 3; m++)
             blocks += (uint32_t)((s.linear_width[m] + tile - 1) / tile);
         kit_free(&k);

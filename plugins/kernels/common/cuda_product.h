@@ -39,7 +39,7 @@ struct product_args {
     uint32_t n_parts; /* gates: 2, in the same blocks */
     uint32_t rows, finish;
     float scale, softcap;
-    uint32_t run_shift; /* int4: 5, 6, 7: groups consist of runs of 32, 64 or 128 inputs, */
+    uint32_t run_shift; /* int4: 5 or 7: groups consist of runs of 32 or 128 inputs, */
     uint32_t runs;      /* so many */
 };
 

@@ -16,6 +16,15 @@ template <> __device__ __forceinline__ uint32_t add2<bf16>(uint32_t a, uint32_t 
     return *(uint32_t *)&c;
 }
 
+/* (a & b) ^ c in one instruction, which the compiler does not find for two constants. */
+__device__ __forceinline__ uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 template <typename X> struct int4_operands {
     typedef X T;
     typedef float sum;
@@ -43,8 +52,9 @@ template <typename X> struct int4_operands {
 
 #pragma unroll
         for (int i = 0; i < 4; i++) /* byte i of even below, of odd above */
-            w[i] = add2<X>((__byte_perm(even, odd, i * 0x0011u | (i + 4) * 0x1100u) & mask) ^ flip,
-                           offset);
+            w[i] = add2<X>(
+                and_xor(__byte_perm(even, odd, i * 0x0011u | (i + 4) * 0x1100u), mask, flip),
+                offset);
     }
     static __device__ __forceinline__ void multiply(float d[4], const uint32_t w[2][4],
                                                     const x_piece &x)

@@ -256,9 +256,7 @@ int32_t narrow_multiply(void *instance, const tn_launch *l, const void *x, const
                              .n_parts = f->matrices,
                              .rows = rows,
                              .finish = f->finish,
-                             .run_shift = group % 128 == 0  ? 7
-                                          : group % 64 == 0 ? 6
-                                                            : 5};
+                             .run_shift = group % 128 == 0 ? 7 : 5};
     struct cuda_grid g = {.x = cuda_div_up(rows, s->bn),
                           .threads = 256,
                           .shared_bytes = shared_bytes(s, dtype_of(op)),

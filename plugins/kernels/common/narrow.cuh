@@ -52,19 +52,33 @@ template <int bytes> __device__ __forceinline__ uint32_t placed(uint32_t r, uint
     return r * pitch + ((c ^ (r * (bytes / 4) & 7)) << 4);
 }
 
-/* What a thread copies of every stage: a chunk of two rows of the matrix, and one of every so many of x. */
+/* Piece `t` of four of block `b` of row `r`. Of block b + i, if b is a multiple of a power of two above i, it lies at this number
+ * with the bits of 4 * i * sizeof(P) flipped. */
+template <typename P>
+__device__ __forceinline__ uint32_t piece_at(uint32_t r, uint32_t b, uint32_t t, int pitch)
+{
+    const uint32_t at = (b * 4 + t) * sizeof(P);
+
+    return placed<sizeof(P)>(r, at / 16, pitch) + at % 16;
+}
+
+/* What a thread copies of every stage, one stage after another: a chunk of two rows of the matrix, and one of every so many rows of
+ * x. Beyond k there are zeros. */
 template <typename O, int BM, int BN> struct narrow_copies {
     using shape = narrow_shape<O, BM, BN>;
     static constexpr int w_chunks = shape::w_pitch / 16, x_chunks = shape::x_pitch / 16;
-    static constexpr int x_step = PRODUCT_THREADS / x_chunks;
+    static constexpr int x_step = PRODUCT_THREADS / x_chunks, x_rows = (BN + x_step - 1) / x_step;
     static_assert(PRODUCT_THREADS / w_chunks == BM / 2 && x_step > 0, "two rows of the matrix");
 
     const char *w[2], *x;
+    uint64_t x_stride;
+    uint32_t w_to, x_to, n_x; /* where in a stage; rows of x */
+    int32_t w_left, x_left;   /* inputs from here on */
 
     __device__ __forceinline__ narrow_copies(const product_args &p, const part &m, uint32_t n0,
                                              uint32_t row0)
     {
-        const uint32_t r = threadIdx.x / w_chunks, c = threadIdx.x % w_chunks;
+        uint32_t r = threadIdx.x / w_chunks, c = threadIdx.x % w_chunks;
 
 #pragma unroll
         for (int i = 0; i < 2; i++) { /* rows behind the last are not stored: any do for them */
@@ -72,37 +86,37 @@ template <typename O, int BM, int BN> struct narrow_copies {
             const uint32_t n = n0 + r + (is_gate(p) ? 0 : i * BM / 2);
             w[i] = (const char *)of.w + min(n, of.n - 1) * of.stride + c * 16;
         }
-        x = (const char *)p.x + (row0 + threadIdx.x / x_chunks) * p.k * O::x_bytes +
-            threadIdx.x % x_chunks * 16;
+        w_to = placed<sizeof(typename O::piece)>(r, c, shape::w_pitch);
+        w_left = (int32_t)(p.k - c * 16 * O::per_byte);
+        r = threadIdx.x / x_chunks;
+        c = threadIdx.x % x_chunks;
+        x_stride = x_step * p.k * O::x_bytes;
+        x = (const char *)p.x + (row0 + r) * p.k * O::x_bytes + c * 16;
+        x_to = shape::x_at + placed<sizeof(typename O::x_piece)>(r, c, shape::x_pitch);
+        x_left = (int32_t)(p.k - c * 16 / O::x_bytes);
+        const uint32_t rows = min(p.rows - row0, (uint32_t)BN);
+        n_x = r < rows ? (rows - r + x_step - 1) / x_step : 0;
     }
 
-    /* `to`: the stage in shared memory. */
-    __device__ __forceinline__ void matrix(const product_args &p, uint32_t stage, uint32_t to) const
+    /* The next stage's. `to`: the stage in shared memory. */
+    __device__ __forceinline__ void matrix(uint32_t to)
     {
-        const uint32_t r = threadIdx.x / w_chunks, c = threadIdx.x % w_chunks;
-        const bool inside = stage * shape::depth + c * 16 * O::per_byte < (uint32_t)p.k;
-
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            copy16(to + placed<sizeof(typename O::piece)>(r, c, shape::w_pitch) +
-                       i * (shape::w_bytes / 2),
-                   w[i] + (inside ? stage * shape::w_pitch : 0), inside);
+        for (int i = 0; i < 2; i++) {
+            copy16(to + w_to + i * (shape::w_bytes / 2), w[i], w_left > 0);
+            w[i] += shape::w_pitch;
+        }
+        w_left -= shape::depth;
     }
     /* Rows behind the last stay as they are: what they give is not stored. */
-    __device__ __forceinline__ void inputs(const product_args &p, uint32_t stage, uint32_t row0,
-                                           uint32_t to) const
+    __device__ __forceinline__ void inputs(uint32_t to)
     {
-        const uint32_t first = threadIdx.x / x_chunks, c = threadIdx.x % x_chunks;
-        const bool inside = stage * shape::depth + c * 16 / O::x_bytes < (uint32_t)p.k;
-        const char *from = x + (inside ? stage * shape::x_pitch : 0);
-
-        to += shape::x_at + placed<sizeof(typename O::x_piece)>(first, c, shape::x_pitch);
 #pragma unroll
-        for (int r = 0; r < BN; r += x_step) {
-            if (first + r < BN && row0 + first + r < p.rows)
-                copy16(to + r * shape::x_pitch, from, inside);
-            from += x_step * p.k * O::x_bytes;
-        }
+        for (int r = 0; r < x_rows; r++)
+            if (r < n_x)
+                copy16(to + x_to + r * x_step * shape::x_pitch, x + r * x_stride, x_left > 0);
+        x += shape::x_pitch;
+        x_left -= shape::depth;
     }
 };
 
@@ -119,14 +133,15 @@ template <typename O, int BM, int BN> struct narrow_scales {
 
     narrow_group ahead[each ? each : 1];
 
-    static __device__ __forceinline__ uint32_t row_shift(const product_args &p)
+    /* log2 of the runs that a stage has of a row. */
+    static __device__ __forceinline__ uint32_t runs_shift(const product_args &p)
     {
         return __ffs(shape::depth) - 1 - p.run_shift;
     }
     __device__ __forceinline__ void load(const product_args &p, const part &m, uint32_t n0,
                                          uint32_t stage)
     {
-        const uint32_t shift = row_shift(p);
+        const uint32_t shift = runs_shift(p);
 
 #pragma unroll
         for (int i = 0; i < each; i++) {
@@ -152,7 +167,7 @@ template <typename O, int BM, int BN> struct narrow_scales {
     {
 #pragma unroll
         for (int i = 0; i < each; i++)
-            if (threadIdx.x + i * PRODUCT_THREADS < (uint32_t)BM << row_shift(p))
+            if (threadIdx.x + i * PRODUCT_THREADS < (uint32_t)BM << runs_shift(p))
                 ((narrow_group *)(to + shape::groups_at))[threadIdx.x + i * PRODUCT_THREADS] =
                     ahead[i];
     }
@@ -160,38 +175,45 @@ template <typename O, int BM, int BN> struct narrow_scales {
 
 /* -- One stage ----------------------------------------------------------------------------------------------------- */
 
-/* Piece `lane` of four of block `b` of row `r`. */
-template <typename P>
-__device__ __forceinline__ P read_piece(const char *tile, uint32_t r, int b, uint32_t lane,
-                                        int pitch)
-{
-    const uint32_t at = b * 4 * sizeof(P) + lane * sizeof(P);
+/* Where the lane's pieces of the warp's panel are in a stage. */
+struct narrow_place {
+    uint32_t w, x, groups;
+};
 
-    return *(const P *)(tile + placed<sizeof(P)>(r, at / 16, pitch) + at % 16);
-}
-
-/* The warp's 16 rows times BN rows of x over its panel of a stage. */
 template <typename O, int BM, int BN>
-__device__ __forceinline__ void narrow_stage(const char *at, uint32_t run_shift,
-                                             typename O::sum sums[BN / 8][4])
+__device__ __forceinline__ narrow_place find_place(uint32_t run_shift)
 {
     using shape = narrow_shape<O, BM, BN>;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x & 31, t = lane & 3;
-    const uint32_t row = warp % shape::groups * 16 + lane / 4, panel = warp / shape::groups;
-    const narrow_group *groups = (const narrow_group *)(at + shape::groups_at);
-    const uint32_t within = (1u << run_shift) - 1;
+    const uint32_t row = warp % shape::groups * 16 + lane / 4;
+    const uint32_t block = warp / shape::groups * shape::blocks;
+
+    return {piece_at<typename O::piece>(row, block, t, shape::w_pitch),
+            shape::x_at + piece_at<typename O::x_piece>(lane / 4, block, t, shape::x_pitch),
+            shape::groups_at + ((row * shape::depth + block * BLOCK_K) >> run_shift) *
+                                   (uint32_t)sizeof(narrow_group)};
+}
+
+/* The warp's 16 rows times BN rows of x over its panel of a stage. RUN: blocks that share their scales. */
+template <typename O, int BM, int BN, int RUN>
+__device__ __forceinline__ void narrow_stage(const char *at, const narrow_place &place,
+                                             typename O::sum sums[BN / 8][4])
+{
+    using shape = narrow_shape<O, BM, BN>;
     typename O::sum part[BN / 8][4];
     narrow_group g[2] = {};
 
-#pragma unroll
+#pragma unroll(BN < 32 ? shape::blocks : 2) /* as registers allow */
     for (int i = 0; i < shape::blocks; i++) {
-        const int b = panel * shape::blocks + i;
+        const char *from = at + (place.w ^ (i * 4 * (uint32_t)sizeof(typename O::piece)));
+        const char *x = at + (place.x ^ (i * 4 * (uint32_t)sizeof(typename O::x_piece)));
         uint32_t w[2][4];
-        if (O::grouped && (i * BLOCK_K & within) == 0) {
+        if (O::grouped && i % RUN == 0) {
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                g[h] = groups[(row + 8 * h) * (shape::depth >> run_shift) +
-                              (b * BLOCK_K >> run_shift)];
+                g[h] = *(const narrow_group *)(at + place.groups +
+                                               (i + h * 8 * shape::depth / BLOCK_K) / RUN *
+                                                   sizeof(narrow_group));
 #pragma unroll
             for (int n = 0; n < BN / 8; n++)
 #pragma unroll
@@ -200,14 +222,13 @@ __device__ __forceinline__ void narrow_stage(const char *at, uint32_t run_shift,
         }
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            O::widen(read_piece<typename O::piece>(at, row + 8 * h, b, t, shape::w_pitch),
-                     g[h].offset, w[h]);
+            O::widen(*(const typename O::piece *)(from + h * 8 * shape::w_pitch), g[h].offset,
+                     w[h]);
 #pragma unroll
         for (int n = 0; n < BN / 8; n++)
             O::multiply(O::grouped ? part[n] : sums[n], w,
-                        read_piece<typename O::x_piece>(at + shape::x_at, 8 * n + lane / 4, b, t,
-                                                        shape::x_pitch));
-        if (O::grouped && ((i + 1) * BLOCK_K & within) == 0)
+                        *(const typename O::x_piece *)(x + 8 * n * shape::x_pitch));
+        if (O::grouped && (i + 1) % RUN == 0)
 #pragma unroll
             for (int n = 0; n < BN / 8; n++)
 #pragma unroll
@@ -228,43 +249,54 @@ __device__ __forceinline__ void narrow_product(const product_args &p)
     const uint32_t n0 = (blockIdx.y - m.first) * (is_gate(p) ? BM / 2 : BM);
     const uint32_t row0 = blockIdx.x * BN, ring = shared_address(space);
     const uint32_t n_stages = ((uint32_t)p.k + shape::depth - 1) / shape::depth;
-    const narrow_copies<O, BM, BN> copies(p, m, n0, row0);
-    narrow_scales<O, BM, BN> scales;
+    const narrow_place place = find_place<O, BM, BN>(p.run_shift);
+    narrow_copies<O, BM, BN> copies(p, m, n0, row0);
+    narrow_scales<O, BM, BN> scales[STAGES - 1];
     typename O::sum sums[BN / 8][4] = {};
+    uint32_t at = 0, to = (STAGES - 1) * shape::stage; /* of the stages to multiply and to fill */
 
-    for (uint32_t i = 0; i < STAGES - 1 && i < n_stages; i++) {
-        copies.matrix(p, i, ring + i * shape::stage); /* does not depend on the kernel ahead */
-        scales.load(p, m, n0, i);
-        scales.store(p, space + i * shape::stage);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) { /* weights do not depend on the kernel ahead */
+        copies.matrix(ring + i * shape::stage);
+        scales[i].load(p, m, n0, i);
     }
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++)
+        scales[i].store(p, space + i * shape::stage);
     wait_for_previous();
-    for (uint32_t i = 0; i < STAGES - 1; i++) {
-        if (i < n_stages)
-            copies.inputs(p, i, row0, ring + i * shape::stage);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) {
+        copies.inputs(ring + i * shape::stage);
         copies_commit();
     }
     for (uint32_t i = 0; i < n_stages; i++) {
-        const uint32_t ahead = i + STAGES - 1, to = ahead % STAGES * shape::stage;
+        const bool more = i + STAGES - 1 < n_stages;
         copies_wait<STAGES - 2>();
         __syncthreads();
-        if (ahead < n_stages) {
-            copies.matrix(p, ahead, ring + to);
-            copies.inputs(p, ahead, row0, ring + to);
-            scales.load(p, m, n0, ahead);
+        if (more) {
+            copies.matrix(ring + to);
+            copies.inputs(ring + to);
+            scales[0].load(p, m, n0, i + STAGES - 1);
+        } else {
+            let_next_begin(); /* its loads shall not compete with this one's */
         }
         copies_commit();
-        narrow_stage<O, BM, BN>(space + i % STAGES * shape::stage, p.run_shift, sums);
-        if (ahead < n_stages)
-            scales.store(p, space + to);
+        if (!O::grouped || p.run_shift == 7)
+            narrow_stage<O, BM, BN, 4>(space + at, place, sums);
+        else
+            narrow_stage<O, BM, BN, 1>(space + at, place, sums);
+        if (more)
+            scales[0].store(p, space + to);
+        at = at == (STAGES - 1) * shape::stage ? 0 : at + shape::stage;
+        to = to == (STAGES - 1) * shape::stage ? 0 : to + shape::stage;
     }
     copies_wait<0>();
     __syncthreads();
-    let_next_begin();
     finish_tile<O, BM, BN>(p, m, n0, row0, sums, space);
 }
 
 #define STAMP_NARROW(scheme, dtype, O, bm, bn, stages)                                             \
-    extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, bn <= 16 ? 3 : 2)                \
+    extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, (bm) == 32 && (bn) == 8 ? 3 : 2) \
         scheme##_##dtype##_##bm##x##bn(const __grid_constant__ product_args p)                     \
     {                                                                                              \
         narrow_product<O, bm, bn, stages>(p);                                                      \

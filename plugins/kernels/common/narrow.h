@@ -10,7 +10,7 @@
 #include "cuda_product.h"
 
 /* X(rows of the matrix, rows of x, stages of the ring): the kernels, by the rows that they are for. */
-#define NARROW_SHAPES(X) X(32, 8, 3) X(32, 16, 3) X(64, 16, 3) X(64, 32, 3)
+#define NARROW_SHAPES(X) X(16, 8, 3) X(32, 8, 3) X(32, 16, 3) X(64, 16, 4) X(64, 32, 3)
 
 #ifndef __CUDACC__
 
@@ -22,9 +22,10 @@ extern const tn_range narrow_rows[];
 
 /* Names of the kernels by dtype of the rows, then by shape: "int4_f16_32x8", of int4.cu, and so on. */
 #define NARROW_NAMES(scheme)                                                                       \
-    scheme "_f16_32x8", scheme "_f16_32x16", scheme "_f16_64x16", scheme "_f16_64x32",             \
-        scheme "_bf16_32x8", scheme "_bf16_32x16", scheme "_bf16_64x16", scheme "_bf16_64x32"
-#define N_NARROW_NAMES 8
+    scheme "_f16_16x8", scheme "_f16_32x8", scheme "_f16_32x16", scheme "_f16_64x16",              \
+        scheme "_f16_64x32", scheme "_bf16_16x8", scheme "_bf16_32x8", scheme "_bf16_32x16",       \
+        scheme "_bf16_64x16", scheme "_bf16_64x32"
+#define N_NARROW_NAMES 10
 
 /* The set's code for matrices of `dtype` on a device that it is attached to; every set that compiles narrow.c has this
  * function. */
