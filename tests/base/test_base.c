@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tests of core/base: the small things that everything else trusts. */
+#include <float.h>
 #include <math.h>
 
 #include "base/arena.h"
@@ -61,6 +62,28 @@ START_TEST(narrowing_rounds_to_nearest_even)
     ck_assert_uint_eq(tn_f32_to_f8e4m3(-0x1p-10f), 0x80); /* tie to zero, sign kept */
     ck_assert_uint_eq(tn_f32_to_f8e4m3(NAN) & 0x7f, 0x7f);
     ck_assert(isnan(tn_bf16_to_f32(tn_f32_to_bf16(NAN))));
+}
+END_TEST
+
+/* Rows of e4m3 are divided by a power of two, and no smaller one would do. */
+START_TEST(step_of_e4m3_is_the_smallest_power_of_two)
+{
+    static const float near[] = {448.0f, 1.0f, 1.75f, 3.5f, 0x1p-100f, 0x1p-118f, FLT_MAX};
+
+    ck_assert(tn_f8e4m3_step(0.0f) == 0.0f);
+    ck_assert(tn_f8e4m3_step(448.0f) == 1.0f);
+    ck_assert(tn_f8e4m3_step(nextafterf(448.0f, 1e3f)) == 2.0f);
+    ck_assert(tn_f8e4m3_step(0x1p-149f) == 0x1p-126f);
+    ck_assert(tn_f8e4m3_step(0x1.cp-118f) == 0x1p-126f);
+    for (size_t i = 0; i < sizeof near / sizeof *near; i++)
+        for (int k = -1; k <= (near[i] < FLT_MAX); k++) {
+            float most = nextafterf(near[i], k < 0 ? 0.0f : k ? INFINITY : near[i]);
+            float step = tn_f8e4m3_step(most);
+            int exponent;
+            ck_assert(frexpf(step, &exponent) == 0.5f);
+            ck_assert(most <= 448.0f * (double)step);
+            ck_assert(most > 224.0f * (double)step || step == 0x1p-126f);
+        }
 }
 END_TEST
 
@@ -291,6 +314,7 @@ int main(void)
     tcase_add_test(t, checked_arithmetic_reports_overflow);
     tcase_add_test(t, narrow_floats_round_trip_every_value);
     tcase_add_test(t, narrowing_rounds_to_nearest_even);
+    tcase_add_test(t, step_of_e4m3_is_the_smallest_power_of_two);
     tcase_add_test(t, philox_matches_random123_known_answer);
     tcase_add_test(t, arena_objects_are_zeroed_and_aligned);
     tcase_add_test(t, strbuf_survives_memory_running_out);

@@ -15,16 +15,27 @@ static const struct fake_api *fake;
 static struct plug cuda, ampere;
 static struct kit k;
 
-static void setup(void)
+static void setup_on(int major, int minor)
 {
     void *driver = dlopen(FAKE_DRIVER, RTLD_NOW | RTLD_LOCAL);
 
     ck_assert_msg(driver != NULL, "%s", dlerror());
     fake = dlsym(driver, "fake_api");
     fake->reset();
+    fake->set_capability(major, minor);
     plug_load_with(&cuda, "cuda", config, 2);
     plug_load_on(&ampere, "ampere", &cuda);
     kit_init(&k, 1);
+}
+
+static void setup(void)
+{
+    setup_on(9, 0);
+}
+
+static void setup_older(void)
+{
+    setup_on(8, 0);
 }
 
 static void teardown(void)
@@ -413,6 +424,47 @@ START_TEST(quantized_products_without_cublaslt_are_left_to_plain_kernels)
 }
 END_TEST
 
+/* Short rows are left unrounded by variants that are no fallback; those that would round them want to be pinned. */
+START_TEST(short_rows_of_fp8_are_not_rounded)
+{
+    const tn_variant *plain = variant(&cuda, "linear_fp8.cuda");
+    const tn_variant *library = variant(&cuda, "linear_fp8.cublaslt");
+    const tn_variant *unrounded = variant(&cuda, "linear_fp8_short.cuda");
+    struct shape s = {
+        .in_width = {1008}, .linear_width = {64}, .act = TN_DT_BF16, .matrix = TN_DT_F8E4M3};
+    const tn_op *shorter = compose(&k, plain, &s), *longer;
+
+    s.in_width[0] = 1024;
+    longer = compose(&k, plain, &s);
+    ck_assert(unrounded->flags & TN_VARIANT_WIDE_ROWS);
+    ck_assert(!((unrounded->flags | variant(&cuda, "linear_fp8_short.cublaslt")->flags) &
+                TN_VARIANT_FALLBACK));
+    ck_assert(plain->cost_ns(cuda.instance, longer, 4) > 0);
+    ck_assert(library->cost_ns(cuda.instance, longer, 4) > 0);
+    expect_refusal(&cuda, "linear_fp8_short.cuda", &s, "rows of less than 1024");
+    expect_refusal(&cuda, "linear_fp8_short.cublaslt", &s, "rows of less than 1024");
+    s.in_width[0] = 1008;
+    ck_assert(plain->cost_ns(cuda.instance, shorter, 4) < 0);
+    ck_assert(library->cost_ns(cuda.instance, shorter, 4) < 0);
+    ck_assert(unrounded->cost_ns(cuda.instance, shorter, 4) > 0);
+    expect_taken(&cuda, "linear_fp8_short.cuda", &s);
+    expect_refusal(&cuda, "linear_fp8_short.cublaslt", &s, "cuBLASLt was not found");
+    ck_assert_uint_eq(launched(&cuda, unrounded, shorter, 5, 10, NULL)->config.gridDimX, 1);
+}
+END_TEST
+
+START_TEST(without_e4m3_short_rows_are_as_others)
+{
+    struct shape s = {
+        .in_width = {512}, .linear_width = {64}, .act = TN_DT_BF16, .matrix = TN_DT_F8E4M3};
+    const tn_variant *plain = variant(&cuda, "linear_fp8.cuda");
+
+    ck_assert(plain->cost_ns(cuda.instance, compose(&k, plain, &s), 4) > 0);
+    expect_refusal(&cuda, "linear_fp8_short.cuda", &s, "a GPU with e4m3 arithmetic");
+    expect_refusal(&cuda, "linear_fp8_short.cublaslt", &s, "a GPU with e4m3 arithmetic");
+}
+END_TEST
+
 /* -- Failures ------------------------------------------------------------------------------------------------ */
 
 START_TEST(an_attachment_that_fails_leaves_nothing)
@@ -445,7 +497,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("cuda_sets");
-    TCase *c = tcase_create("sets");
+    TCase *c = tcase_create("sets"), *older = tcase_create("older");
 
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, the_portable_set_has_every_op_in_every_float_dtype);
@@ -462,7 +514,11 @@ int main(void)
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);
     tcase_add_test(c, few_rows_of_int4_have_a_warp_for_every_two_outputs);
     tcase_add_test(c, quantized_products_without_cublaslt_are_left_to_plain_kernels);
+    tcase_add_test(c, short_rows_of_fp8_are_not_rounded);
     tcase_add_test(c, an_attachment_that_fails_leaves_nothing);
     suite_add_tcase(s, c);
+    tcase_add_checked_fixture(older, setup_older, teardown);
+    tcase_add_test(older, without_e4m3_short_rows_are_as_others);
+    suite_add_tcase(s, older);
     return run_suite(s);
 }

@@ -348,3 +348,42 @@ struct shape shape_for(const tn_variant *v)
     }
     return s;
 }
+
+/* -- Rows that are not rounded -------------------------------------------------------------------------- */
+
+/* linear.fp8 without rounding rows: linear, with the scales multiplied in. */
+static const tn_op *wide_linear(struct kit *k, const tn_op *op)
+{
+    const tn_weight *matrix = op->weights[0];
+    uint64_t n = matrix->dims[0], width = matrix->dims[1];
+    tn_weight *w = kit_weight(k, TN_DT_F32, n, width, 1.0f, 0);
+    tn_op *wide = kit_op(k, TN_OP_LINEAR);
+
+    for (uint64_t i = 0; i < n; i++)
+        for (uint64_t j = 0; j < width; j++)
+            ((float *)w->data)[i * width + j] =
+                ((const float *)op->weights[1]->data)[i] *
+                tn_f8e4m3_to_f32(((const uint8_t *)matrix->data)[i * matrix->stride0 + j]);
+    op_in(wide, op->in[0]);
+    op_out(wide, op->out[0]);
+    op_weight(wide, w);
+    if (op->n_weights > 2)
+        op_weight(wide, op->weights[2]);
+    return wide;
+}
+
+const tn_op *compose_wide_rows(struct kit *k, const tn_op *op)
+{
+    const tn_op **members = kit_alloc(k, (op->n_members + 1) * sizeof *members);
+    tn_op *copy = kit_alloc(k, sizeof *copy);
+
+    if (strcmp(op->name, TN_OP_LINEAR_FP8) == 0)
+        return wide_linear(k, op);
+    *copy = *op;
+    for (uint32_t i = 0; i < op->n_members; i++) /* members have none of their own */
+        members[i] = strcmp(op->members[i]->name, TN_OP_LINEAR_FP8) == 0
+                         ? wide_linear(k, op->members[i])
+                         : op->members[i];
+    copy->members = members;
+    return copy;
+}

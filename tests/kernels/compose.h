@@ -36,4 +36,7 @@ tn_op *compose(struct kit *k, const tn_variant *v, const struct shape *s);
 /* A shape of moderate size that fits the op of `v`, odd where it may be. */
 struct shape shape_for(const tn_variant *v);
 
+/* `op` with every linear.fp8 as variants of TN_VARIANT_WIDE_ROWS compute it, for run_reference. */
+const tn_op *compose_wide_rows(struct kit *k, const tn_op *op);
+
 #endif

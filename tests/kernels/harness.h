@@ -143,7 +143,7 @@ struct env {
 
 uint64_t value_rows(const tn_value *v, const tn_batch *b);
 uint64_t value_bytes(const tn_value *v, const tn_batch *b);
-/* Fills an input with random numbers in [-limit, limit), rounded to `coarse` first if that is bfloat16 or e4m3. */
+/* Fills an input with random numbers in [-limit, limit), rounded to bfloat16 first if that is `coarse`. */
 void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b, float limit,
               uint32_t coarse);
 

@@ -27,6 +27,7 @@ static struct noted {
     struct product_params products;
     struct eight_params eight;
     struct quantize_params quantize;
+    struct norm_params norm;
     struct attention_params attention;
 } launches[8];
 static uint32_t swizzles[8]; /* of the last tensor that was encoded with so many dimensions */
@@ -108,10 +109,13 @@ static inline int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_la
     n->k = *k;
     if (strncmp(n->entry, "skinny", 6) == 0 || strncmp(n->entry, "wide", 4) == 0)
         n->products = *(const struct product_params *)k->params[0];
-    if (strncmp(n->entry, "few", 3) == 0 || strncmp(n->entry, "many", 4) == 0)
+    if (strncmp(n->entry, "few", 3) == 0 || strncmp(n->entry, "many", 4) == 0 ||
+        strncmp(n->entry, "half", 4) == 0)
         n->eight = *(const struct eight_params *)k->params[0];
     if (strncmp(n->entry, "quantize", 8) == 0)
         n->quantize = *(const struct quantize_params *)k->params[0];
+    if (strncmp(n->entry, "norm", 4) == 0)
+        n->norm = *(const struct norm_params *)k->params[0];
     if (strncmp(n->entry, "decode", 6) == 0 || strncmp(n->entry, "prefill", 7) == 0)
         n->attention = *(const struct attention_params *)k->params[0];
     ck_assert_uint_le(k->shared_bytes, SHARED_LIMIT);

@@ -234,14 +234,70 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
 }
 END_TEST
 
-static tn_op *norm_qkv(void)
+/* Rows stay as they are: one launch, whose runs of tokens cover all rows. */
+START_TEST(plan_of_rows_that_are_not_rounded_covers_them)
+{
+    static const uint32_t ns[] = {8, 136, 4096, 11008, 128256}, ks[] = {16, 720, 4096, 28672};
+    static const uint32_t rows[] = {1, 8, 9, 16, 33, 64, 65, 128, 257, 2048};
+
+    for (size_t i = 0; i < 5 * 4 * 10; i++) {
+        uint32_t n = ns[i / 40], k = ks[i / 10 % 4], t = rows[i % 10];
+        const struct noted *product = &launches[0];
+        const struct product_params *p = &product->eight.p;
+        tn_batch b = batch_of(t);
+        unsigned tile, tokens, stages;
+        const tn_op *op = eight(0, TN_DT_F8E4M3, n, k);
+        ck_assert_ok(hopper_linear_fp8_half.can_run(instance, op, &err), &err);
+        launch(&hopper_linear_fp8_half, op, &b, NULL);
+        ck_assert_uint_eq(n_launches, 1);
+        ck_assert_int_eq(sscanf(product->entry, "half_bf16_%ux%ux%u", &tile, &tokens, &stages), 3);
+        ck_assert_uint_eq(p->tiles, (n + tile - 1) / tile);
+        ck_assert_uint_eq(product->k.grid[0], p->tiles * product->k.cluster[0]);
+        ck_assert_uint_eq(product->k.grid[1], (t + tokens - 1) / tokens);
+        ck_assert_uint_eq(tile / product->k.cluster[0] % 8, 0); /* gated tiles, too */
+        ck_assert_uint_ge(p->k_blocks * EIGHT_K, k);
+        ck_assert_uint_le(product->k.cluster[0], p->k_blocks);
+        ck_assert_uint_ge(product->k.shared_bytes, stages * (tile + 2 * tokens) * 128);
+        ck_assert_uint_ge(stages * (tile + 2 * tokens) * 128, tokens * (tile + 4) * 4);
+        ck_assert_ptr_null(product->eight.step);
+    }
+}
+END_TEST
+
+/* The numbers of rows below which rows are read as they are, and who is left where rows are short. */
+START_TEST(rows_are_rounded_only_where_they_are_many_and_long)
+{
+    static const struct {
+        uint32_t k, rows, half;
+    } cases[] = {{4096, 1, 1}, {4096, 16, 1}, {4096, 256, 0}, {1024, 2048, 0}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const tn_op *op = eight(0, TN_DT_F8E4M3, 4096, cases[i].k);
+        double half = hopper_linear_fp8_half.cost_ns(instance, op, cases[i].rows);
+        double rounded = hopper_linear_fp8.cost_ns(instance, op, cases[i].rows);
+        ck_assert(half > 0 && rounded > 0);
+        ck_assert_int_eq(half < rounded, cases[i].half);
+    }
+    for (uint32_t rows = 1; rows <= 4096; rows *= 16) {
+        const tn_op *op = eight(0, TN_DT_F8E4M3, 4096, 1008);
+        ck_assert(hopper_linear_fp8.cost_ns(instance, op, rows) < 0); /* pinned only */
+        ck_assert(hopper_linear_fp8_half.cost_ns(instance, op, rows) > 0);
+        ck_assert(hopper_linear_int8.cost_ns(instance, eight(0, TN_DT_I8, 4096, 1008), rows) > 0);
+    }
+    ck_assert(hopper_linear_fp8_half.flags & TN_VARIANT_WIDE_ROWS);
+    ck_assert(!(hopper_linear_fp8_half.flags & TN_VARIANT_FALLBACK));
+    ck_assert(!(hopper_linear_fp8.flags & TN_VARIANT_WIDE_ROWS));
+}
+END_TEST
+
+static tn_op *norm_qkv(uint32_t dtype)
 {
     static tn_op fused;
     static const tn_weight *all[7];
     static const tn_value *out[3];
 
     for (int i = 0; i < 3; i++) {
-        member_list[1 + i] = eight(i, TN_DT_I8, i ? 1000 : 4096, 512);
+        member_list[1 + i] = eight(i, dtype, i ? 1000 : 4096, 512);
         out[i] = &values[2 * i + 1];
         all[1 + 2 * i] = &weights[2 * i];
         all[2 + 2 * i] = &weights[2 * i + 1];
@@ -267,7 +323,7 @@ START_TEST(norm_is_done_while_rows_are_quantized)
 {
     const struct eight_params *p = &launches[1].eight;
     tn_batch b = batch_of(3);
-    tn_op *op = norm_qkv();
+    tn_op *op = norm_qkv(TN_DT_I8);
 
     ck_assert_ok(hopper_norm_qkv_int8.can_run(instance, op, &err), &err);
     launch(&hopper_norm_qkv_int8, op, &b, NULL);
@@ -278,6 +334,27 @@ START_TEST(norm_is_done_while_rows_are_quantized)
     ck_assert_uint_eq(p->p.parts[2].first, 80);
     launch(&hopper_linear_int8, member_list[1], &b, NULL);
     ck_assert_ptr_null(launches[0].quantize.weight);
+}
+END_TEST
+
+START_TEST(norm_leaves_rows_in_the_workspace_where_they_are_not_rounded)
+{
+    uint64_t bytes = 0;
+    tn_batch b = batch_of(3);
+    tn_op *op = norm_qkv(TN_DT_F8E4M3);
+
+    ck_assert_ok(hopper_norm_qkv_fp8_half.can_run(instance, op, &err), &err);
+    launch(&hopper_norm_qkv_fp8_half, op, &b, NULL);
+    ck_assert_uint_eq(n_launches, 2);
+    ck_assert_str_eq(launches[0].entry, "norm_bf16_1");
+    ck_assert_ptr_eq(launches[0].norm.out, memory);
+    ck_assert_ptr_null(launches[0].norm.b);
+    ck_assert_uint_eq(launches[1].eight.p.n_parts, 3);
+    ck_assert_ok(hopper_norm_qkv_fp8_half.workspace(instance, op, 3, 3, 64, &bytes, &err), &err);
+    ck_assert_uint_eq(bytes, 3 * 512 * 2);
+    ck_assert_ok(hopper_linear_fp8_half.workspace(instance, member_list[1], 3, 3, 64, &bytes, &err),
+                 &err);
+    ck_assert_uint_eq(bytes, 0);
 }
 END_TEST
 
@@ -298,12 +375,12 @@ START_TEST(product_of_8_bits_that_does_not_fit_is_refused)
     weights[1].dtype = TN_DT_F16;
     ck_assert_int_eq(hopper_linear_fp8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
     ck_assert_err_has(&err, "must be float32");
-    op = norm_qkv();
+    op = norm_qkv(TN_DT_I8);
     ops[1].attrs = &one; /* the keys' rows would be divided by another number */
     ops[1].n_attrs = 1;
     ck_assert_int_eq(hopper_norm_qkv_int8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
     ck_assert_err_has(&err, "different scales");
-    op = norm_qkv();
+    op = norm_qkv(TN_DT_I8);
     weights[6].dims[0] = 64; /* a norm per head */
     ck_assert_int_eq(hopper_norm_qkv_int8.can_run(instance, op, &err), TN_E_UNSUPPORTED);
     ck_assert_err_has(&err, "whole rows");
@@ -367,7 +444,10 @@ int main(void)
     tcase_add_test(t, biases_are_taken_in_float32_and_in_the_rows_dtype);
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, plan_of_a_product_of_8_bits_covers_it);
+    tcase_add_test(t, plan_of_rows_that_are_not_rounded_covers_them);
+    tcase_add_test(t, rows_are_rounded_only_where_they_are_many_and_long);
     tcase_add_test(t, norm_is_done_while_rows_are_quantized);
+    tcase_add_test(t, norm_leaves_rows_in_the_workspace_where_they_are_not_rounded);
     tcase_add_test(t, product_of_8_bits_that_does_not_fit_is_refused);
     tcase_add_test(t, device_without_code_is_left_alone);
     tcase_add_test(t, too_many_devices_are_refused);

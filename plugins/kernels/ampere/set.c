@@ -57,7 +57,8 @@ static const tn_gpu_target without_e4m3[] = {
                           int8_can_run, int8_workspace, int8_launch)
 #define FP8(id, op, equals)                                                                        \
     static NARROW_VARIANT(id##_fp8, #id "_fp8_wide.ampere", op, equals, TN_DT_F8E4M3,              \
-                          TN_VARIANT_FALLBACK, without_e4m3, narrow_can_run, NULL, narrow_launch)
+                          TN_VARIANT_FALLBACK | TN_VARIANT_WIDE_ROWS, without_e4m3,                \
+                          narrow_can_run, NULL, narrow_launch)
 NARROW_FORMS(INT4, "int4", TN_OP_LINEAR_INT4)
 NARROW_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)
 NARROW_NORM_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)

@@ -137,8 +137,9 @@
         .name = #id NAME_##kernel,                                                                 \
         .op = op_name,                                                                             \
         .equals = composition,                                                                     \
-        .flags = TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT |                           \
-                 (DTYPE_##kernel == TN_DT_F8E4M3 ? TN_VARIANT_FALLBACK : 0),                       \
+        .flags =                                                                                   \
+            TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT |                                \
+            (DTYPE_##kernel == TN_DT_F8E4M3 ? TN_VARIANT_FALLBACK | TN_VARIANT_WIDE_ROWS : 0),     \
         .act_dtypes = TN_DT_BIT(TN_DT_F32),                                                        \
         .weight_dtypes = TN_DT_BIT(DTYPE_##kernel),                                                \
         .cpu = {NEEDS_##kernel, 0},                                                                \

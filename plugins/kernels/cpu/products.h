@@ -30,7 +30,7 @@
     X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_INT8, NULL)                                        \
     FUSED_FORMS(X, kernel, "linear.int8")
 
-/* Rows of x are not rounded to e4m3: a fallback, see TN_OP_LINEAR_FP8 in ops.h. */
+/* Rows of x are not rounded to e4m3, for want of hardware: see linear.fp8 in ops.h. */
 #define FP8_FORMS(X, kernel)                                                                       \
     X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_FP8, NULL)                                         \
     FUSED_FORMS(X, kernel, "linear.fp8")

@@ -2,7 +2,8 @@
 /*
  * The portable set's quantized products (linear.int8, linear.fp8, linear.int4): plain kernels for any shape, and
  * cuBLASLt where it has tensor cores for them. On GPUs without e4m3 arithmetic the library multiplies in the dtype of the
- * rows, which is a fallback (tenon/ops.h). Threads: set.h.
+ * rows, which is a fallback (tenon/ops.h). It does so on others if rows are short: rounding them to e4m3 would cost precision
+ * and gain little. Threads: set.h.
  */
 #include "set.h"
 
@@ -14,6 +15,9 @@
 /* The library has no int8 kernels for fewer; rows beyond the step's are multiplied and dropped. */
 #define LEAST_ROWS 32
 
+/* Elements of rows below which they are not rounded to e4m3, unless such a variant is pinned. */
+#define SHORT_ROW 1024
+
 /* What the plain kernels reach, roughly. */
 #define INT8_OPS_PER_NS 2e4
 #define FLOAT_OPS_PER_NS 6e3
@@ -23,6 +27,19 @@
 static uint32_t matrix_dtype(const tn_op *op)
 {
     return op->weights[0]->dtype;
+}
+
+static int has_e4m3(void *instance)
+{
+    const struct set_device *d = set_any_device(instance);
+
+    return d && d->device->major * 10 + d->device->minor >= 89;
+}
+
+/* Whether linear.fp8 leaves the rows of `op` as they are though the GPU could round them. */
+static int is_short(void *instance, const tn_op *op)
+{
+    return matrix_dtype(op) == TN_DT_F8E4M3 && op->in[0]->width < SHORT_ROW && has_e4m3(instance);
 }
 
 static uint64_t padded(uint64_t k)
@@ -166,14 +183,16 @@ static const void *bias_of(const tn_launch *l, uint32_t *dtype)
     return l->weights[needs];
 }
 
-static int32_t multiply_plainly(const struct piece *p, tn_err *err)
+/* `wide`: rows were not quantized. */
+static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
 {
     const tn_op *op = p->l->op;
     uint32_t dtype = matrix_dtype(op);
-    uint32_t entry = dtype == TN_DT_I8       ? ENTRY_product_i8
-                     : dtype == TN_DT_F8E4M3 ? ENTRY_product_f8
-                                             : ENTRY_product_i4;
-    struct quant_args a = {.x = dtype == TN_DT_I4 ? p->x : p->q,
+    uint32_t entry = dtype == TN_DT_I8   ? ENTRY_product_i8
+                     : dtype == TN_DT_I4 ? ENTRY_product_i4
+                     : wide              ? ENTRY_product_f8_wide
+                                         : ENTRY_product_f8;
+    struct quant_args a = {.x = wide ? p->x : p->q,
                            .w = p->l->weights[0],
                            .y = p->y,
                            .n = op->out[0]->width,
@@ -188,7 +207,7 @@ static int32_t multiply_plainly(const struct piece *p, tn_err *err)
     if (dtype == TN_DT_I4) {
         a.groups = groups_of(p->l);
     } else {
-        a.step = p->step;
+        a.step = wide ? NULL : p->step;
         a.scale = p->l->weights[1];
     }
     return set_launch(p->d, p->l, IMAGE_quant, entry + float_index(op), g, &a, err);
@@ -257,8 +276,8 @@ static int32_t multiply(const struct piece *p, int widened, tn_err *err)
     rc = gemm_run((struct gemm *)&p->d->gemm, &c, &own);
     if (rc == TN_OK)
         return descale(p, widened, err);
-    if (own.native == CUBLAS_STATUS_NOT_SUPPORTED && (!widened || matrix_dtype(op) == TN_DT_I4))
-        return multiply_plainly(p, err);
+    if (own.native == CUBLAS_STATUS_NOT_SUPPORTED)
+        return multiply_plainly(p, widened, err);
     if (err)
         *err = own;
     return rc;
@@ -282,8 +301,7 @@ double linear_int8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
 
 double linear_fp8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
 {
-    (void)instance;
-    return plain_cost(op, rows, FLOAT_OPS_PER_NS) + 3000.0;
+    return is_short(instance, op) ? -1.0 : plain_cost(op, rows, FLOAT_OPS_PER_NS) + 3000.0;
 }
 
 double linear_int4_cost_ns(void *instance, const tn_op *op, uint32_t rows)
@@ -336,7 +354,7 @@ static int32_t launch_plainly(void *instance, const tn_launch *l, tn_err *err)
     struct piece p = plain_piece(instance, l);
     int32_t rc = p.rows ? quantize(&p, err) : TN_OK;
 
-    return rc || !p.rows ? rc : multiply_plainly(&p, err);
+    return rc || !p.rows ? rc : multiply_plainly(&p, 0, err);
 }
 
 int32_t linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
@@ -349,7 +367,7 @@ int32_t linear_fp8_launch(void *instance, const tn_launch *l, tn_err *err)
     return launch_plainly(instance, l, err);
 }
 
-int32_t linear_int4_launch(void *instance, const tn_launch *l, tn_err *err)
+static int32_t launch_wide(void *instance, const tn_launch *l, tn_err *err)
 {
     struct piece p = {.d = set_device_of(instance, l->device),
                       .l = l,
@@ -357,7 +375,34 @@ int32_t linear_int4_launch(void *instance, const tn_launch *l, tn_err *err)
                       .x = l->in[0],
                       .y = l->out[0]};
 
-    return p.rows ? multiply_plainly(&p, err) : TN_OK;
+    return p.rows ? multiply_plainly(&p, 1, err) : TN_OK;
+}
+
+int32_t linear_int4_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_wide(instance, l, err);
+}
+
+/* -- e4m3, short rows ----------------------------------------------------------------------------------------- */
+
+int32_t short_fp8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = check_8(op, TN_DT_F8E4M3, err);
+
+    return rc ? rc
+              : cuda_require(op, is_short(instance, op),
+                             "is for rows of less than 1024 on a GPU with e4m3 arithmetic", err);
+}
+
+double short_fp8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return plain_cost(op, rows, FLOAT_OPS_PER_NS);
+}
+
+int32_t short_fp8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_wide(instance, l, err);
 }
 
 /* -- int4, few rows ------------------------------------------------------------------------------------------ */
@@ -414,13 +459,6 @@ static int32_t check_library(void *instance, const tn_op *op, uint64_t unit, tn_
                         "cuBLASLt wants rows of a multiple of 16 bytes", err);
 }
 
-static int has_e4m3(void *instance)
-{
-    const struct set_device *d = set_any_device(instance);
-
-    return d && d->device->major * 10 + d->device->minor >= 89;
-}
-
 int32_t gemm_int8_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_8(op, TN_DT_I8, err);
@@ -456,6 +494,13 @@ int32_t gemm_fp8_wide_can_run(void *instance, const tn_op *op, tn_err *err)
                              err);
 }
 
+int32_t gemm_fp8_short_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = short_fp8_can_run(instance, op, err);
+
+    return rc ? rc : check_library(instance, op, 8, err);
+}
+
 int32_t gemm_int4_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_4(op, err);
@@ -463,22 +508,25 @@ int32_t gemm_int4_can_run(void *instance, const tn_op *op, tn_err *err)
     return rc ? rc : check_library(instance, op, 8, err);
 }
 
-static int is_widened(void *instance, const tn_op *op)
-{
-    return matrix_dtype(op) == TN_DT_I4 ||
-           (matrix_dtype(op) == TN_DT_F8E4M3 && !has_e4m3(instance));
-}
-
 /* The product's own time, the passes over what it reads and leaves, and three launches. */
-double gemm_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+static double library_cost_ns(void *instance, const tn_op *op, uint32_t rows, int widened)
 {
     const struct set_device *d = set_any_device(instance);
     double n = (double)op->out[0]->width, k = (double)op->in[0]->width, t = (double)rows;
-    int widened = is_widened(instance, op);
     double speed = gemm_flops_per_ns(d ? d->device : NULL, widened ? TN_DT_F16 : TN_DT_I8);
     double moved = n * k * (widened ? 5.0 : 1.0) + t * (n * 10.0 + k * 4.0);
 
     return 9000.0 + set_time_ns(moved, 2.0 * t * n * k, speed);
+}
+
+double gemm_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    return is_short(instance, op) ? -1.0 : library_cost_ns(instance, op, rows, 0);
+}
+
+double gemm_wide_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    return library_cost_ns(instance, op, rows, 1);
 }
 
 static uint32_t run_rows(uint32_t rows)
@@ -496,10 +544,9 @@ static uint64_t round_up(uint64_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-static struct parts parts_of(void *instance, const tn_op *op, uint32_t rows)
+static struct parts parts_of(const tn_op *op, uint32_t rows, int widened)
 {
     uint64_t n = op->out[0]->width, k = op->in[0]->width, run = run_rows(rows);
-    int widened = is_widened(instance, op);
 
     return (struct parts){.matrix = widened ? round_up(n * k * act_bytes(op)) : 0,
                           .q = widened ? 0 : round_up(run * k),
@@ -507,25 +554,19 @@ static struct parts parts_of(void *instance, const tn_op *op, uint32_t rows)
                           .sums = round_up(run * n * 4)};
 }
 
-int32_t gemm_quant_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
-                             uint32_t max_context, uint64_t *bytes, tn_err *err)
+static uint64_t library_workspace(const tn_op *op, uint32_t rows, int widened)
 {
-    struct parts s = parts_of(instance, op, max_rows);
+    struct parts s = parts_of(op, rows, widened);
 
-    (void)max_seqs;
-    (void)max_context;
-    (void)err;
-    *bytes = GEMM_WORKSPACE + s.matrix + s.q + s.step + s.sums;
-    return TN_OK;
+    return GEMM_WORKSPACE + s.matrix + s.q + s.step + s.sums;
 }
 
-int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err)
+static int32_t launch_library(void *instance, const tn_launch *l, int widened, tn_err *err)
 {
     const tn_op *op = l->op;
-    struct parts s = parts_of(instance, op, l->batch->n_rows);
+    struct parts s = parts_of(op, l->batch->n_rows, widened);
     char *at = (char *)l->workspace + GEMM_WORKSPACE;
     struct piece p = {.d = set_device_of(instance, l->device), .l = l, .library = l->workspace};
-    int widened = is_widened(instance, op);
     int32_t rc = TN_OK;
 
     p.matrix = at;
@@ -546,3 +587,23 @@ int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err)
     }
     return rc;
 }
+
+#define WAY(way, widened)                                                                          \
+    int32_t gemm_##way##_workspace(void *instance, const tn_op *op, uint32_t max_rows,             \
+                                   uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,       \
+                                   tn_err *err)                                                    \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        (void)max_seqs;                                                                            \
+        (void)max_context;                                                                         \
+        (void)err;                                                                                 \
+        *bytes = library_workspace(op, max_rows, widened);                                         \
+        return TN_OK;                                                                              \
+    }                                                                                              \
+    int32_t gemm_##way##_launch(void *instance, const tn_launch *l, tn_err *err)                   \
+    {                                                                                              \
+        return launch_library(instance, l, widened, err);                                          \
+    }
+
+WAY(quant, 0)
+WAY(wide, 1)

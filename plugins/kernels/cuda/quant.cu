@@ -6,6 +6,7 @@
 #include <cuda_fp8.h>
 
 #include "../common/cuda_dtype.cuh"
+#include "../common/cuda_e4m3.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
 
@@ -29,8 +30,8 @@ __device__ __forceinline__ float from_e4m3(uint8_t x)
     return __half2float(__half(__nv_cvt_fp8_to_halfraw(x, __NV_E4M3)));
 }
 
-/* One block per row: step = scale, or the largest |x| / most if that is 0; q = x / step, rounded. A row that is not finite
- * gets the step NaN. */
+/* One block per row: step = scale, or the row's own if that is 0; q = x / step, rounded. A row that is not finite gets the
+ * step NaN. */
 template <typename T, bool INT8> __device__ __forceinline__ void quantize(const quantize_args &p)
 {
     __shared__ float scratch[32];
@@ -45,7 +46,8 @@ template <typename T, bool INT8> __device__ __forceinline__ void quantize(const 
             break;
     }
     largest = block_reduce(largest, max_op(), scratch);
-    float step = p.scale > 0.0f ? p.scale : largest / (INT8 ? 127.0f : 448.0f);
+    float step = INT8 ? largest / 127.0f : e4m3_step(largest);
+    step = p.scale > 0.0f ? p.scale : step;
     step = largest == INFINITY ? NAN : step;
     for (uint64_t i = threadIdx.x; i < p.pitch; i += blockDim.x) {
         float v = step > 0.0f && i < p.k ? widen(x[i]) / step : 0.0f;
@@ -113,6 +115,18 @@ __device__ __forceinline__ float int4_weight(const void *w, uint64_t stride, con
 
     return s * (float)(q - z);
 }
+
+/* Rows as they are. */
+template <typename T> struct e4m3_wide_operands {
+    static __device__ __forceinline__ float x(const quant_args &p, uint64_t r, uint64_t k)
+    {
+        return widen(((const T *)p.x)[r * p.k + k]);
+    }
+    static __device__ __forceinline__ float w(const quant_args &p, uint64_t n, uint64_t k)
+    {
+        return e4m3_operands::w(p, n, k);
+    }
+};
 
 template <typename T> struct int4_operands {
     static __device__ __forceinline__ float x(const quant_args &p, uint64_t r, uint64_t k)
@@ -316,6 +330,7 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
     KERNEL(few_i4_4_##id, quant_args, (few_int4<T, 4>))                                            \
     KERNEL(product_i8_##id, quant_args, product_int8<T>)                                           \
     KERNEL(product_f8_##id, quant_args, (product<e4m3_operands, T>))                               \
+    KERNEL(product_f8_wide_##id, quant_args, (product<e4m3_wide_operands<T>, T>))                  \
     KERNEL(product_i4_##id, quant_args, (product<int4_operands<T>, T>))
 
 STAMP(f32, float)

@@ -55,7 +55,7 @@ WORKSPACE_OPS(WORKING)
     };
 GEMM_OPS(GEMM)
 
-#define GEMM_QUANT(id, op_name, dtype, more)                                                       \
+#define GEMM_QUANT(id, op_name, way, dtype, more)                                                  \
     static const tn_variant gemm_quant_##id = {                                                    \
         .h = TN_HDR(tn_variant),                                                                   \
         .name = "linear_" #id ".cublaslt",                                                         \
@@ -65,9 +65,9 @@ GEMM_OPS(GEMM)
         .weight_dtypes = TN_DT_BIT(dtype),                                                         \
         .gpus = gpus,                                                                              \
         .can_run = gemm_##id##_can_run,                                                            \
-        .cost_ns = gemm_quant_cost_ns,                                                             \
-        .workspace = gemm_quant_workspace,                                                         \
-        .launch = gemm_quant_launch,                                                               \
+        .cost_ns = gemm_##way##_cost_ns,                                                           \
+        .workspace = gemm_##way##_workspace,                                                       \
+        .launch = gemm_##way##_launch,                                                             \
     };
 GEMM_QUANT_OPS(GEMM_QUANT)
 
@@ -87,13 +87,27 @@ static const tn_variant few_int4 = {
     .launch = few_int4_launch,
 };
 
+static const tn_variant short_fp8 = {
+    .h = TN_HDR(tn_variant),
+    .name = "linear_fp8_short.cuda",
+    .op = TN_OP_LINEAR_FP8,
+    .flags = FLAGS | TN_VARIANT_WIDE_ROWS,
+    .act_dtypes = CUDA_FLOATS,
+    .weight_dtypes = TN_DT_BIT(TN_DT_F8E4M3),
+    .gpus = gpus,
+    .can_run = short_fp8_can_run,
+    .cost_ns = short_fp8_cost_ns,
+    .launch = short_fp8_launch,
+};
+
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
-#define GEMM_QUANT_ADDRESS(id, op_name, dtype, more) &gemm_quant_##id,
+#define GEMM_QUANT_ADDRESS(id, op_name, way, dtype, more) &gemm_quant_##id,
 static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) PARTS_OPS(ADDRESS)
-                                                 WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
-                                                     GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) &
-                                             few_int4};
+                                                     WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
+                                                         GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) &
+                                                 few_int4,
+                                             &short_fp8};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};

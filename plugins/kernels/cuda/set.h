@@ -36,7 +36,8 @@
     F(finish_i32)                                                                                  \
     F(finish_f32)                                                                                  \
     F(widen_f8)                                                                                    \
-    F(widen_i4) F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_i4)
+    F(widen_i4)                                                                                    \
+    F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
@@ -173,20 +174,32 @@ int32_t gemm_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint3
  * operands. */
 double gemm_flops_per_ns(const tn_device *d, uint32_t dtype);
 
-/* X(id, op, dtype of the matrix, flags): quantized products through cuBLASLt; fp8_wide is for GPUs without e4m3. */
+/* X(id, op, way, dtype of the matrix, flags): quantized products through cuBLASLt. way: "quant" rounds rows, "wide" widens the
+ * matrix to their dtype; fp8_wide is for GPUs without e4m3, fp8_short for short rows on others. */
 #define GEMM_QUANT_OPS(X)                                                                          \
-    X(int8, TN_OP_LINEAR_INT8, TN_DT_I8, 0)                                                        \
-    X(fp8, TN_OP_LINEAR_FP8, TN_DT_F8E4M3, 0)                                                      \
-    X(fp8_wide, TN_OP_LINEAR_FP8, TN_DT_F8E4M3, TN_VARIANT_FALLBACK)                               \
-    X(int4, TN_OP_LINEAR_INT4, TN_DT_I4, 0)
+    X(int8, TN_OP_LINEAR_INT8, quant, TN_DT_I8, 0)                                                 \
+    X(fp8, TN_OP_LINEAR_FP8, quant, TN_DT_F8E4M3, 0)                                               \
+    X(fp8_wide, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3, TN_VARIANT_FALLBACK | TN_VARIANT_WIDE_ROWS)  \
+    X(fp8_short, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3, TN_VARIANT_WIDE_ROWS)                       \
+    X(int4, TN_OP_LINEAR_INT4, wide, TN_DT_I4, 0)
 
-#define GEMM_QUANT_DECLARE(id, op_name, dtype, more)                                               \
+#define GEMM_QUANT_DECLARE(id, op_name, way, dtype, more)                                          \
     int32_t gemm_##id##_can_run(void *instance, const tn_op *op, tn_err *err);
 GEMM_QUANT_OPS(GEMM_QUANT_DECLARE)
-double gemm_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows);
-int32_t gemm_quant_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
-                             uint32_t max_context, uint64_t *bytes, tn_err *err);
-int32_t gemm_quant_launch(void *instance, const tn_launch *l, tn_err *err);
+
+#define GEMM_WAY_DECLARE(way)                                                                      \
+    double gemm_##way##_cost_ns(void *instance, const tn_op *op, uint32_t rows);                   \
+    int32_t gemm_##way##_workspace(void *instance, const tn_op *op, uint32_t max_rows,             \
+                                   uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,       \
+                                   tn_err *err);                                                   \
+    int32_t gemm_##way##_launch(void *instance, const tn_launch *l, tn_err *err);
+GEMM_WAY_DECLARE(quant)
+GEMM_WAY_DECLARE(wide)
+
+/* linear.fp8 of short rows, which stay as they are, where there is no cuBLASLt or it has nothing for their shape. */
+int32_t short_fp8_can_run(void *instance, const tn_op *op, tn_err *err);
+double short_fp8_cost_ns(void *instance, const tn_op *op, uint32_t rows);
+int32_t short_fp8_launch(void *instance, const tn_launch *l, tn_err *err);
 
 /* linear.int4 for up to 16 rows: the weights are read as they are, by CUDA cores. */
 int32_t few_int4_can_run(void *instance, const tn_op *op, tn_err *err);

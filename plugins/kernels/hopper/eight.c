@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Products of 8 bits (linear.int8, linear.fp8), alone and fused: rows are quantized once, behind the norm if one comes
- * first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Matrices are read as they are.
+ * Products of 8 bits (linear.int8, linear.fp8), alone and fused. Variants ".wgmma": rows are quantized once, behind the norm if
+ * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Variants "_half.mma", of e4m3 alone: rows stay as
+ * they are, eight_half.cu multiplies. These are for few rows, whose time is that of reading the matrix, and for all rows
+ * that are short, where rounding them would cost precision and gain little. Matrices are read as they are.
  */
 #include "eight.h"
 
@@ -11,9 +13,13 @@
 
 #define MAX_FEW 128 /* rows that eight_few.cu serves */
 
+/* Elements of rows below which they are not rounded to e4m3, unless such a variant is pinned. */
+#define SHORT_ROW 1024
+
 /* Prior of the time, as in products.c. */
 #define BYTES_PER_NS 3600.0
 #define OPS_PER_NS 1200e3
+#define HALF_OPS_PER_NS 200e3 /* mma of 16 bits, beside widening */
 #define LAUNCH_NS 1500.0
 
 #define SHAPE(tile, tokens, stages) {tile, tokens, stages},
@@ -32,6 +38,17 @@ static const struct shape {
 const char *const eight_few_entries[] = {SKINNY_SHAPES(NAME_E4M3_BF16) SKINNY_SHAPES(
     NAME_E4M3_F16) SKINNY_SHAPES(NAME_S8_BF16) SKINNY_SHAPES(NAME_S8_F16)};
 const uint32_t n_eight_few_entries = 4 * N_SHAPES;
+
+#define NAME_HALF_BF16(tile, tokens, stages) "half_bf16_" #tile "x" #tokens "x" #stages,
+#define NAME_HALF_F16(tile, tokens, stages) "half_f16_" #tile "x" #tokens "x" #stages,
+
+static const struct shape half_shapes[] = {HALF_SHAPES(SHAPE)};
+
+#define N_HALF ((uint32_t)(sizeof half_shapes / sizeof *half_shapes))
+
+const char *const eight_half_entries[] = {HALF_SHAPES(NAME_HALF_BF16) HALF_SHAPES(NAME_HALF_F16)};
+const uint32_t n_eight_half_entries = 2 * N_HALF;
+
 const char *const eight_many_entries[] = {"many_e4m3_bf16", "many_e4m3_f16", "many_s8_bf16",
                                           "many_s8_f16"};
 const uint32_t n_eight_many_entries = 4;
@@ -107,7 +124,7 @@ static int32_t check_norm(const tn_op *op, tn_err *err)
                         "needs a norm over whole rows", err);
 }
 
-static int32_t check(const tn_op *op, const struct form *f, uint32_t matrix, tn_err *err)
+static int32_t wgmma_check(const tn_op *op, const struct form *f, uint32_t matrix, tn_err *err)
 {
     uint32_t n_in = f->finish == PRODUCT_ADD ? 2 : 1, dtype = op->n_in ? op->in[0]->dtype : 0;
     uint32_t n_out = is_gated(f) || f->finish == PRODUCT_ADD ? 1 : f->matrices;
@@ -139,7 +156,7 @@ struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t box;           /* rows of the matrices per copy */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster */
-    uint32_t blocks;
+    uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
     uint32_t image, entry, threads, shared_bytes;
 };
 
@@ -234,14 +251,58 @@ static struct plan plan_many(const tn_op *op, const struct form *f, uint32_t row
     return p;
 }
 
-static double cost_ns(const tn_op *op, const struct form *f, uint32_t rows)
+/* Many blocks of 64 rows of the matrix, so that widening is spread over all multiprocessors; three or four of them have room
+ * on one, for those of the next kernel, too. */
+static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    uint32_t k_blocks = cuda_div_up(op->in[0]->width, EIGHT_K), runs;
+    const struct shape *s = half_shapes;
+    struct plan p;
+
+    while (s + 1 < half_shapes + N_HALF && s->tokens < rows)
+        s++;
+    runs = cuda_div_up(rows, s->tokens);
+    p = (struct plan){.tile = s->tile,
+                      .tokens = s->tokens,
+                      .box = is_gated(f) ? s->tile / 2 : s->tile,
+                      .tiles = count_tiles(op, f, s->tile),
+                      .splits = 1,
+                      .runs = runs,
+                      .image = IMAGE_EIGHT_HALF,
+                      .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
+                      .threads = SKINNY_THREADS,
+                      .shared_bytes = s->stages * ((s->tile + 2 * s->tokens) * 128 + 16)};
+    while (p.splits < 8 && p.tiles * runs * p.splits < 2 * HOPPER_UNITS * 9 / 10 &&
+           k_blocks >= p.splits * 8)
+        p.splits *= 2;
+    p.blocks = p.tiles * p.splits;
+    return p;
+}
+
+/* Of variants that round rows; those of short rows are not for taking where others do without. */
+static double wgmma_cost_ns(const tn_op *op, const struct form *f, uint32_t rows)
 {
     double bytes = weight_bytes(op, f), k = (double)op->in[0]->width, moving, computing;
     uint32_t padded = rows <= MAX_FEW ? rows : cuda_div_up(rows, 256) * 256;
 
+    if (is_e4m3(op, f) && op->in[0]->width < SHORT_ROW)
+        return -1.0;
     moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
     computing = bytes * 2.0 * padded / OPS_PER_NS;
     return 2.0 * LAUNCH_NS + rows * k * 3.0 / 3000.0 + (moving > computing ? moving : computing);
+}
+
+/* Each run of tokens reads the matrix again. */
+static double half_cost_ns(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    double bytes = weight_bytes(op, f), k = (double)op->in[0]->width;
+    struct plan p = plan_half(op, f, rows ? rows : 1);
+    double moving = bytes / BYTES_PER_NS * p.runs;
+    double computing = bytes * 2.0 * p.runs * p.tokens / HALF_OPS_PER_NS;
+
+    if (f->norm)
+        moving += LAUNCH_NS + rows * k * 4.0 / 3000.0;
+    return LAUNCH_NS + (moving > computing ? moving : computing);
 }
 
 /* -- Launching --------------------------------------------------------------------------------------- */
@@ -302,9 +363,40 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, con
     return TN_OK;
 }
 
+static struct eight_params params_of(const tn_launch *l, const struct form *f,
+                                     const struct plan *plan)
+{
+    struct eight_params q;
+
+    memset(&q, 0, sizeof q);
+    q.p.rows = l->batch->n_rows;
+    q.p.k_blocks = cuda_div_up(l->op->in[0]->width, EIGHT_K);
+    q.p.tiles = plan->tiles;
+    q.p.finish = f->finish;
+    q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
+    return q;
+}
+
+static int32_t launch_product(const struct hopper_device *d, const tn_launch *l,
+                              const struct form *f, const struct plan *plan, struct eight_params *q,
+                              tn_err *err)
+{
+    int32_t rc = plan_parts(d, l, f, plan, q, err);
+
+    if (rc)
+        return rc;
+    return hopper_launch(d, l, plan->image, plan->entry,
+                         (struct cuda_grid){.x = plan->blocks,
+                                            .y = plan->runs,
+                                            .threads = plan->threads,
+                                            .cluster = plan->splits,
+                                            .shared_bytes = plan->shared_bytes},
+                         q, err);
+}
+
 /* The quantized rows are in the workspace, and behind them their steps. */
-static int32_t launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
-                      tn_err *err)
+static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
+                            tn_err *err)
 {
     uint32_t rows = l->batch->n_rows;
     uint64_t k = l->op->in[0]->width;
@@ -315,93 +407,137 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, const stru
 
     if (rc || rows == 0)
         return rc;
-    memset(&q, 0, sizeof q);
+    q = params_of(l, f, &plan);
     q.step = (float *)(void *)((char *)l->workspace + rows * k);
-    q.p.rows = rows;
-    q.p.k_blocks = cuda_div_up(k, EIGHT_K);
-    q.p.tiles = plan.tiles;
-    q.p.finish = f->finish;
-    q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
     rc = quantize(d, l, f, (float *)(uintptr_t)q.step, err);
     if (!rc)
         rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens, &q.p.x, err);
-    if (!rc)
-        rc = plan_parts(d, l, f, &plan, &q, err);
-    if (rc)
-        return rc;
-    return hopper_launch(d, l, plan.image, plan.entry,
-                         (struct cuda_grid){.x = plan.blocks,
-                                            .threads = plan.threads,
-                                            .cluster = plan.splits,
-                                            .shared_bytes = plan.shared_bytes},
-                         &q, err);
+    return rc ? rc : launch_product(d, l, f, &plan, &q, err);
 }
 
-static int32_t workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
-                         uint32_t max_context, uint64_t *bytes, tn_err *err)
+/* What the norm leaves, if one comes first, is in the workspace. */
+static int32_t half_launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
+                           tn_err *err)
 {
-    (void)instance;
-    (void)max_seqs;
-    (void)max_context;
-    (void)err;
-    *bytes = max_rows * (op->in[0]->width + sizeof(float));
-    return TN_OK;
+    const tn_op *op = l->op, *norm = f->norm ? op->members[0] : NULL;
+    uint32_t rows = l->batch->n_rows;
+    uint64_t k = op->in[0]->width;
+    const void *x = norm ? l->workspace : l->in[0];
+    const struct hopper_device *d;
+    struct eight_params q;
+    struct plan plan;
+    int32_t rc = hopper_find(in, l, &d, err);
+
+    if (rc || rows == 0)
+        return rc;
+    plan = plan_half(op, f, rows);
+    q = params_of(l, f, &plan);
+    if (norm) {
+        struct norm_params p = {.a = l->in[0],
+                                .weight = l->weights[0],
+                                .out = l->workspace,
+                                .width = (uint32_t)k,
+                                .weight_dtype = norm->weights[0]->dtype,
+                                .eps = (float)tn_op_real(norm, "eps", 0.0),
+                                .offset = (float)tn_op_real(norm, "offset", 0.0)};
+        rc = hopper_norm(d, l, &p, err);
+    }
+    if (!rc)
+        rc = tensor_map_matrix(d, op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
+    return rc ? rc : launch_product(d, l, f, &plan, &q, err);
+}
+
+/* Bytes of the workspace for a row. */
+static uint64_t wgmma_row_bytes(const tn_op *op, const struct form *f)
+{
+    (void)f;
+    return op->in[0]->width + sizeof(float);
+}
+
+static uint64_t half_row_bytes(const tn_op *op, const struct form *f)
+{
+    return f->norm ? 2 * op->in[0]->width : 0;
+}
+
+static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix, tn_err *err)
+{
+    int32_t rc = wgmma_check(op, f, matrix, err);
+
+    return rc ? rc
+              : cuda_require(op, !f->norm || op->in[0]->width <= NORM_WIDEST,
+                             "norms rows of up to 16384", err);
 }
 
 /* -- The variants ------------------------------------------------------------------------------------ */
 
-#define VARIANT(id, type, text_name, op_name, text, form_finish, n_matrices, n_norm, n_all)        \
+/* `way`: wgmma or half; `more`: flags. */
+#define VARIANT(id, way, more, type, text_name, op_name, text, form_finish, n_matrices, n_norm,    \
+                n_all)                                                                             \
     static const struct form form_##id = {form_finish, n_matrices, n_norm, n_all};                 \
     static int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                      \
     {                                                                                              \
         (void)instance;                                                                            \
-        return check(op, &form_##id, type, err);                                                   \
+        return way##_check(op, &form_##id, type, err);                                             \
     }                                                                                              \
     static double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows)                     \
     {                                                                                              \
         (void)instance;                                                                            \
-        return cost_ns(op, &form_##id, rows);                                                      \
+        return way##_cost_ns(op, &form_##id, rows);                                                \
+    }                                                                                              \
+    static int32_t id##_workspace(void *instance, const tn_op *op, uint32_t max_rows,              \
+                                  uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,        \
+                                  tn_err *err)                                                     \
+    {                                                                                              \
+        (void)instance;                                                                            \
+        (void)max_seqs;                                                                            \
+        (void)max_context;                                                                         \
+        (void)err;                                                                                 \
+        *bytes = max_rows * way##_row_bytes(op, &form_##id);                                       \
+        return TN_OK;                                                                              \
     }                                                                                              \
     static int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err)                    \
     {                                                                                              \
-        return launch(instance, l, &form_##id, err);                                               \
+        return way##_launch(instance, l, &form_##id, err);                                         \
     }                                                                                              \
     const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
-                                    .name = text_name ".wgmma",                                    \
+                                    .name = text_name,                                             \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .flags =                                                       \
+                                        TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | (more), \
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .weight_dtypes = TN_DT_BIT(type),                              \
                                     .gpus = hopper_gpus,                                           \
                                     .can_run = id##_can_run,                                       \
                                     .cost_ns = id##_cost_ns,                                       \
-                                    .workspace = workspace,                                        \
+                                    .workspace = id##_workspace,                                   \
                                     .launch = id##_launch};
 
-/* All forms with linear op `op` and matrices of `type`. */
-#define FORMS(q, type, op, name)                                                                   \
-    VARIANT(linear_##q, type, "linear_" name, op, NULL, PRODUCT_STORE, 1, 0, 0)                    \
-    VARIANT(qkv_##q, type, "qkv_" name, "qkv." name, TN_TEXT_QKV(op), PRODUCT_STORE, 3, 0, 3)      \
-    VARIANT(linear_add_##q, type, "linear_add_" name, "linear_add." name, TN_TEXT_LINEAR_ADD(op),  \
-            PRODUCT_ADD, 1, 0, 2)                                                                  \
-    VARIANT(gate_silu_##q, type, "gate_silu_" name, "gate_silu." name, TN_TEXT_GATE(op, "silu"),   \
-            PRODUCT_SILU, 2, 0, 4)                                                                 \
-    VARIANT(gate_gelu_##q, type, "gate_gelu_" name, "gate_gelu." name, TN_TEXT_GATE(op, "gelu"),   \
-            PRODUCT_GELU, 2, 0, 4)                                                                 \
-    VARIANT(gate_gelu_tanh_##q, type, "gate_gelu_tanh_" name, "gate_gelu_tanh." name,              \
+/* All forms with linear op `op` and matrices of `type`; `end`: of the names of variants. */
+#define FORMS(q, way, more, type, op, name, end)                                                   \
+    VARIANT(linear_##q, way, more, type, "linear_" end, op, NULL, PRODUCT_STORE, 1, 0, 0)          \
+    VARIANT(qkv_##q, way, more, type, "qkv_" end, "qkv." name, TN_TEXT_QKV(op), PRODUCT_STORE, 3,  \
+            0, 3)                                                                                  \
+    VARIANT(linear_add_##q, way, more, type, "linear_add_" end, "linear_add." name,                \
+            TN_TEXT_LINEAR_ADD(op), PRODUCT_ADD, 1, 0, 2)                                          \
+    VARIANT(gate_silu_##q, way, more, type, "gate_silu_" end, "gate_silu." name,                   \
+            TN_TEXT_GATE(op, "silu"), PRODUCT_SILU, 2, 0, 4)                                       \
+    VARIANT(gate_gelu_##q, way, more, type, "gate_gelu_" end, "gate_gelu." name,                   \
+            TN_TEXT_GATE(op, "gelu"), PRODUCT_GELU, 2, 0, 4)                                       \
+    VARIANT(gate_gelu_tanh_##q, way, more, type, "gate_gelu_tanh_" end, "gate_gelu_tanh." name,    \
             TN_TEXT_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, 0, 4)                             \
-    VARIANT(norm_linear_##q, type, "norm_linear_" name, "norm_linear." name,                       \
+    VARIANT(norm_linear_##q, way, more, type, "norm_linear_" end, "norm_linear." name,             \
             TN_TEXT_NORM_LINEAR(op), PRODUCT_STORE, 1, 1, 2)                                       \
-    VARIANT(norm_qkv_##q, type, "norm_qkv_" name, "norm_qkv." name, TN_TEXT_NORM_QKV(op),          \
-            PRODUCT_STORE, 3, 1, 4)                                                                \
-    VARIANT(norm_gate_silu_##q, type, "norm_gate_silu_" name, "norm_gate_silu." name,              \
+    VARIANT(norm_qkv_##q, way, more, type, "norm_qkv_" end, "norm_qkv." name,                      \
+            TN_TEXT_NORM_QKV(op), PRODUCT_STORE, 3, 1, 4)                                          \
+    VARIANT(norm_gate_silu_##q, way, more, type, "norm_gate_silu_" end, "norm_gate_silu." name,    \
             TN_TEXT_NORM_GATE(op, "silu"), PRODUCT_SILU, 2, 1, 5)                                  \
-    VARIANT(norm_gate_gelu_##q, type, "norm_gate_gelu_" name, "norm_gate_gelu." name,              \
+    VARIANT(norm_gate_gelu_##q, way, more, type, "norm_gate_gelu_" end, "norm_gate_gelu." name,    \
             TN_TEXT_NORM_GATE(op, "gelu"), PRODUCT_GELU, 2, 1, 5)                                  \
-    VARIANT(norm_gate_gelu_tanh_##q, type, "norm_gate_gelu_tanh_" name,                            \
+    VARIANT(norm_gate_gelu_tanh_##q, way, more, type, "norm_gate_gelu_tanh_" end,                  \
             "norm_gate_gelu_tanh." name, TN_TEXT_NORM_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, \
             1, 5)
 
-FORMS(fp8, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8")
-FORMS(int8, TN_DT_I8, TN_OP_LINEAR_INT8, "int8")
+FORMS(fp8, wgmma, 0, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8.wgmma")
+FORMS(int8, wgmma, 0, TN_DT_I8, TN_OP_LINEAR_INT8, "int8", "int8.wgmma")
+FORMS(fp8_half, half, TN_VARIANT_WIDE_ROWS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8_half.mma")

@@ -12,7 +12,7 @@
 
 struct eight_params {
     struct product_params p; /* matrices and rows of 8 bits; biases and logits unused */
-    const float *step;       /* [rows]: what the rows were divided by */
+    const float *step;       /* [rows]: what the rows were divided by; NULL: nothing */
     const float *scale[PRODUCT_MAX_PARTS]; /* [n] */
     const float *bias[PRODUCT_MAX_PARTS];  /* [n] or NULL */
 };
@@ -23,6 +23,14 @@ struct eight_params {
 #define EIGHT_ROWS 256 /* gated: half of them of each matrix */
 #define EIGHT_STAGES 4
 #define EIGHT_CLUSTER 2
+
+/* -- Matrices of e4m3, rows of 16 bits (eight_half.cu) ------------------------------------------------- */
+
+/* X(rows of the matrix per tile, tokens, stages): the kernels of eight_half.cu, in the order of their entries. They take an
+ * eight_params whose steps are unused and whose rows are in boxes of 64 elements; more rows than tokens in runs. */
+#ifndef HALF_SHAPES
+#define HALF_SHAPES(X) X(64, 8, 7) X(64, 16, 5) X(64, 32, 5) X(128, 64, 3)
+#endif
 
 /* -- Rows (quantize.cu) ------------------------------------------------------------------------------- */
 

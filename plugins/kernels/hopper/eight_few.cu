@@ -7,11 +7,18 @@
 template <typename E, typename T> struct eight_operands {
     using params = eight_params;
     using sum = typename E::sum;
-    static constexpr uint32_t depth = EIGHT_K;
+    static constexpr uint32_t depth = EIGHT_K, planes = 1;
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {
         return q.p;
+    }
+
+    template <int BM, int BN, int STAGES>
+    static __device__ __forceinline__ void consume(uint32_t n, uint32_t ring, uint32_t full,
+                                                   uint32_t empty, sum *staged)
+    {
+        skinny_consume<eight_operands, BM, BN, STAGES>(n, ring, full, empty, staged);
     }
 
     template <int N>
@@ -23,16 +30,7 @@ template <typename E, typename T> struct eight_operands {
     static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
                                                   uint32_t n, float4 v, float4 u)
     {
-        const product_params &p = q.p;
-        const float step = q.step[token];
-        float4 r = v;
-
-        if (p.finish == PRODUCT_ADD)
-            r = load4<T>(p.residual, static_cast<uint64_t>(token) * p.parts[part].n + n);
-        v = eight_scaled(q, part, n, step, eight_scale(q, part, n), v);
-        if (is_gated(p))
-            u = eight_scaled(q, 1, n, step, eight_scale(q, 1, n), u);
-        product_finish<T>(p, p.parts[part], token, n, v, u, r);
+        eight_finish<T>(q, part, token, n, q.step[token], v, u);
     }
 };
 

@@ -24,6 +24,7 @@
     X(WIDE, wide)                                                                                  \
     X(EIGHT_FEW, eight_few)                                                                        \
     X(EIGHT_MANY, eight_many)                                                                      \
+    X(EIGHT_HALF, eight_half)                                                                      \
     X(QUANTIZE, quantize)                                                                          \
     X(INT4, int4)                                                                                  \
     X(DECODE, decode)                                                                              \
@@ -67,6 +68,10 @@ static inline uint32_t hopper_type(const tn_value *v)
 {
     return v->dtype == TN_DT_F16;
 }
+
+/* Norms the rows of a launch, with members and pointers of `p` as rows.cu takes them. norm.c */
+int32_t hopper_norm(const struct hopper_device *d, const tn_launch *l, struct norm_params *p,
+                    tn_err *err);
 
 /* -- tensor_map.c ------------------------------------------------------------------------------------ */
 
@@ -124,6 +129,7 @@ int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, 
     X(gate_gelu_tanh)                                                                              \
     X(linear_add)                                                                                  \
     HOPPER_EIGHT(X, fp8)                                                                           \
+    HOPPER_EIGHT(X, fp8_half)                                                                      \
     HOPPER_EIGHT(X, int8)                                                                          \
     X(linear_int4)                                                                                 \
     X(qkv_int4)                                                                                    \

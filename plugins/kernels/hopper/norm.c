@@ -2,8 +2,6 @@
 /* rms_norm over whole rows, alone and behind the residual's sum. */
 #include "hopper.h"
 
-#define MAX_WIDTH (4 * NORM_CHUNK)
-
 const char *const rows_entries[] = {"norm_bf16_1",
                                     "norm_bf16_2",
                                     "norm_bf16_4",
@@ -30,7 +28,7 @@ static int32_t check(const tn_op *op, uint32_t n_in, uint32_t n_out, tn_err *err
 
     if (!cuda_form(op, n_in, n_out, 1, 1) || !cuda_vector(op->weights[0], width))
         return cuda_require(op, 0, "needs a weight as wide as a row", err);
-    return cuda_require(op, width % 8 == 0 && width <= MAX_WIDTH,
+    return cuda_require(op, width % 8 == 0 && width <= NORM_WIDEST,
                         "rows must be a multiple of 8 and at most 16384 wide", err);
 }
 
@@ -54,6 +52,17 @@ static double norm_cost_ns(void *instance, const tn_op *op, uint32_t rows)
     return 1500.0 + (double)(values * op->in[0]->width * 2 * rows) / 3000.0;
 }
 
+int32_t hopper_norm(const struct hopper_device *d, const tn_launch *l, struct norm_params *p,
+                    tn_err *err)
+{
+    uint32_t chunks = cuda_div_up(p->width, NORM_CHUNK);
+    uint32_t entry = hopper_type(l->op->in[0]) * 3 + (chunks > 2 ? 2 : chunks - 1);
+
+    return hopper_launch(d, l, IMAGE_ROWS, ROWS_NORM + entry,
+                         (struct cuda_grid){.x = l->batch->n_rows, .threads = NORM_THREADS}, p,
+                         err);
+}
+
 static int32_t norm_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_op *op = norm_of(l->op);
@@ -68,15 +77,9 @@ static int32_t norm_launch(void *instance, const tn_launch *l, tn_err *err)
                             .weight_dtype = l->op->weights[0]->dtype,
                             .eps = (float)tn_op_real(op, "eps", 0.0),
                             .offset = (float)tn_op_real(op, "offset", 0.0)};
-    uint32_t chunks = cuda_div_up(p.width, NORM_CHUNK);
-    uint32_t entry = hopper_type(l->op->in[0]) * 3 + (chunks > 2 ? 2 : chunks - 1);
     int32_t rc = hopper_find(instance, l, &d, err);
 
-    if (rc)
-        return rc;
-    return hopper_launch(d, l, IMAGE_ROWS, ROWS_NORM + entry,
-                         (struct cuda_grid){.x = l->batch->n_rows, .threads = NORM_THREADS}, &p,
-                         err);
+    return rc ? rc : hopper_norm(d, l, &p, err);
 }
 
 #define NORM(id, op_name, text)                                                                    \

@@ -67,6 +67,7 @@ struct product_params {
 #define NORM_THREADS 512
 #define NORM_CHUNK                                                                                 \
     (NORM_THREADS * 8) /* elements of a row that a block takes at a time; at most four */
+#define NORM_WIDEST (4 * NORM_CHUNK)
 #define APPEND_THREADS 256
 
 struct norm_params {

@@ -2,14 +2,18 @@
 // Rows of activations to int8 or e4m3, exactly as tenon/ops.h defines it, alone or behind rms_norm. One block per row.
 #include <cuda_fp8.h>
 
+#include "../common/cuda_e4m3.cuh"
 #include "eight.h"
 #include "rows.cuh"
 
 #define LARGEST_FLOAT 3.402823466e38f
 
 struct e4m3 {
-    static constexpr float most = 448.0f;
-
+    // What a row is divided by, by its largest number.
+    static __device__ __forceinline__ float step(float largest)
+    {
+        return e4m3_step(largest);
+    }
     // Two numbers, the first in the low byte.
     static __device__ __forceinline__ uint32_t pack(float a, float b)
     {
@@ -18,8 +22,10 @@ struct e4m3 {
 };
 
 struct s8 {
-    static constexpr float most = 127.0f;
-
+    static __device__ __forceinline__ float step(float largest)
+    {
+        return largest / 127.0f;
+    }
     static __device__ __forceinline__ uint32_t one(float x)
     {
         return static_cast<uint8_t>(static_cast<int8_t>(fmaxf(-127.0f, fminf(127.0f, rintf(x)))));
@@ -108,7 +114,7 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     if (p.weight)
         quantize_norm<T, THREADS, CHUNKS>(p, raw);
     const float largest = quantize_largest<T, THREADS, CHUNKS>(raw);
-    float step = p.scale > 0.0f ? p.scale : largest / E::most;
+    float step = p.scale > 0.0f ? p.scale : E::step(largest);
     step = largest == INFINITY ? NAN : step;
     if (threadIdx.x == 0)
         p.step[blockIdx.x] = step;

@@ -5,11 +5,18 @@
 template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
-    static constexpr uint32_t depth = PRODUCT_K;
+    static constexpr uint32_t depth = PRODUCT_K, planes = 1;
 
     static __device__ __forceinline__ const product_params &product(const params &p)
     {
         return p;
+    }
+
+    template <int BM, int BN, int STAGES>
+    static __device__ __forceinline__ void consume(uint32_t n, uint32_t ring, uint32_t full,
+                                                   uint32_t empty, sum *staged)
+    {
+        skinny_consume<half_operands, BM, BN, STAGES>(n, ring, full, empty, staged);
     }
 
     template <int N>

@@ -7,15 +7,19 @@
 // multiprocessor: then each gets its share of the bandwidth and none is left with a tail.
 //
 // What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
-// of K in a stage of 128 bytes (`depth`), and how a stage is multiplied and an output finished.
+// of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
+// consumed and an output finished; of those that consume with skinny_consume, also how a stage is multiplied.
+//
+// blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 #ifndef HOPPER_SKINNY_CUH
 #define HOPPER_SKINNY_CUH
 
 #include "product.cuh"
 #include "wgmma.cuh"
 
-template <int BM, int BN, int STAGES> struct skinny_shape {
-    static constexpr uint32_t w_bytes = BM * 128, x_bytes = BN * 128, stage = w_bytes + x_bytes;
+template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
+    static constexpr uint32_t w_bytes = BM * 128, plane = BN * 128;
+    static constexpr uint32_t x_bytes = O::planes * plane, stage = w_bytes + x_bytes;
     static constexpr uint32_t pitch =
         BM + 4; // floats per token of the staged result: no bank conflicts
     static constexpr uint32_t shared = STAGES * stage + STAGES * 16;
@@ -25,13 +29,19 @@ template <int BM, int BN, int STAGES> struct skinny_shape {
 struct skinny_tile {
     uint32_t part, index; // of the matrix; within it
     uint32_t begin, end;  // stages of K
+    uint32_t token, rows; // the first token, and how many there are
 };
 
-__device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
+template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
 {
     const uint32_t splits = cluster_size(), rank = cluster_rank(), tile = blockIdx.x / splits;
-    skinny_tile t = {product_find(p, tile), tile, p.k_blocks * rank / splits,
-                     p.k_blocks * (rank + 1) / splits};
+    const uint32_t token = blockIdx.y * BN;
+    skinny_tile t = {product_find(p, tile),
+                     tile,
+                     p.k_blocks * rank / splits,
+                     p.k_blocks * (rank + 1) / splits,
+                     token,
+                     min(p.rows - token, static_cast<uint32_t>(BN))};
 
     t.index -= p.parts[t.part].first;
     return t;
@@ -57,7 +67,7 @@ template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny_produce(const product_params &p, const skinny_tile &t,
                                                uint32_t ring, uint32_t full, uint32_t empty)
 {
-    using shape = skinny_shape<BM, BN, STAGES>;
+    using shape = skinny_shape<O, BM, BN, STAGES>;
     const uint32_t n = t.end - t.begin;
 
     for (uint32_t i = 0; i < n && i < STAGES; i++) {
@@ -72,8 +82,11 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
             barrier_arrive_expect(full + 8 * s, shape::stage);
             skinny_load_weights<O, BM>(p, t, t.begin + i, to, full + 8 * s);
         }
-        copy_2d(to + shape::w_bytes, &p.x, static_cast<int32_t>((t.begin + i) * O::depth), 0,
-                full + 8 * s, EVICT_LAST);
+#pragma unroll
+        for (uint32_t j = 0; j < O::planes; j++)
+            copy_2d(to + shape::w_bytes + j * shape::plane, &p.x,
+                    static_cast<int32_t>((t.begin + i) * O::depth + j * (O::depth / O::planes)),
+                    static_cast<int32_t>(t.token), full + 8 * s, EVICT_LAST);
     }
     // Not before: the next kernel's loads shall fill the memory's time when this one's run out, not compete with them.
     allow_successor();
@@ -91,7 +104,7 @@ template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32_t full,
                                                uint32_t empty, typename O::sum *staged)
 {
-    using shape = skinny_shape<BM, BN, STAGES>;
+    using shape = skinny_shape<O, BM, BN, STAGES>;
     typename O::sum d[BM / 64][BN / 2];
 
 #pragma unroll
@@ -182,7 +195,7 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
     const uint32_t outputs = gated ? BM / 2 : BM, share = outputs / SPLITS;
     const uint32_t fours = share / 4, first = cluster_rank() * share;
 
-    for (uint32_t i = threadIdx.x; i < p.rows * fours; i += SKINNY_CONSUMERS) {
+    for (uint32_t i = threadIdx.x; i < t.rows * fours; i += SKINNY_CONSUMERS) {
         const uint32_t token = i / fours, r = first + i % fours * 4, n = t.index * outputs + r;
         const uint32_t at = staged + (token * pitch + r) * 4;
         if (n >= p.parts[t.part].n)
@@ -190,7 +203,7 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
         float4 v = skinny_sum<typename O::sum, SPLITS>(at), u = v;
         if (gated)
             u = skinny_sum<typename O::sum, SPLITS>(at + BM / 2 * 4);
-        O::finish(q, t.part, token, n, v, u);
+        O::finish(q, t.part, t.token + token, n, v, u);
     }
 }
 
@@ -210,12 +223,12 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
 template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny(const typename O::params &q)
 {
-    using shape = skinny_shape<BM, BN, STAGES>;
+    using shape = skinny_shape<O, BM, BN, STAGES>;
     const product_params &p = O::product(q);
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t ring = shared_address(memory), full = ring + STAGES * shape::stage;
     const uint32_t empty = full + 8 * STAGES, warp = threadIdx.x / 32;
-    const skinny_tile t = skinny_find(p);
+    const skinny_tile t = skinny_find<BN>(p);
 
     if (threadIdx.x == 128) {
         map_prefetch(&p.weights[t.part]);
@@ -232,8 +245,8 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
             skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
         __syncwarp();
     } else {
-        skinny_consume<O, BM, BN, STAGES>(t.end - t.begin, ring, full, empty,
-                                          reinterpret_cast<typename O::sum *>(memory));
+        O::template consume<BM, BN, STAGES>(t.end - t.begin, ring, full, empty,
+                                            reinterpret_cast<typename O::sum *>(memory));
     }
     wait_for_predecessor(); // for the residual; it has long ended
     const bool alone = cluster_size() == 1;

@@ -77,9 +77,8 @@ int32_t ref_linear_fp8_check(void *instance, const tn_op *op, tn_err *err)
     return check_quantized(op, TN_DT_F8E4M3, err);
 }
 
-/* What a row is divided by: `scale`, or its largest element divided by `most` if that is 0; NaN for a row that
- * is not finite. */
-static float row_step(struct ref_matrix x, uint64_t row, uint64_t n, float scale, float most)
+/* The largest magnitude of a row; NaN for one that is not finite. */
+static float row_largest(struct ref_matrix x, uint64_t row, uint64_t n)
 {
     float largest = 0.0f;
     int finite = 1;
@@ -88,9 +87,13 @@ static float row_step(struct ref_matrix x, uint64_t row, uint64_t n, float scale
         largest = fmaxf(largest, fabsf(ref_get(x, row, k)));
         finite &= isfinite(ref_get(x, row, k)) != 0;
     }
-    if (!finite)
-        return NAN;
-    return scale > 0.0f ? scale : largest / most;
+    return finite ? largest : NAN;
+}
+
+/* What a row is divided by: `scale`, or `step` of it if that is 0; NaN for a row that is not finite. */
+static float row_step(float largest, float scale, float step)
+{
+    return isnan(largest) || scale <= 0.0f ? step : scale;
 }
 
 /* y[T,N] = a[T] * s[N] * (q(x)[T,K] * W[N,K]^T) + b[N]; the product is exact in int32. */
@@ -108,7 +111,8 @@ int32_t ref_linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
     (void)instance;
     (void)err;
     for (uint32_t t = 0; t < l->batch->n_rows; t++) {
-        float a = row_step(x, t, width, scale, 127.0f);
+        float largest = row_largest(x, t, width);
+        float a = row_step(largest, scale, largest / 127.0f);
         for (uint64_t k = 0; k < width; k++) /* ties to even */
             q[k] =
                 a > 0.0f ? (int8_t)fmaxf(-127.0f, fminf(127.0f, rintf(ref_get(x, t, k) / a))) : 0;
@@ -139,7 +143,8 @@ int32_t ref_linear_fp8_launch(void *instance, const tn_launch *l, tn_err *err)
     (void)instance;
     (void)err;
     for (uint32_t t = 0; t < l->batch->n_rows; t++) {
-        float a = row_step(x, t, width, scale, 448.0f);
+        float largest = row_largest(x, t, width);
+        float a = row_step(largest, scale, isnan(largest) ? NAN : tn_f8e4m3_step(largest));
         for (uint64_t k = 0; k < width; k++)
             q[k] = a > 0.0f ? tn_f8e4m3_to_f32(tn_f32_to_f8e4m3(ref_get(x, t, k) / a)) : 0.0f;
         for (uint64_t n = 0; n < op->out[0]->width; n++) {

@@ -107,6 +107,14 @@ static inline uint8_t tn_f32_to_f8e4m3(float f)
     return (uint8_t)(sign | ((abs - 0x3c000000u) >> 20));
 }
 
+/** What a row whose largest magnitude is `largest` (finite, not negative) is divided by before it is rounded to e4m3: the
+ *  smallest power of two that is at least largest / 448 and at least 2^-126; 0 if `largest` is 0. */
+static inline float tn_f8e4m3_step(float largest)
+{
+    uint32_t exponent = (tn_f32_bits(largest) + 0x1fffffu) >> 23; /* one more above 1.75 */
+    return largest > 0.0f ? tn_bits_f32((exponent > 9 ? exponent - 8 : 1) << 23) : 0.0f;
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -43,14 +43,20 @@ enum tn_variant_flag {
     TN_VARIANT_DETERMINISTIC = 2,   /**< equal inputs give equal bits */
     TN_VARIANT_BATCH_INVARIANT = 4, /**< a row's bits do not depend on the other rows of the step */
     TN_VARIANT_PACK_ON_DEVICE = 8,  /**< `pack` reads and writes device memory on a stream */
-    /** Does the op in wider arithmetic than its definition, for want of hardware (linear.fp8); users are told. */
+    /** Does the op in wider arithmetic than its definition, for want of hardware (linear.fp8); users are told. Variants that
+     *  leave rows unrounded set TN_VARIANT_WIDE_ROWS, too. */
     TN_VARIANT_FALLBACK = 16,
     /**
      * Fuses a sum over ranks with what follows: the first member is `all_reduce` of in[0], which the kernel does not read: it
      * finds the addends in tn_launch::parts. Ranks must agree on who does a sum, so what was measured on one of them counts
      * nothing: such a variant is taken wherever it can run, if what joins the ranks can show parts.
      */
-    TN_VARIANT_PARTS = 32
+    TN_VARIANT_PARTS = 32,
+    /**
+     * Leaves rows as they are where the definition of its op rounds them and lets variants do without (linear.fp8 in ops.h):
+     * more exact, so nobody is told, unless TN_VARIANT_FALLBACK says that it is for want of hardware.
+     */
+    TN_VARIANT_WIDE_ROWS = 64
 };
 
 /* -- KV cache layouts --------------------------------------------------------------------------- */

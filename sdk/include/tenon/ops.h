@@ -104,10 +104,15 @@
  *             round-half-even(x[t][k] / a), clipped to [-127, 127] (all 0 if a is 0); y[t][n] =
  *             a * s[n] * float(sum_k q[k] * W[n][k]) + b[n]; the sum is exact in int32, which K <= 131072
  *             ensures. A row with NaN or infinity gives NaN.
- * linear.fp8  The same with e4m3: a = act_scale, or max|x[t]| / 448 if that is 0; q[k] = e4m3(x[t][k] / a),
- *             to nearest even, saturating at 448; y[t][n] = a * s[n] * sum_k q[k] * W[n][k] + b[n], the sum
- *             in float32. Hardware without e4m3 arithmetic may leave x unrounded, y = s[n] * sum_k x[t][k] *
- *             W[n][k] + b[n]; a variant that does sets ::TN_VARIANT_FALLBACK, and the host says so.
+ * linear.fp8  The same with e4m3: a = act_scale; if that is 0, the smallest power of two that is at least max|x[t]| / 448
+ *             and at least 2^-126, or 0 for a row of zeros (tn_f8e4m3_step in float.h); q[k] = e4m3(x[t][k] / a), to nearest
+ *             even, saturating at 448; y[t][n] = a * s[n] * sum_k q[k] * W[n][k] + b[n], the sum in float32. With a
+ *             power of two the rounding of an element does not depend on the rest of its row, but for elements below
+ *             2^-13 of the largest, so that parts of a row on several ranks are rounded as the whole would be.
+ *             A variant may leave x unrounded, y = s[n] * sum_k x[t][k] * W[n][k] + b[n], where that costs nothing (few
+ *             rows, whose time is that of reading W) or gains too little (short rows): it is more exact. Such a variant
+ *             sets ::TN_VARIANT_WIDE_ROWS; if it does so because the hardware has no e4m3 arithmetic,
+ *             ::TN_VARIANT_FALLBACK, too, and the host says so.
  * linear.int4 Weights only: y[t][n] = sum_k x[t][k] * s[n][k/G] * (W[n][k] - z[n][k/G]) + b[n]; z is 0
  *             without the attribute zero. K is a multiple of G.
  * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
