@@ -88,7 +88,7 @@ __device__ __forceinline__ void half_multiply(float (&d)[BM / 64][BN / 8][4], ui
 template <typename T> struct eight_half_operands {
     using params = eight_params;
     using sum = float;
-    static constexpr uint32_t depth = EIGHT_K, planes = 2;
+    static constexpr uint32_t depth = EIGHT_K, planes = 2, early = 5;
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {
