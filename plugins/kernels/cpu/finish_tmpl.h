@@ -11,12 +11,12 @@ union tile_sums {
 
 /* Sum `half` of row `row` of the tile, scaled if int8 or e4m3, plus bias. `column` is the packed one. */
 static inline vf finish_sum(const struct gemm *g, const union tile_sums *sums, uint32_t row,
-                            uint32_t half, uint64_t column, float step)
+                            uint32_t half, uint64_t column, float step, int32_t rest)
 {
     vf v = v_load(sums->f[row][half]);
 
     if (g->a_step) {
-        v = v_sum_i32(sums->i[row][half], g->offset + column);
+        v = v_sum_i32(sums->i[row][half], g->offset + column, rest);
         v = v_mul(v_mul(v_set1(step), v_load(g->scale + column)), v);
     } else if (g->scale) {
         v = v_mul(v, v_load(g->scale + column));
@@ -63,8 +63,9 @@ static void finish_tile(const struct gemm *g, uint32_t panel, uint32_t first, ui
     column = (uint64_t)(panel - part->first_panel) * (gated ? LANES : 2 * LANES);
     for (uint32_t r = 0; r < rows; r++) {
         float step = g->a_step ? g->a_step[first + r] : 0.0f;
-        vf v0 = finish_sum(g, sums, r, 0, packed, step);
-        vf v1 = finish_sum(g, sums, r, 1, packed + LANES, step);
+        int32_t rest = g->a_step ? g->a_rest[first + r] : 0;
+        vf v0 = finish_sum(g, sums, r, 0, packed, step, rest);
+        vf v1 = finish_sum(g, sums, r, 1, packed + LANES, step, rest);
         if (gated) {
             finish_store(g, part, first + r, column, finish_gate(g, v0, v1));
             continue;

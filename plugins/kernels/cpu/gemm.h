@@ -11,9 +11,9 @@
  *          where an instruction multiplies that many at once (bfloat16: 2, int8: 4).
  *   tile   up to 14 rows (AVX-512) of a panel: 28 accumulators that stay in registers for all of K. The
  *          panel is read once per tile, from the L2 cache after the first; a step reads 2 vectors of weights and
- *          broadcasts one 4-byte group of x per row: [tile][k / depth][row].
+ *          broadcasts one group of x (4 or 8 bytes) per row: [tile][k / depth][row].
  *
- * Where weights must be widened before they can be multiplied (int8 and e4m3 without instructions for them), several
+ * Where weights must be widened before they can be multiplied (e4m3 without instructions for it), several
  * tiles share that: a block of a panel's steps is widened into the L1 cache, every tile adds it to its sums, and these wait
  * in memory meanwhile; the order of a sum stays the same.
  *
@@ -58,8 +58,9 @@ struct gemm {
 
     const float *x;       /* rows of K floats ... */
     const int32_t *x_row; /* ... that row t is in x; NULL: row t */
-    uint32_t *a;          /* x as the kernel reads it: [tile][step][row] groups of 4 bytes */
+    uint32_t *a;          /* x as the kernel reads it: [tile][step][row] groups */
     float *a_step;        /* [T] int8: quantization step of each row */
+    int32_t *a_rest;      /* [T] int8: what the kernel's sums of each row lack */
 
     float *run_step;  /* int4: [T][k / run] quantization steps ... */
     int32_t *run_sum; /* ... and sums of what they quantize */
@@ -80,14 +81,15 @@ struct gemm {
 /* One way to multiply: an instruction set and a dtype of weights. */
 struct gemm_kernel {
     uint32_t weight_dtype;
-    uint32_t lanes;     /* columns per vector; a panel has 2 * lanes */
-    uint32_t tile_rows; /* most rows of a tile */
-    uint32_t depth;     /* consecutive k per group */
+    uint32_t lanes;       /* columns per vector; a panel has 2 * lanes */
+    uint32_t tile_rows;   /* most rows of a tile */
+    uint32_t depth;       /* consecutive k per group */
+    uint32_t group_bytes; /* of x */
     /* int8: x is packed as bytes q + 128, as an instruction wants that multiplies unsigned by signed; the
      * excess, 128 * the column's sum of weights, is taken off the sum. */
     uint32_t unsigned_rows;
     double gflops; /* of one core, a prior for cost_ns */
-    /* Fills g->a (and a_step) for tiles [first, last). */
+    /* Fills g->a (and a_step, a_rest) for tiles [first, last). */
     void (*pack_rows)(const struct gemm *g, uint32_t first, uint32_t last);
     /* Computes panel `panel` for tiles [first, last). */
     void (*run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last);

@@ -165,6 +165,7 @@ const struct gemm_kernel INT4_JOIN(gemm_, INT4_ID) = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
     .depth = 2,
+    .group_bytes = 4,
     .gflops = INT4_GFLOPS,
     .pack_rows = INT4_FN(pack_rows),
     .run = INT4_FN(run),

@@ -412,9 +412,9 @@ uint64_t linear_workspace(const tn_op *op, const struct gemm_kernel *kernel, uin
 {
     uint64_t k = op->in[0]->width;
     uint64_t run = run_of(group_of(op->n_members ? op->members[0] : op, kernel));
-    uint64_t groups = gemm_steps(kernel, k, run), steps = run ? 2 * (k / run) : 1;
+    uint64_t groups = gemm_steps(kernel, k, run), steps = run ? 2 * (k / run) : 2;
 
-    return max_rows * (groups + steps) * 4 + 2 * ALIGN;
+    return max_rows * (groups * kernel->group_bytes + steps * 4) + 2 * ALIGN;
 }
 
 /* A run of gemm: items are panels of blocks of tiles. */
@@ -476,7 +476,9 @@ static void set_up(const tn_launch *l, enum linear_form form, const struct gemm_
     if (is_scaled(kernel))
         g->scale = b.scale;
     if (kernel->weight_dtype == TN_DT_I8) {
-        g->a_step = (float *)(g->a + g->n_rows * gemm_steps(kernel, p.k, 0));
+        g->a_step =
+            (float *)(g->a + g->n_rows * gemm_steps(kernel, p.k, 0) * (kernel->group_bytes / 4));
+        g->a_rest = (int32_t *)(g->a_step + g->n_rows);
         g->act_scale = act_scale(l->op->n_members ? l->op->members[0] : l->op);
         g->offset = b.offset;
     }
@@ -507,7 +509,7 @@ void linear_launch(const struct cpu_instance *in, const tn_launch *l, enum linea
     set_up(l, form, kernel, &r.g);
     if (r.g.n_rows == 0)
         return;
-    row_bytes = gemm_steps(kernel, r.g.k, r.g.run) * 4;
+    row_bytes = gemm_steps(kernel, r.g.k, r.g.run) * kernel->group_bytes;
     block_rows = BLOCK_BYTES / row_bytes;
     if (block_rows < BLOCK_MIN_ROWS)
         block_rows = BLOCK_MIN_ROWS;

@@ -66,7 +66,7 @@
 
 #define NEEDS_i8_avx2 TN_CPU_X86_AVX2
 #define DTYPE_i8_avx2 TN_DT_I8
-#define LAYOUT_i8_avx2 "i8s.k2x16"
+#define LAYOUT_i8_avx2 "i8s.k4x16"
 #define NAME_i8_avx2 ".i8.avx2"
 
 #define NEEDS_i4_avx512vnni (TN_CPU_X86_AVX512 | TN_CPU(AVX512VNNI))

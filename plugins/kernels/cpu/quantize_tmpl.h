@@ -47,25 +47,3 @@ static inline void quantize_groups(uint32_t *group, const float *x, uint64_t n, 
     for (uint64_t g = 0; g < padded / 4; g++)
         group[g] ^= 0x01010101u * flip;
 }
-
-/* n values as pairs of int16; the last pair is filled up with zero. */
-static inline void quantize_pairs(uint32_t *pairs, const float *x, uint64_t n, float step)
-{
-    int16_t *q = (int16_t *)pairs;
-    uint64_t i = 0;
-    vf by = v_set1(step);
-
-    if (!(step > 0.0f)) {
-        memset(q, 0, (n + 1) / 2 * sizeof *pairs);
-        return;
-    }
-    for (; i + LANES <= n; i += LANES)
-        v_store_i16(q + i, quantize_round(v_load(x + i), by));
-    if (i < n) {
-        int16_t last[LANES];
-        v_store_i16(last, quantize_round(v_load_n(x + i, n - i), by));
-        memcpy(q + i, last, (n - i) * sizeof *q);
-    }
-    if (n % 2)
-        q[n] = 0;
-}

@@ -294,11 +294,13 @@ static inline void v_store_i8(int8_t *p, vf a)
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
 }
 
-/* p[i] + q[i] as float32. */
-static inline vf v_sum_i32(const int32_t *p, const int32_t *q)
+/* p[i] + q[i] + r as float32. */
+static inline vf v_sum_i32(const int32_t *p, const int32_t *q, int32_t r)
 {
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_loadu_si256((const __m256i *)p),
-                                               _mm256_loadu_si256((const __m256i *)q)));
+    __m256i sum = _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)p),
+                                   _mm256_loadu_si256((const __m256i *)q));
+
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(r)));
 }
 
 /* LANES int16: a rounded, saturating. */

@@ -280,10 +280,12 @@ static inline void v_store_i8(int8_t *p, vf a)
     _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
 }
 
-/* p[i] + q[i] as float32. */
-static inline vf v_sum_i32(const int32_t *p, const int32_t *q)
+/* p[i] + q[i] + r as float32. */
+static inline vf v_sum_i32(const int32_t *p, const int32_t *q, int32_t r)
 {
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q)));
+    __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q));
+
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(r)));
 }
 
 /* LANES int16: a rounded, saturating. */
