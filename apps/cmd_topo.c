@@ -89,11 +89,12 @@ static int32_t topo(const struct opts *o, tn_err *err)
         return app_print_json(r, err);
     json_array_foreach(json_object_get(r, "kinds"), i, item) print_kind(item);
     json_array_foreach(json_object_get(r, "comm"), i, item)
-        printf("%s %-6s moves %s%s%s%s\n", i == 0 ? "comm:" : "     ", text_of(item, "name"),
+        printf("%s %-6s moves %s%s%s%s%s%s\n", i == 0 ? "comm:" : "     ", text_of(item, "name"),
                text_of(item, "moves"),
                json_is_true(json_object_get(item, "hosts")) ? ", between hosts" : "",
                json_is_true(json_object_get(item, "captured")) ? ", in graphs" : "",
-               json_is_true(json_object_get(item, "own_device")) ? ", a device per rank" : "");
+               json_is_true(json_object_get(item, "own_device")) ? ", a device per rank" : "",
+               text_of(item, "found")[0] ? "; " : "", text_of(item, "found"));
     json_decref(r);
     return TN_OK;
 }

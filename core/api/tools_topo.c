@@ -163,13 +163,16 @@ static json_t *kind_json(const struct session *s, const struct registry_view *vi
     return o;
 }
 
-static json_t *backend_json(const tn_comm_backend *b)
+static json_t *backend_json(const tn_comm_backend *b, void *instance)
 {
     static const char *const moves[] = {"", "host", "device", "host, device"};
 
-    return json_pack("{s:s, s:s, s:b, s:b, s:b}", "name", b->name, "moves",
+    const char *found =
+        TN_HAS(tn_comm_backend, b, describe) && b->describe ? b->describe(instance) : "";
+
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "found", found, "name", b->name, "moves",
                      moves[b->flags & (TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY)], "captured",
-                     (int)((b->flags & TN_COMM_GRAPH_SAFE) != 0), "hosts",
+                     (int)((b->flags & (TN_COMM_GRAPH_SAFE | TN_COMM_GRAPH_SUMS)) != 0), "hosts",
                      (int)((b->flags & TN_COMM_MULTI_HOST) != 0), "own_device",
                      (int)((b->flags & TN_COMM_OWN_DEVICE) != 0));
 }
@@ -194,7 +197,7 @@ int32_t tool_topo(const struct tool_conf *c, bool measure, json_t **out, tn_err 
         json_array_append_new(kinds, kind_json(&s, view, &items[i], measure));
     n = registry_ifaces(view, TN_IFACE_COMM, &items);
     for (uint32_t i = 0; i < n; i++)
-        json_array_append_new(comm, backend_json(items[i].vtbl));
+        json_array_append_new(comm, backend_json(items[i].vtbl, items[i].instance));
     registry_release(view);
     session_close(&s);
     *out = json_pack("{s:o, s:o}", "kinds", kinds, "comm", comm);

@@ -58,9 +58,22 @@ bool binding_feeds(const struct binding *b);
 /* Whether steps of that many rows can be captured: NULL, or who is against it, for people. */
 const char *binding_uncapturable(const struct binding *b, uint32_t rows);
 
-/* Captures a step, with its feeding if binding_feeds; `batch` as tenon/batch.h says under "Captured steps". The graph is the
- * caller's; it dies before the binding does. */
-int32_t binding_capture(struct binding *b, const tn_batch *batch, tn_graph **out, tn_err *err);
+/* A step that can be replayed, and what its ranks then move. The graph is the caller's; it dies before the binding does. */
+struct captured_step {
+    tn_graph *graph;
+    struct comm_moved moved;
+};
+
+/* Comes together with the ranks that share matrices with this one, if there are any: all do so before each step that they run to
+ * make ready what is captured next. */
+int32_t binding_meet(struct binding *b, tn_err *err);
+
+/* Captures a step, with its feeding if binding_feeds; `batch` as tenon/batch.h says under "Captured steps". */
+int32_t binding_capture(struct binding *b, const tn_batch *batch, struct captured_step *out,
+                        tn_err *err);
+
+/* Enqueues a captured step. */
+int32_t binding_replay(struct binding *b, const struct captured_step *step, tn_err *err);
 
 /* Bytes per second that the device reads from its memory, measured now, which takes a fraction of a second. Any thread, but
  * it competes with the steps that run. */

@@ -13,6 +13,7 @@ struct device_block {
     struct ledger_owner *owner;
     void *ptr;
     uint64_t bytes;
+    bool borrowed; /* of a group of ranks, which ends later */
 };
 
 struct bound_step {
@@ -58,6 +59,9 @@ int32_t bound_open_owners(struct binding *b, tn_err *err);
 void bound_free_all(struct binding *b);
 int32_t bound_alloc(struct binding *b, struct ledger_owner *owner, uint64_t bytes, void **out,
                     tn_err *err);
+/* The same of what ranks add up, where their group has memory for it; `layout` as tn_comm_backend::memory says. */
+int32_t bound_alloc_shared(struct binding *b, struct ledger_owner *owner, uint64_t bytes,
+                           uint64_t layout, void **out, tn_err *err);
 
 /* weights.c: packs and places the weights of every step. */
 int32_t bound_load_weights(struct binding *b, tn_err *err);

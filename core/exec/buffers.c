@@ -100,6 +100,19 @@ static void place(struct life *lives, size_t i)
     lives[i].offset = at;
 }
 
+/* What lies where, as one number (FNV-1a): equal on ranks that made the same of a plan. */
+static uint64_t layout_of(const struct life *lives, size_t n)
+{
+    uint64_t hash = UINT64_C(0xCBF29CE484222325);
+
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t part[3] = {lives[i].value, lives[i].offset, lives[i].bytes};
+        for (size_t k = 0; k < sizeof part; k++)
+            hash = (hash ^ ((const uint8_t *)part)[k]) * UINT64_C(0x100000001B3);
+    }
+    return hash;
+}
+
 int32_t bound_place_values(struct binding *b, tn_err *err)
 {
     size_t n_values = b->graph->plan->n_values, n = 0;
@@ -123,7 +136,7 @@ int32_t bound_place_values(struct binding *b, tn_err *err)
         if (lives[i].offset + lives[i].bytes > total)
             total = lives[i].offset + lives[i].bytes;
     }
-    rc = bound_alloc(b, b->own_buffers, total, &base, err);
+    rc = bound_alloc_shared(b, b->own_buffers, total, layout_of(lives, n), &base, err);
     for (size_t i = 0; i < n && rc == TN_OK; i++)
         b->value_ptr[lives[i].value] = (uint8_t *)base + lives[i].offset;
 done:

@@ -145,7 +145,7 @@ static const tn_variant gather = {.h = TN_HDR(tn_variant),
                                   .cost_ns = cost_ns,
                                   .workspace = gather_workspace,
                                   .launch = launch_gather};
-bool comm_line_captures(const struct comm_line *line)
+static bool line_has(const struct comm_line *line, uint32_t flags)
 {
     const tn_comm_backend *b = line->backend;
 
@@ -154,14 +154,24 @@ bool comm_line_captures(const struct comm_line *line)
     return ((line->group && TN_HAS(tn_comm_backend, b, group_flags) && b->group_flags
                  ? b->group_flags(line->group)
                  : b->flags) &
-            TN_COMM_GRAPH_SAFE) != 0;
+            flags) != 0;
+}
+
+bool comm_line_captures(const struct comm_line *line)
+{
+    return line_has(line, TN_COMM_GRAPH_SAFE);
+}
+
+bool comm_sums_capture(const struct comm_line *line)
+{
+    return line_has(line, TN_COMM_GRAPH_SAFE | TN_COMM_GRAPH_SUMS);
 }
 
 struct kernel_source comm_source(struct comm *c, const char *device_kind)
 {
     c->reduce = reduce;
     c->gather = gather;
-    if (comm_line_captures(&c->tensor)) {
+    if (comm_sums_capture(&c->tensor)) {
         c->reduce.flags |= TN_VARIANT_GRAPH_SAFE;
         c->gather.flags |= TN_VARIANT_GRAPH_SAFE;
     }
@@ -235,6 +245,47 @@ int32_t comm_recv(struct comm *c, void *buf, uint64_t bytes, tn_stream *s, tn_er
 
     begin(c, COMM_RECV, p->members[p->rank - 1], bytes);
     return end(c, p, p->backend->recv(p->group, buf, bytes, p->rank - 1, s, err), err);
+}
+
+int32_t comm_memory(struct comm *c, uint64_t bytes, uint64_t layout, void **out, tn_err *err)
+{
+    const tn_comm_backend *b = c->tensor.backend;
+
+    *out = NULL;
+    if (!c->tensor.group || !TN_HAS(tn_comm_backend, b, memory) || !b->memory)
+        return TN_OK;
+    begin_wait(c);
+    return end(c, &c->tensor, b->memory(c->tensor.group, bytes, layout, out, err), err);
+}
+
+/* -- Captured steps --------------------------------------------------------------------------------------- */
+
+int32_t comm_meet(struct comm *c, tn_stream *s, tn_err *err)
+{
+    return c->tensor.group
+               ? end(c, &c->tensor, c->tensor.backend->barrier(c->tensor.group, s, err), err)
+               : TN_OK;
+}
+
+struct comm_moved comm_moved(const struct comm *c)
+{
+    struct comm_moved m;
+
+    for (uint32_t i = 0; i < COMM_CALLS; i++) {
+        m.calls[i] = atomic_load_explicit(&c->counts.calls[i], memory_order_relaxed);
+        m.bytes[i] = atomic_load_explicit(&c->counts.bytes[i], memory_order_relaxed);
+    }
+    return m;
+}
+
+void comm_count(struct comm *c, const struct comm_moved *moved, bool back)
+{
+    for (uint32_t i = 0; i < COMM_CALLS; i++) {
+        uint64_t calls = back ? 0 - moved->calls[i] : moved->calls[i];
+        uint64_t bytes = back ? 0 - moved->bytes[i] : moved->bytes[i];
+        atomic_fetch_add_explicit(&c->counts.calls[i], calls, memory_order_relaxed);
+        atomic_fetch_add_explicit(&c->counts.bytes[i], bytes, memory_order_relaxed);
+    }
 }
 
 /* -- Ends ------------------------------------------------------------------------------------------------- */

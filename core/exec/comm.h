@@ -43,6 +43,11 @@ struct comm_counts {
     _Atomic uint64_t calls[COMM_CALLS], bytes[COMM_CALLS];
 };
 
+/* The same at one time, or between two. */
+struct comm_moved {
+    uint64_t calls[COMM_CALLS], bytes[COMM_CALLS];
+};
+
 struct comm {
     struct comm_line tensor;   /* shares matrices */
     struct comm_line pipeline; /* one rank of each stage, first stage first */
@@ -57,8 +62,22 @@ struct comm {
 
 const char *comm_call_name(uint32_t call);
 
-/* Whether calls of the line may be captured; also true where there is nothing to call. */
+/* Whether all calls of the line may be captured, or its sums and gathers; also true where there is nothing to call. */
 bool comm_line_captures(const struct comm_line *line);
+bool comm_sums_capture(const struct comm_line *line);
+
+/* Memory that the tensor group's sums move best, as tn_comm_backend::memory says; NULL if there is none. */
+int32_t comm_memory(struct comm *c, uint64_t bytes, uint64_t layout, void **out, tn_err *err);
+
+/* Comes together with the ranks of the tensor group, in the stream and, of backends whose ranks are threads, on the host. Nothing
+ * to do for a rank that is alone. */
+int32_t comm_meet(struct comm *c, tn_stream *s, tn_err *err);
+
+/* What has gone over the lines so far. */
+struct comm_moved comm_moved(const struct comm *c);
+
+/* Counts `moved` as well, or (`back`) no longer: a step that is captured moves nothing, and when it is replayed nobody calls. */
+void comm_count(struct comm *c, const struct comm_moved *moved, bool back);
 
 /* The collectives of the tensor group as a kernel set for one kind of device. `c` outlives its use. */
 struct kernel_source comm_source(struct comm *c, const char *device_kind);

@@ -140,29 +140,60 @@ const char *binding_uncapturable(const struct binding *b, uint32_t rows)
             continue;
         if (!(v->flags & TN_VARIANT_GRAPH_SAFE))
             return v->name;
-        if ((v->flags & TN_VARIANT_PARTS) && !comm_line_captures(&b->o.comm->tensor))
+        if ((v->flags & TN_VARIANT_PARTS) && !comm_sums_capture(&b->o.comm->tensor))
             return b->o.comm->tensor.plugin;
     }
     return NULL;
 }
 
-int32_t binding_capture(struct binding *b, const tn_batch *batch, tn_graph **out, tn_err *err)
+int32_t binding_meet(struct binding *b, tn_err *err)
 {
-    tn_graph *g = NULL;
+    return b->o.comm ? comm_meet(b->o.comm, b->stream, err) : TN_OK;
+}
+
+/* What the calls of a captured step move, which has not moved yet. */
+static struct comm_moved take_back(struct comm *c, const struct comm_moved *before)
+{
+    struct comm_moved m = comm_moved(c);
+
+    for (uint32_t i = 0; i < COMM_CALLS; i++) {
+        m.calls[i] -= before->calls[i];
+        m.bytes[i] -= before->bytes[i];
+    }
+    comm_count(c, &m, true);
+    return m;
+}
+
+int32_t binding_capture(struct binding *b, const tn_batch *batch, struct captured_step *out,
+                        tn_err *err)
+{
+    struct captured_step step = {.graph = NULL};
+    struct comm_moved before = {{0}, {0}};
     tn_err ignored = TN_ERR_INIT;
     int32_t rc = b->o.api->capture_begin(b->o.device, b->stream, err), end;
 
     if (rc != TN_OK)
         return rc;
+    if (b->o.comm)
+        before = comm_moved(b->o.comm);
     rc = binding_run(b, batch, b->feed != NULL, err);
+    if (b->o.comm)
+        step.moved = take_back(b->o.comm, &before);
     /* Ended in any case: the stream must be usable again. */
-    end = b->o.api->capture_end(b->o.device, b->stream, &g, rc == TN_OK ? err : &ignored);
+    end = b->o.api->capture_end(b->o.device, b->stream, &step.graph, rc == TN_OK ? err : &ignored);
     if (rc != TN_OK) {
         if (end == TN_OK)
-            b->o.api->graph_free(b->o.device, g);
+            b->o.api->graph_free(b->o.device, step.graph);
         return rc;
     }
     if (end == TN_OK)
-        *out = g;
+        *out = step;
     return end;
+}
+
+int32_t binding_replay(struct binding *b, const struct captured_step *step, tn_err *err)
+{
+    if (b->o.comm)
+        comm_count(b->o.comm, &step->moved, false);
+    return b->o.api->graph_launch(b->o.device, step->graph, b->stream, err);
 }

@@ -21,19 +21,21 @@ struct step_graphs_options {
     const char *place;
     struct ledger *ledger;
     uint32_t max_batch_size, max_context, block_tokens;
+    bool among_several; /* ranks share the matrices */
 };
 
 struct step_graphs {
     struct step_graphs_options o;
     uint32_t n;
     uint32_t rows[STEP_GRAPHS_MAX]; /* ascending */
-    tn_graph *graphs[STEP_GRAPHS_MAX];
+    struct captured_step steps[STEP_GRAPHS_MAX];
     struct ledger_owner *owner;
     uint64_t bytes, capture_ns;
 };
 
 /* Captures what can be. A device or kernel that cannot leaves fewer graphs, or none, with a line in the log; an error is
- * only what concerns memory of the host. */
+ * only what concerns memory of the host and, among several ranks, a step that does not run, for which others then wait. What it
+ * has is released in either case. */
 int32_t step_graphs_init(struct step_graphs *g, const struct step_graphs_options *o, tn_err *err);
 void step_graphs_release(struct step_graphs *g); /* zeroed is allowed */
 
@@ -42,6 +44,6 @@ uint32_t step_graphs_bucket(const struct step_graphs *g, uint32_t n_rows, uint32
                             uint32_t n_logits);
 
 /* Enqueues the graph of a bucket; the arrays of the step have been sent. */
-int32_t step_graphs_launch(struct step_graphs *g, uint32_t bucket, tn_stream *stream, tn_err *err);
+int32_t step_graphs_launch(struct step_graphs *g, uint32_t bucket, tn_err *err);
 
 #endif

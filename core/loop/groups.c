@@ -448,7 +448,8 @@ static int32_t join(const struct groups *g, const struct group_plan *p, struct r
                             (uint64_t)conf_int(conf, CONF_PARALLEL_STEP_MS) * NS_PER_MS,
                         .max_bytes = g->max_bytes,
                         .info = &r->info,
-                        .flags = p->staged ? TN_COMM_JOIN_STAGED : 0};
+                        .flags = (p->staged ? TN_COMM_JOIN_STAGED : 0u) |
+                                 (r->o.n_shares > 1 ? TN_COMM_JOIN_SHARED : 0u)};
     int32_t rc;
 
     if (p->n == 1)

@@ -386,7 +386,8 @@ static int32_t capture_steps(struct rank *r, tn_err *err)
                                           .ledger = r->in->o.ledger,
                                           .max_batch_size = r->in->max_batch_size,
                                           .max_context = r->in->max_seq_len,
-                                          .block_tokens = r->in->block_tokens};
+                                          .block_tokens = r->in->block_tokens,
+                                          .among_several = r->o.topo.tp_size > 1};
 
     if (!r->arrays.mirrored || !conf_bool(r->in->o.conf, CONF_KERNELS_GRAPHS))
         return TN_OK;
@@ -435,7 +436,7 @@ int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_st
     atomic_store(&r->comm.beat.step, step->number);
     rc = step_arrays_send(&r->arrays, t, stream, err);
     if (rc == TN_OK)
-        rc = bucket ? step_graphs_launch(&r->graphs, bucket, stream, err)
+        rc = bucket ? step_graphs_launch(&r->graphs, bucket, err)
                     : binding_run(r->binding, &t->batch, t->n_unknown > 0, err);
     if (rc == TN_OK)
         rc = step_arrays_fetch(&r->arrays, t, stream, err);
@@ -485,6 +486,7 @@ static int32_t finish_part(struct rank *r, uint32_t slot, tn_err *err)
     if (!r->flying[slot])
         return TN_OK;
     r->flying[slot] = false;
+    atomic_store(&r->comm.beat.call, "the device");
     rc = r->in->api->event_sync(r->device, r->done[slot], err);
     if (rc == TN_OK && t->n_logits > 0) {
         memcpy(r->sampled + r->first[slot], t->sampled, t->n_logits * sizeof *t->sampled);
@@ -511,7 +513,7 @@ static int32_t enqueue_part(struct rank *r, const struct step_parts *p, uint32_t
     r->first[slot] = p->first_logits[i];
     rc = step_arrays_send(&r->arrays, t, stream, err);
     if (rc == TN_OK)
-        rc = bucket ? step_graphs_launch(&r->graphs, bucket, stream, err)
+        rc = bucket ? step_graphs_launch(&r->graphs, bucket, err)
                     : binding_run(r->binding, &t->batch, false, err);
     if (rc == TN_OK)
         rc = step_arrays_fetch(&r->arrays, t, stream, err);

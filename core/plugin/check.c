@@ -152,7 +152,7 @@ static int32_t check_comm(struct place *at, const tn_comm_backend *c)
 {
     uint32_t flags = TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY | TN_COMM_GRAPH_SAFE |
                      TN_COMM_MULTI_HOST | TN_COMM_IN_PLACE | TN_COMM_DETERMINISTIC |
-                     TN_COMM_OWN_DEVICE;
+                     TN_COMM_OWN_DEVICE | TN_COMM_GRAPH_SUMS;
     int32_t rc = check_text(at, "name", c->name);
 
     if (rc == TN_OK)
@@ -201,6 +201,8 @@ static int32_t check_device_optional(struct place *at, const tn_device_api *d)
     NEED_BOTH(at, d, image_load, image_entry);
     NEED_BOTH(at, d, image_load, image_unload);
     NEED_BOTH(at, d, parallel, n_workers);
+    NEED_BOTH(at, d, meet_bytes, meet_sum);
+    NEED_BOTH(at, d, meet_bytes, meet_gather);
     return TN_OK;
 }
 

@@ -20,7 +20,7 @@
 #define MAX_RANKS 8
 #define MAX_NAMES 256
 
-enum call { NOTHING, REDUCE, GATHER, SCATTER, BROADCAST, SEND, RECV, FINALIZE };
+enum call { NOTHING, REDUCE, GATHER, SCATTER, BROADCAST, SEND, RECV, ENLIST, DISMISS, FINALIZE };
 
 struct world {
     char id[128];
@@ -36,12 +36,13 @@ struct ncclComm {
     void *recv;
     size_t count;
     int dtype, peer;
+    int windows; /* that it has */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
     struct world *worlds[64];
-    int n_worlds, n_ids, version, live, struck;
+    int n_worlds, n_ids, version, live, struck, memory, windows;
     const char *fail_name;
     int fail_in, fail_result;
     struct {
@@ -160,6 +161,7 @@ static int begin(const char *name, struct ncclComm *c, struct ncclComm call)
     if (result == NCCL_SUCCESS) {
         call.w = c->w;
         call.rank = c->rank;
+        call.windows = c->windows;
         *c = call;
         meet(c);
         result = c->call == NOTHING ? NCCL_SUCCESS : NCCL_IN_PROGRESS;
@@ -243,6 +245,7 @@ static int drop(const char *name, nccl_comm c)
     if (result == NCCL_SUCCESS) {
         c->w->ranks[c->rank] = NULL;
         shim.live--;
+        shim.windows -= c->windows;
         free(c);
     }
     pthread_mutex_unlock(&lock);
@@ -335,6 +338,62 @@ int shim_recv(void *recv, size_t count, int dtype, int peer, nccl_comm comm, voi
                      .call = RECV, .recv = recv, .count = count, .dtype = dtype, .peer = peer});
 }
 
+#ifndef SHIM_WITHOUT_WINDOWS
+NCCL_WINDOW_FUNCTIONS(NCCL_PROTOTYPE)
+
+int shim_mem_alloc(void **out, size_t bytes)
+{
+    int result;
+
+    pthread_mutex_lock(&lock);
+    result = enter("ncclMemAlloc");
+    if (result == NCCL_SUCCESS) {
+        *out = malloc(bytes);
+        shim.memory++;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int shim_mem_free(void *ptr)
+{
+    pthread_mutex_lock(&lock);
+    shim.memory--;
+    pthread_mutex_unlock(&lock);
+    free(ptr);
+    return NCCL_SUCCESS;
+}
+
+int shim_window_register(nccl_comm comm, void *ptr, size_t bytes, nccl_window *out, int flags)
+{
+    int result = flags == NCCL_SYMMETRIC && bytes > 0
+                     ? begin("ncclCommWindowRegister", comm, (struct ncclComm){.call = ENLIST})
+                     : NCCL_INVALID_ARGUMENT;
+
+    if (result != NCCL_SUCCESS && result != NCCL_IN_PROGRESS)
+        return result;
+    pthread_mutex_lock(&lock);
+    comm->windows++;
+    shim.windows++;
+    pthread_mutex_unlock(&lock);
+    *out = ptr;
+    return result;
+}
+
+int shim_window_deregister(nccl_comm comm, nccl_window window)
+{
+    int result = begin("ncclCommWindowDeregister", comm, (struct ncclComm){.call = DISMISS});
+
+    if (!window || (result != NCCL_SUCCESS && result != NCCL_IN_PROGRESS))
+        return result;
+    pthread_mutex_lock(&lock);
+    comm->windows--;
+    shim.windows--;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+#endif
+
 const char *shim_error_text(int result)
 {
     return result == NCCL_REMOTE_ERROR ? "remote process exited or there was a network error"
@@ -389,13 +448,25 @@ static int live(void)
     return shim.live;
 }
 
+static int memory(void)
+{
+    return shim.memory;
+}
+
+static int windows(void)
+{
+    return shim.windows;
+}
+
 EXPORT extern const struct shim_api shim_api;
 const struct shim_api shim_api = {.reset = reset,
                                   .arrange = arrange,
                                   .strike = strike,
                                   .set_version = set_version,
                                   .calls = calls,
-                                  .live = live};
+                                  .live = live,
+                                  .memory = memory,
+                                  .windows = windows};
 
 __attribute__((constructor)) static void start(void)
 {

@@ -13,6 +13,9 @@ struct shim_api {
     void (*set_version)(int version);
     int (*calls)(const char *name); /* since the reset */
     int (*live)(void);              /* communicators that exist */
+    int (*memory)(void);            /* blocks of its memory that exist */
+    int (*windows)(
+        void); /* windows that were neither taken back nor taken along by their communicator */
 };
 
 #endif

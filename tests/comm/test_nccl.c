@@ -25,15 +25,20 @@ static struct {
     uint8_t id[TN_COMM_ID_BYTES];
     pthread_barrier_t all;
     tn_err err;
+    const char *shim_path; /* NULL: SHIM */
+    bool asymmetric;
+    tn_kv nccl[2];
 } t;
 
 static uint32_t config(const void *arg, const char *plugin, const tn_kv **items)
 {
-    static const tn_kv cuda = {"driver", FAKE_DRIVER}, nccl = {"library", SHIM};
+    static const tn_kv cuda = {"driver", FAKE_DRIVER};
 
     (void)arg;
-    *items = strcmp(plugin, "cuda") == 0 ? &cuda : &nccl;
-    return strcmp(plugin, "cuda") == 0 || strcmp(plugin, "nccl") == 0;
+    t.nccl[0] = (tn_kv){"library", t.shim_path ? t.shim_path : SHIM};
+    t.nccl[1] = (tn_kv){"symmetric", t.asymmetric ? "false" : "true"};
+    *items = strcmp(plugin, "cuda") == 0 ? &cuda : t.nccl;
+    return strcmp(plugin, "cuda") == 0 ? 1 : strcmp(plugin, "nccl") == 0 ? 2 : 0;
 }
 
 static void *symbol(const char *path, const char *name)
@@ -154,6 +159,8 @@ static void run(uint32_t n, int32_t (*work)(struct rank *r), uint64_t call_ms)
         pthread_join(ranks[i].thread, NULL);
     close_plugins();
     ck_assert_int_eq(t.shim->live(), 0);
+    ck_assert_int_eq(t.shim->windows(), 0);
+    ck_assert_int_eq(t.shim->memory(), 0);
     ck_assert_int_eq(t.driver->live(), 0);
 }
 
@@ -175,6 +182,115 @@ START_TEST(every_call_gives_what_one_rank_computes)
         ck_assert_ok(ranks[i].rc, &ranks[i].err);
     ck_assert_int_eq(t.shim->calls("ncclCommAbort"), 0);
     ck_assert_int_eq(t.shim->calls("ncclCommDestroy"), (int)n[_i]);
+}
+END_TEST
+
+/* Calls of a rank that is alone, in their order. */
+static int32_t call(struct rank *r, int which)
+{
+    const tn_comm_backend *b = t.backend;
+
+    switch (which) {
+    case 0: return b->all_reduce(r->group, r->memory, r->memory, 8, TN_DT_F32, r->stream, &r->err);
+    case 1: return b->all_gather(r->group, r->memory, r->memory, 8, TN_DT_F32, r->stream, &r->err);
+    case 2:
+        return b->reduce_scatter(r->group, r->memory, r->memory, 8, TN_DT_BF16, r->stream, &r->err);
+    case 3: return b->broadcast(r->group, r->memory, 64, 0, r->stream, &r->err);
+    default: return b->barrier(r->group, r->stream, &r->err);
+    }
+}
+
+/* -- Symmetric memory --------------------------------------------------------------------------------------- */
+
+enum how { OFFERED, OLD_LIBRARY, TURNED_OFF, LAYOUTS_DIFFER, NO_MEMORY, HOWS };
+
+static enum how how;
+
+/* Memory if all is well, else none; and in either case the contract holds afterwards, in it, too. */
+static int32_t symmetric(struct rank *r)
+{
+    void *p = &t, *q = NULL;
+    int32_t rc =
+        t.backend->memory(r->group, 5000, how == LAYOUTS_DIFFER ? r->rank : 7, &p, &r->err);
+
+    if (rc == TN_OK && (p != NULL) != (how == OFFERED))
+        return tn_err_set(&r->err, TN_E_INTERNAL, "%s", p ? "there is memory" : "there is none");
+    if (rc == TN_OK && p)
+        rc = t.backend->memory(r->group, 100, 8, &q, &r->err);
+    if (rc == TN_OK && p && (!q || p == q))
+        return tn_err_set(&r->err, TN_E_INTERNAL, "no second block");
+    if (rc == TN_OK && p)
+        rc = t.backend->all_reduce(r->group, p, p, 1000, TN_DT_I32, r->stream, &r->err);
+    return rc == TN_OK ? contract(r) : rc;
+}
+
+START_TEST(symmetric_memory_is_used_by_all_ranks_or_none)
+{
+    how = (enum how)_i;
+    t.shim_path = how == OLD_LIBRARY ? OLD_SHIM : NULL;
+    t.asymmetric = how == TURNED_OFF;
+    if (how == OLD_LIBRARY)
+        t.shim = symbol(OLD_SHIM, "shim_api");
+    t.shim->reset();
+    if (how == NO_MEMORY) /* of one rank */
+        t.shim->arrange("ncclMemAlloc", 1, CUDA);
+    run(2, symmetric, 20000);
+    t.shim_path = NULL;
+    t.asymmetric = false;
+    for (uint32_t i = 0; i < 2; i++)
+        ck_assert_ok(ranks[i].rc, &ranks[i].err);
+    ck_assert_int_eq(t.shim->calls("ncclCommWindowDeregister"), how == OFFERED ? 4 : 0);
+    ck_assert_int_eq(t.shim->calls("ncclCommDestroy"), 2);
+}
+END_TEST
+
+/* Alone, since a rank whose registration fails leaves the others of the shim waiting. */
+START_TEST(memory_that_cannot_be_registered_is_not_used)
+{
+    void *p = &t;
+    struct rank r = fresh(0);
+
+    ck_assert_ok(open_plugins(1), &t.err);
+    ck_assert_ok(t.backend->make_id(t.instance, t.id, &t.err), &t.err);
+    ck_assert_ok(join(&r), &r.err);
+    t.shim->arrange("ncclCommWindowRegister", 1, USAGE);
+    ck_assert_ok(t.backend->memory(r.group, 5000, 7, &p, &r.err), &r.err);
+    ck_assert_ptr_null(p);
+    ck_assert_ok(call(&r, 0), &r.err);
+    leave(&r);
+    close_plugins();
+    ck_assert_int_eq(t.shim->memory(), 0);
+    ck_assert_int_eq(t.shim->calls("ncclCommDestroy"), 1);
+}
+END_TEST
+
+/* An abort takes windows along; they are not given back one by one, which all ranks would have to do. */
+START_TEST(an_abort_takes_windows_along)
+{
+    void *p = NULL;
+    struct rank r = fresh(0);
+
+    ck_assert_ok(open_plugins(1), &t.err);
+    ck_assert_ok(t.backend->make_id(t.instance, t.id, &t.err), &t.err);
+    ck_assert_ok(join(&r), &r.err);
+    ck_assert_ok(t.backend->memory(r.group, 5000, 7, &p, &r.err), &r.err);
+    ck_assert_ptr_nonnull(p);
+    t.backend->abort(r.group);
+    ck_assert_int_eq(t.shim->windows(), 0);
+    ck_assert_int_eq(t.shim->memory(), 1); /* others may still be at it, until the group is left */
+    leave(&r);
+    close_plugins();
+    ck_assert_int_eq(t.shim->memory(), 0);
+    ck_assert_int_eq(t.shim->calls("ncclCommWindowDeregister"), 0);
+    ck_assert_int_eq(t.driver->live(), 0);
+}
+END_TEST
+
+START_TEST(what_was_found_is_told)
+{
+    ck_assert_ok(open_plugins(1), &t.err);
+    ck_assert_str_eq(t.backend->describe(t.instance), "NCCL 2.28.9, symmetric memory");
+    close_plugins();
 }
 END_TEST
 
@@ -202,21 +318,6 @@ START_TEST(a_library_that_will_not_do_is_refused_with_the_reason)
 END_TEST
 
 /* -- Calls that fail ---------------------------------------------------------------------------------------- */
-
-/* Calls of a rank that is alone, in their order. */
-static int32_t call(struct rank *r, int which)
-{
-    const tn_comm_backend *b = t.backend;
-
-    switch (which) {
-    case 0: return b->all_reduce(r->group, r->memory, r->memory, 8, TN_DT_F32, r->stream, &r->err);
-    case 1: return b->all_gather(r->group, r->memory, r->memory, 8, TN_DT_F32, r->stream, &r->err);
-    case 2:
-        return b->reduce_scatter(r->group, r->memory, r->memory, 8, TN_DT_BF16, r->stream, &r->err);
-    case 3: return b->broadcast(r->group, r->memory, 64, 0, r->stream, &r->err);
-    default: return b->barrier(r->group, r->stream, &r->err);
-    }
-}
 
 START_TEST(a_call_that_fails_breaks_the_group_and_says_why)
 {
@@ -368,6 +469,10 @@ int main(void)
     tcase_add_checked_fixture(c, setup, NULL);
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, every_call_gives_what_one_rank_computes, 0, 3);
+    tcase_add_loop_test(c, symmetric_memory_is_used_by_all_ranks_or_none, 0, HOWS);
+    tcase_add_test(c, memory_that_cannot_be_registered_is_not_used);
+    tcase_add_test(c, an_abort_takes_windows_along);
+    tcase_add_test(c, what_was_found_is_told);
     tcase_add_loop_test(c, a_library_that_will_not_do_is_refused_with_the_reason, 0, 3);
     tcase_add_loop_test(c, a_call_that_fails_breaks_the_group_and_says_why, 0, 30);
     tcase_add_loop_test(c, a_token_or_a_join_that_fails_leaves_nothing, 0, 2);

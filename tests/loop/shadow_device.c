@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The device "shadow": memory out of reach, streams that are threads, capture and replay. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,11 +19,27 @@ struct tn_device {
     tn_stream *capturing; /* by the thread that runs steps, the only one there is */
 };
 
-enum command_kind { DO_COPY, DO_FILL, DO_KERNEL, DO_EVENT, DO_WAIT, DO_SUM, DO_GRAPH };
+enum command_kind { DO_COPY, DO_FILL, DO_KERNEL, DO_EVENT, DO_WAIT, DO_SUM, DO_MEET, DO_GRAPH };
 
 struct sum {
     const void *src[TN_SUM_MAX];
     uint32_t n, dtype;
+};
+
+#define MEET_BYTES 40000u /* at a time; no multiple of what calls move */
+
+/* A rank's part in meetings of devices; zeroed by whoever made it. */
+struct room {
+    _Atomic uint32_t came; /* meetings that its rank has come to */
+    unsigned char data[2][MEET_BYTES];
+};
+
+struct meet {
+    struct room *rooms[TN_MEET_MAX];
+    _Atomic uint32_t *words;
+    uint32_t rank, n, dtype;
+    uint64_t timeout_ns;
+    bool gather;
 };
 
 struct command {
@@ -36,6 +53,7 @@ struct command {
     uint8_t byte;
     struct shadow_kernel kernel;
     struct sum sum;
+    struct meet meet;
     tn_event *event;
     tn_stream *stream; /* of that event */
     tn_graph *graph;
@@ -87,6 +105,50 @@ static void await(const struct command *c)
     pthread_mutex_unlock(&c->stream->lock);
 }
 
+static uint64_t now_ns(const tn_stream *s)
+{
+    return s->d->s->host->now_ns(s->d->s->host->ctx);
+}
+
+/* Comes to the next meeting, and waits for the others. False: in vain, or told to give up. */
+static bool meet_others(tn_stream *s, const struct meet *m)
+{
+    uint32_t number = atomic_load(&m->rooms[m->rank]->came) + 1;
+    uint64_t begin = now_ns(s);
+
+    atomic_store(&m->rooms[m->rank]->came, number);
+    for (uint32_t r = 0; r < m->n; r++)
+        while (atomic_load(&m->rooms[r]->came) < number) {
+            if (atomic_load(&m->words[TN_MEET_GIVE_UP]) || atomic_load(&m->words[TN_MEET_LATE]))
+                return false;
+            if (m->timeout_ns && now_ns(s) - begin > m->timeout_ns)
+                atomic_store(&m->words[TN_MEET_LATE], r + 1);
+            sched_yield();
+        }
+    return true;
+}
+
+static void do_meet(tn_stream *s, const struct command *c)
+{
+    const struct meet *m = &c->meet;
+    const void *src[TN_MEET_MAX];
+
+    for (uint64_t at = 0; at < c->bytes; at += MEET_BYTES) {
+        uint64_t some = c->bytes - at < MEET_BYTES ? c->bytes - at : MEET_BYTES;
+        uint32_t turn = atomic_load(&m->rooms[m->rank]->came) % 2;
+        memcpy(m->rooms[m->rank]->data[turn], (const char *)c->src + at, some);
+        if (!meet_others(s, m))
+            return;
+        for (uint32_t r = 0; r < m->n; r++) {
+            src[r] = m->rooms[r]->data[turn];
+            if (m->gather)
+                memcpy((char *)c->dst + r * c->bytes + at, src[r], some);
+        }
+        if (!m->gather)
+            comm_sum((char *)c->dst + at, src, m->n, some * 8 / tn_dtype_bits(m->dtype), m->dtype);
+    }
+}
+
 static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
 {
     uint64_t number = c->kind == DO_KERNEL ? atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 : 0;
@@ -96,6 +158,7 @@ static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
     case DO_COPY: do_copy(c); break;
     case DO_WAIT: await(c); break;
     case DO_SUM: comm_sum(c->dst, c->sum.src, c->sum.n, c->bytes, c->sum.dtype); break;
+    case DO_MEET: do_meet(s, c); break;
     case DO_FILL: memset(c->dst, c->byte, c->bytes); break;
     case DO_KERNEL:
         if (number == s->d->s->hang_kernel)
@@ -187,14 +250,13 @@ static int32_t count(void *instance, uint32_t *n, tn_err *err)
 static int32_t info(void *instance, uint32_t index, tn_device_info *info, tn_err *err)
 {
     (void)instance;
-    (void)index;
     (void)err;
     info->flags = TN_DEVICE_STREAMS | TN_DEVICE_GRAPHS;
     info->numa_node = UINT32_MAX;
     info->total_bytes = 1u << 30;
     info->n_units = 1;
     snprintf(info->name, sizeof info->name, "shadow");
-    snprintf(info->uuid, sizeof info->uuid, "shadow-0");
+    snprintf(info->uuid, sizeof info->uuid, "shadow-%u", (unsigned)index);
     snprintf(info->driver, sizeof info->driver, "1");
     return TN_OK;
 }
@@ -506,6 +568,50 @@ static int32_t device_sum(tn_device *d, tn_stream *s, void *dst, const void *con
     return count == 0 ? TN_OK : enqueue(s, c, err);
 }
 
+static int32_t meet_bytes(tn_device *d, uint32_t n, uint64_t *bytes, tn_err *err)
+{
+    (void)d;
+    (void)n;
+    (void)err;
+    *bytes = sizeof(struct room);
+    return TN_OK;
+}
+
+static int32_t enqueue_meet(tn_stream *s, const tn_device_meet *m, struct command c, tn_err *err)
+{
+    c.kind = DO_MEET;
+    c.dst = shadow_host(c.dst);
+    c.src = shadow_host(c.src);
+    c.meet.rank = m->rank;
+    c.meet.n = m->n;
+    c.meet.words = (_Atomic uint32_t *)(uintptr_t)m->words;
+    c.meet.timeout_ns = m->timeout_ns;
+    for (uint32_t r = 0; r < m->n; r++)
+        c.meet.rooms[r] = shadow_host(m->rooms[r]);
+    return enqueue(s, c, err);
+}
+
+static int32_t meet_sum(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                        const void *src, uint64_t count, uint32_t dtype, tn_err *err)
+{
+    (void)d;
+    return enqueue_meet(s, m,
+                        (struct command){.dst = dst,
+                                         .src = src,
+                                         .bytes = count * tn_dtype_bits(dtype) / 8,
+                                         .meet = {.dtype = dtype}},
+                        err);
+}
+
+static int32_t meet_gather(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                           const void *src, uint64_t bytes, tn_err *err)
+{
+    (void)d;
+    return enqueue_meet(
+        s, m, (struct command){.dst = dst, .src = src, .bytes = bytes, .meet = {.gather = true}},
+        err);
+}
+
 /* -- Graphs and kernels ------------------------------------------------------------------------------ */
 
 static int32_t capture_begin(tn_device *d, tn_stream *s, tn_err *err)
@@ -599,4 +705,7 @@ const tn_device_api shadow_device_api = {.h = TN_HDR(tn_device_api),
                                          .peer_access = peer_access,
                                          .copy_rows = copy_rows,
                                          .link = device_link,
-                                         .sum = device_sum};
+                                         .sum = device_sum,
+                                         .meet_bytes = meet_bytes,
+                                         .meet_sum = meet_sum,
+                                         .meet_gather = meet_gather};

@@ -104,22 +104,28 @@ static void collect(tn_request *req, struct job *j)
 #define MAX_SETTINGS 12
 
 /* On the shadow device, or on the host with the reference set; then `more`, up to a NULL key. */
-static tn_runtime *open_on(bool shadow, const tn_kv *more)
+static int32_t try_on(bool shadow, const tn_kv *more, tn_runtime **rt, tn_err *err)
 {
     tn_kv s[MAX_SETTINGS] = {{"plugins.path", shadow ? SHADOW_PATHS : PLUGIN_DIR},
                              {"device.kind", shadow ? "shadow" : "cpu"},
                              {"kernels.sets", shadow ? "shadow" : "reference"},
                              {"kernels.tune", "false"}}; /* takes long with the reference */
     tn_open_options o = TN_OPEN_OPTIONS_INIT;
-    tn_err err = TN_ERR_INIT;
-    tn_runtime *rt = NULL;
 
     o.engine = engine;
     o.settings = s;
     o.n_settings = 4;
     for (; more && more->key; more++)
         s[o.n_settings++] = *more;
-    ck_assert_ok(tn_open(&o, &rt, &err), &err);
+    return tn_open(&o, rt, err);
+}
+
+static tn_runtime *open_on(bool shadow, const tn_kv *more)
+{
+    tn_err err = TN_ERR_INIT;
+    tn_runtime *rt = NULL;
+
+    ck_assert_ok(try_on(shadow, more, &rt, &err), &err);
     return rt;
 }
 
@@ -543,6 +549,19 @@ static const tn_kv shared[][8] = {
     {RANKS("1", "2"), {NULL, NULL}},
     {RANKS("2", "2"), {"plugin.shadow.devices", "2"}, {NULL, NULL}},
     {RANKS("4", "1"), {"plugin.shadow.devices", "3"}, {"parallel.fusion", "true"}, {NULL, NULL}},
+    /* A device each: they meet by themselves, and steps are captured. */
+    {RANKS("2", "1"),
+     {"parallel.comm",
+      "local"}, /* else devices are opened to be measured, too, which replays nothing */
+     {"plugin.shadow.devices", "2"},
+     {"plugin.shadow.expect", "graphs"},
+     {NULL, NULL}},
+    {RANKS("4", "1"),
+     {"parallel.comm", "local"},
+     {"plugin.shadow.devices", "4"},
+     {"plugin.shadow.expect", "graphs"},
+     {"parallel.fusion", "true"},
+     {NULL, NULL}},
     {RANKS("1", "3"), {"parallel.micro_batches", "5"}, {NULL, NULL}},
     {RANKS("2", "2"), {"parallel.comm", "pcie"}, {"plugin.pcie.staged", "true"}, {NULL, NULL}},
     {RANKS("4", "1"),
@@ -612,23 +631,68 @@ START_TEST(logits_of_ranks_come_back_from_the_device)
 }
 END_TEST
 
-/* A device that dies under one rank ends the requests of all, with its words, and the runtime closes. */
+/* What one request moves, counted from before it to after it. */
+static void count_moved(bool shadow, const tn_kv *settings, uint64_t *calls, uint64_t *bytes)
+{
+    tn_runtime_stats before = {.h = TN_HDR(tn_runtime_stats)}, after = before;
+    tn_runtime *rt = open_on(shadow, settings);
+    static struct job job;
+    tn_request *req = NULL;
+    tn_err err = TN_ERR_INIT;
+
+    tn_stats(rt, &before);
+    make_job(&job, 1);
+    job.params.max_new_tokens = 9;
+    ck_assert_ok(tn_submit(rt, &job.params, &req, &err), &err);
+    collect(req, &job);
+    tn_stats(rt, &after);
+    tn_close(rt);
+    *calls = after.comm_calls - before.comm_calls;
+    *bytes = after.comm_bytes - before.comm_bytes;
+}
+
+/* Nobody calls a backend when a captured step is replayed; it moves as much all the same. */
+START_TEST(replayed_steps_count_what_they_move)
+{
+    tn_kv host[] = {RANKS("2", "1"), {NULL, NULL}};
+    tn_kv device[] = {RANKS("2", "1"),
+                      {"parallel.comm", "local"},
+                      {"plugin.shadow.devices", "2"},
+                      {"plugin.shadow.expect", "graphs"},
+                      {NULL, NULL}};
+    uint64_t calls[2], bytes[2];
+
+    count_moved(false, host, &calls[0], &bytes[0]);
+    count_moved(true, device, &calls[1], &bytes[1]);
+    ck_assert_uint_gt(calls[0], 0);
+    ck_assert_uint_eq(calls[1], calls[0]);
+    ck_assert_uint_eq(bytes[1], bytes[0]);
+}
+END_TEST
+
+/* A device that dies under one rank ends the requests of all, with its words, and the runtime closes: whether the others wait for
+ * it in threads, or on their devices. */
 START_TEST(a_device_that_dies_under_a_rank_is_named)
 {
     static struct job jobs[JOBS];
     static const char *const kernels[] = {"1", "300", "1000"};
-    tn_kv dies[] = {RANKS("2", "1"), {"plugin.shadow.fail_launch", kernels[_i]}, {NULL, NULL}};
-    tn_runtime *rt = open_on(true, dies);
+    tn_kv dies[] = {RANKS("2", "1"),
+                    {"plugin.shadow.fail_launch", kernels[_i / 2]},
+                    {"plugin.shadow.devices", _i % 2 ? "2" : "1"},
+                    {NULL, NULL}};
+    tn_runtime *rt = NULL;
+    tn_err err = TN_ERR_INIT;
+    const char *told = NULL;
 
+    if (try_on(true, dies, &rt, &err) != TN_OK) { /* at what is run to be captured */
+        ck_assert_err_has(&err, "as it was told to");
+        return;
+    }
     run_jobs(rt, jobs);
-    for (int i = 0; i < JOBS; i++)
-        if (jobs[i].finish == TN_FINISH_ERROR) {
-            ck_assert_msg(strstr(jobs[i].message, "as it was told to") != NULL, "%s",
-                          jobs[i].message);
-            tn_close(rt);
-            return;
-        }
-    ck_abort_msg("nobody was told");
+    for (int i = 0; i < JOBS && !told; i++)
+        told = jobs[i].finish == TN_FINISH_ERROR ? jobs[i].message : NULL;
+    tn_close(rt);
+    ck_assert_msg(told && strstr(told, "as it was told to"), "%s", told ? told : "nobody was told");
 }
 END_TEST
 
@@ -697,7 +761,8 @@ int main(void)
     tcase_add_loop_test(t, ranks_on_devices_give_the_tokens_of_ranks_on_the_host, 0,
                         sizeof shared / sizeof *shared);
     tcase_add_test(t, logits_of_ranks_come_back_from_the_device);
-    tcase_add_loop_test(t, a_device_that_dies_under_a_rank_is_named, 0, 3);
+    tcase_add_loop_test(t, a_device_that_dies_under_a_rank_is_named, 0, 6);
+    tcase_add_test(t, replayed_steps_count_what_they_move);
     tcase_add_loop_test(t, a_rank_that_fails_on_a_device_is_named, 0, 5);
     suite_add_tcase(s, t);
     return run_suite(s);

@@ -50,11 +50,36 @@ int32_t group_break(struct group *g, const tn_err *why, tn_err *err)
     return atomic_load(&g->broken);
 }
 
+/* A word that the rank's device shares with threads of the host; NULL: it does not meet others by itself. */
+static _Atomic uint32_t *word_of(tn_comm_group *me, uint32_t which)
+{
+    volatile uint32_t *words = atomic_load(&me->words);
+
+    return words ? (_Atomic uint32_t *)(uintptr_t)(words + which) : NULL;
+}
+
+/* Whether the rank's device has waited for another in vain, which breaks the group. */
+static int32_t look_at_device(tn_comm_group *me, tn_err *err)
+{
+    const _Atomic uint32_t *word = word_of(me, TN_MEET_LATE);
+    uint32_t late = word ? atomic_load(word) : 0;
+    tn_err why = TN_ERR_INIT;
+
+    if (late == 0 || late > me->g->n)
+        return TN_OK;
+    tn_err_set(&why, TN_E_TIMEOUT, "%s: rank %u has not come within %llu ms, on its device",
+               me->g->l->name, (unsigned)me->g->members[late - 1],
+               (unsigned long long)(me->call_timeout_ns / 1000000));
+    return group_break(me->g, &why, err);
+}
+
 int32_t group_error(tn_comm_group *me, tn_err *err)
 {
     struct group *g = me->g;
     int32_t rc = atomic_load(&g->broken);
 
+    if (rc == TN_OK)
+        rc = look_at_device(me, err);
     if (rc == TN_OK)
         return TN_OK;
     pthread_mutex_lock(&g->lock);
@@ -66,8 +91,11 @@ int32_t group_error(tn_comm_group *me, tn_err *err)
 
 void group_abort(tn_comm_group *me)
 {
+    _Atomic uint32_t *word = word_of(me, TN_MEET_GIVE_UP);
     tn_err why = TN_ERR_INIT;
 
+    if (word)
+        atomic_store(word, 1);
     tn_err_set(&why, TN_E_CANCELED, "the group was aborted");
     group_break(me->g, &why, NULL);
 }
@@ -270,7 +298,7 @@ static int32_t take_place(struct group *g, const tn_comm_join *how, tn_err *err)
     return TN_OK;
 }
 
-/* Joining is the first two meetings. */
+/* Joining is the first meetings. */
 static int32_t wait_for_all(tn_comm_group *me, const tn_comm_join *how, tn_err *err)
 {
     struct group *g = me->g;
@@ -301,6 +329,8 @@ static int32_t open_member(tn_comm_group *me, const tn_comm_join *how, tn_err *e
     if (how->info && !(how->info->flags & TN_DEVICE_HOST_MEMORY)) {
         me->api = how->api;
         me->device = how->device;
+        me->shares = (how->flags & TN_COMM_JOIN_SHARED) != 0;
+        memcpy(me->uuid, how->info->uuid, sizeof me->uuid);
         if (!(how->info->flags & TN_DEVICE_STREAMS) || !TN_HAS(tn_device_api, me->api, sum) ||
             !me->api->sum)
             rc = tn_err_set(&why, TN_E_UNSUPPORTED, "%s: devices of kind %s cannot sum", l->name,
@@ -334,6 +364,20 @@ static int32_t look_around(tn_comm_group *me, bool staged, tn_err *err)
     return rc;
 }
 
+/* What each has found is for all to see. */
+static int32_t settle(tn_comm_group *me, const tn_comm_join *how, tn_err *err)
+{
+    const struct hub *l = me->g->l;
+    int32_t rc = wait_for_all(me, how, err);
+
+    if (rc != TN_OK || !l->settle)
+        return rc;
+    rc = l->settle(me, false, err);
+    if (rc == TN_OK)
+        rc = wait_for_all(me, how, err);
+    return rc == TN_OK ? l->settle(me, true, err) : rc;
+}
+
 int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out, tn_err *err)
 {
     struct hub *l = instance;
@@ -364,7 +408,7 @@ int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out,
     if (rc == TN_OK)
         rc = look_around(me, (how->flags & TN_COMM_JOIN_STAGED) != 0, err);
     if (rc == TN_OK)
-        rc = wait_for_all(me, how, err); /* what each has found is for all to see */
+        rc = settle(me, how, err);
     if (rc != TN_OK) {
         group_leave(me);
         return rc;

@@ -89,6 +89,13 @@ struct tn_comm_group { /* one rank's view */
     unsigned char *staging;  /* device memory */
     struct window *window;   /* of the plugin pcie */
     bool reaches[MAX_RANKS]; /* whose memory the rank's device reaches directly */
+    char uuid[48];           /* of the device */
+    bool shares;             /* it, with ranks of whichever groups */
+    /* Of the plugin local, where devices meet by themselves. */
+    struct tn_device_meet meet; /* n 0: they do not */
+    void *
+        rooms[TN_MEET_MAX]; /* of all ranks; its own also before it is known whether all have one */
+    _Atomic(volatile uint32_t *) words;
 };
 
 /* The plugin's instance. */
@@ -98,12 +105,16 @@ struct hub {
     /* What a rank needs to move device memory; `open` may leave things half done for `close`. */
     int32_t (*open)(tn_comm_group *me, tn_err *err);
     void (*close)(tn_comm_group *me);
+    /* (opt) Called in turn once each rank knows whom its device reaches, and again when all have been through that. */
+    int32_t (*settle)(tn_comm_group *me, bool again, tn_err *err);
     bool staged; /* pcie: through host memory even where there is a direct way */
     struct fault fault;
     uint64_t spin_ns;     /* how long a wait spins */
     uint64_t spin_few_ns; /* the same where every rank has a processor */
     uint32_t processors;
     bool verify;
+    bool
+        devices_meet; /* local: where they can, devices wait for each other, and not their ranks' threads */
     pthread_mutex_t lock; /* guards groups and next_id */
     struct group *groups;
     uint64_t next_id;

@@ -8,6 +8,8 @@
  * copies lie in two places in turn (group.h), which holds on the device, too: before a rank's stream overwrites what it
  * showed in meeting k, in meeting k + 2, it has waited for where the others' streams were in meeting k + 1, behind their sums.
  *
+ * Where each rank has a device, and all reach each other, sums and gathers are left to the devices (captured.c).
+ *
  * Larger sums are done in two: each rank sums its share of all, reading where the others' data lie, and then takes the other
  * shares. These and all other calls meet once more at the end, so that nobody changes what another still reads.
  */
@@ -16,6 +18,10 @@
 #include "local.h"
 
 #define ONE_SHOT CHUNK /* bytes up to which a second meeting costs more than reading everything */
+
+/* Up to here sums are the devices' own affair where they can meet; larger ones, which no decode step has, are not copied to and
+ * fro between rooms. */
+#define CAPTURED_BYTES (8u << 20)
 
 int32_t device_open_member(tn_comm_group *me, tn_err *err)
 {
@@ -30,6 +36,7 @@ int32_t device_open_member(tn_comm_group *me, tn_err *err)
 
 void device_close_member(tn_comm_group *me)
 {
+    captured_close(me);
     if (me->staging)
         me->api->mem_free(me->device, me->staging);
 }
@@ -187,6 +194,8 @@ int32_t device_all_reduce(tn_comm_group *me, const void *send, void *recv, uint6
     uint32_t fault;
     int32_t rc = meet_check_dtype(me, dtype, count, 1, err);
 
+    if (rc == TN_OK && captured_meets(me) && bytes <= CAPTURED_BYTES)
+        return captured_all_reduce(me, send, recv, count, dtype, stream, err);
     if (rc == TN_OK)
         rc = meet_fault(me, "all_reduce", &fault, err);
     if (rc != TN_OK || count == 0)
@@ -225,6 +234,16 @@ static int32_t show_share(tn_comm_group *me, struct shown *mine, uint64_t rows, 
     return rc == TN_OK ? part(me, mine, fault, stream, err) : rc;
 }
 
+/* Where devices meet by themselves, addresses would change from one replay to the next: the sum is made, in the caller's room. */
+static int32_t show_sum(tn_comm_group *me, const void *send, void *room, uint64_t count,
+                        uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err)
+{
+    me->owed = (struct shown){.call = NULL};
+    me->parts[0] = room;
+    *out = (tn_comm_parts){.h = out->h, .part = me->parts, .n_parts = 1};
+    return captured_all_reduce(me, send, room, count, dtype, stream, err);
+}
+
 int32_t device_show(tn_comm_group *me, const void *send, void *room, uint64_t rows, uint64_t width,
                     uint32_t dtype, tn_comm_parts *out, tn_stream *stream, tn_err *err)
 {
@@ -233,11 +252,13 @@ int32_t device_show(tn_comm_group *me, const void *send, void *room, uint64_t ro
     uint32_t fault;
     int32_t rc = meet_check_dtype(me, dtype, width, rows, err);
 
+    mine.bytes = rows * width * tn_dtype_bits(dtype) / 8;
+    if (rc == TN_OK && captured_meets(me) && mine.bytes <= CAPTURED_BYTES)
+        return show_sum(me, send, room, rows * width, dtype, out, stream, err);
     if (rc == TN_OK)
         rc = meet_fault(me, "all_reduce", &fault, err);
     if (rc != TN_OK)
         return rc;
-    mine.bytes = rows * width * tn_dtype_bits(dtype) / 8;
     me->owed = (struct shown){.call = NULL};
     me->parts[0] = send;
     *out = (tn_comm_parts){.h = out->h, .part = me->parts, .n_parts = 1};
@@ -289,8 +310,11 @@ int32_t device_all_gather(tn_comm_group *me, const void *send, void *recv, uint6
     uint64_t bytes = count * tn_dtype_bits(dtype) / 8;
     struct shown mine = {.call = "all_gather", .dtype = dtype, .bytes = bytes, .send = send};
     uint32_t fault;
-    int32_t rc = meet_fault(me, "all_gather", &fault, err);
+    int32_t rc;
 
+    if (captured_meets(me))
+        return captured_all_gather(me, send, recv, bytes, stream, err);
+    rc = meet_fault(me, "all_gather", &fault, err);
     if (rc == TN_OK)
         rc = show(me, &mine, fault, stream, err);
     for (uint32_t r = 0; r < me->g->n && rc == TN_OK && fault != FAULT_DROP; r++)

@@ -31,6 +31,20 @@ LOCAL_CALLS(LOCAL_DECLARE)
 LOCAL_CALLS(LOCAL_DECLARE)
 #undef LOCAL_DECLARE
 
+/* Of every group; sums can be captured only where devices meet by themselves. */
+#define LOCAL_FLAGS                                                                                \
+    (TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY | TN_COMM_IN_PLACE | TN_COMM_DETERMINISTIC)
+
+/* captured.c: what devices do by themselves; only of a group for which captured_meets is true. */
+int32_t captured_settle(tn_comm_group *me, bool again, tn_err *err);
+void captured_close(tn_comm_group *me);
+uint32_t captured_flags(tn_comm_group *me);
+bool captured_meets(const tn_comm_group *me);
+int32_t captured_all_reduce(tn_comm_group *me, const void *send, void *recv, uint64_t count,
+                            uint32_t dtype, tn_stream *stream, tn_err *err);
+int32_t captured_all_gather(tn_comm_group *me, const void *send, void *recv, uint64_t bytes,
+                            tn_stream *stream, tn_err *err);
+
 /* Memory that a rank shows small things in. */
 int32_t device_open_member(tn_comm_group *me, tn_err *err);
 void device_close_member(tn_comm_group *me);

@@ -4,7 +4,7 @@
  * install and nothing to set up; and, through faults that its group of the configuration asks for, the way to try what
  * a run of many ranks does when one of them fails.
  *
- *     local: { spin_us = 50; verify = false;
+ *     local: { spin_us = 50; verify = false; devices_meet = true;
  *              fault = "stall"; fault_rank = 1; fault_call = "all_reduce"; fault_at = 100; };
  */
 #include <string.h>
@@ -56,7 +56,7 @@ CALL(hide, (tn_comm_group * me, tn_stream *stream, tn_err *err), NAMES_NONE)
 static const tn_comm_backend backend = {
     .h = TN_HDR(tn_comm_backend),
     .name = "local",
-    .flags = TN_COMM_HOST_MEMORY | TN_COMM_DEVICE_MEMORY | TN_COMM_IN_PLACE | TN_COMM_DETERMINISTIC,
+    .flags = LOCAL_FLAGS | TN_COMM_GRAPH_SUMS,
     .dtypes = COMM_SUM_DTYPES,
     .can_join = group_can_join,
     .make_id = group_make_id,
@@ -74,29 +74,41 @@ static const tn_comm_backend backend = {
     .barrier = call_barrier,
     .show = call_show,
     .hide = call_hide,
+    .group_flags = captured_flags,
 };
+
+/* A setting that is true or false. */
+static int32_t truth(const tn_kv *kv, bool *out, tn_err *err)
+{
+    *out = strcmp(kv->value, "true") == 0;
+    return *out || strcmp(kv->value, "false") == 0
+               ? TN_OK
+               : tn_err_set(err, TN_E_CONFIG, "local: %s = \"%s\": must be true or false", kv->key,
+                            kv->value);
+}
 
 static int32_t setting(struct hub *l, const tn_kv *kv, tn_err *err)
 {
-    if (strcmp(kv->key, "verify") == 0) {
-        l->verify = strcmp(kv->value, "true") == 0;
-        if (l->verify || strcmp(kv->value, "false") == 0)
-            return TN_OK;
-        return tn_err_set(err, TN_E_CONFIG, "local: verify = \"%s\": must be true or false",
-                          kv->value);
-    }
+    if (strcmp(kv->key, "verify") == 0)
+        return truth(kv, &l->verify, err);
+    if (strcmp(kv->key, "devices_meet") == 0)
+        return truth(kv, &l->devices_meet, err);
     if (err)
-        snprintf(err->remedy, sizeof err->remedy,
-                 "known keys: spin_us, verify, fault, fault_rank, fault_call, fault_at, "
-                 "fault_count, fault_ms");
+        snprintf(
+            err->remedy, sizeof err->remedy,
+            "known keys: devices_meet, spin_us, verify, fault, fault_rank, fault_call, fault_at, "
+            "fault_count, fault_ms");
     return TN_E_NOTFOUND;
 }
 
 static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,
                     tn_err *err)
 {
-    const struct hub model = {
-        .name = "local", .open = device_open_member, .close = device_close_member};
+    const struct hub model = {.name = "local",
+                              .open = device_open_member,
+                              .close = device_close_member,
+                              .settle = captured_settle,
+                              .devices_meet = true};
 
     return hub_new(host, &model, config, n_config, setting, instance, err);
 }

@@ -8,10 +8,13 @@
 #include "group.h"
 
 #include <limits.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
 #define POLL_NS 20000
+#define EAGER_NS                                                                                   \
+    200000 /* a nap takes 70 us or more: a call within a step is looked after without, so long */
 #define LEAVE_NS UINT64_C(5000000000)
 
 static uint64_t now_ns(const tn_comm_group *g)
@@ -31,10 +34,10 @@ static int32_t break_group(tn_comm_group *g, const tn_err *why, tn_err *err)
     return g->broken;
 }
 
-/* With the lock held; without it while we sleep. Until NCCL has done what it does in the background, or nothing works any more. */
-static int settle(tn_comm_group *g, int result, uint64_t until_ns)
+int group_settle(tn_comm_group *g, int result, uint64_t until_ns)
 {
     const struct timespec nap = {0, POLL_NS};
+    uint64_t begin = now_ns(g);
 
     while (result == NCCL_IN_PROGRESS && g->comm && g->broken == TN_OK) {
         int state = NCCL_SUCCESS;
@@ -43,7 +46,10 @@ static int settle(tn_comm_group *g, int result, uint64_t until_ns)
         if (result != NCCL_IN_PROGRESS || (until_ns && now_ns(g) > until_ns))
             break;
         pthread_mutex_unlock(&g->lock);
-        nanosleep(&nap, NULL);
+        if (now_ns(g) - begin < EAGER_NS)
+            sched_yield();
+        else
+            nanosleep(&nap, NULL);
         pthread_mutex_lock(&g->lock);
     }
     return result;
@@ -64,13 +70,18 @@ int32_t group_begin(tn_comm_group *g, tn_err *err)
     return rc;
 }
 
+uint64_t group_deadline(const tn_comm_group *g)
+{
+    return g->call_timeout_ns ? now_ns(g) + g->call_timeout_ns : 0;
+}
+
 int32_t group_end(tn_comm_group *g, int result, const char *call, tn_err *err)
 {
-    uint64_t until = g->call_timeout_ns ? now_ns(g) + g->call_timeout_ns : 0;
+    uint64_t until = group_deadline(g);
     tn_err why = TN_ERR_INIT;
     int32_t rc = TN_OK;
 
-    result = settle(g, result, until);
+    result = group_settle(g, result, until);
     if (g->broken != TN_OK)
         rc = break_group(g, &why, err);
     else if (result == NCCL_IN_PROGRESS)
@@ -193,7 +204,7 @@ static int32_t make_communicator(tn_comm_group *g, const tn_comm_join *how, tn_e
         return rc;
     memcpy(token.bytes, how->id, sizeof token.bytes);
     result = g->in->library.init(&g->comm, (int)g->n, token, (int)g->rank, &config);
-    result = settle(g, result, now_ns(g) + how->timeout_ns);
+    result = group_settle(g, result, now_ns(g) + how->timeout_ns);
     if (result == NCCL_IN_PROGRESS)
         rc = tn_err_set(err, TN_E_TIMEOUT, "nccl: some of %u ranks has not joined within %llu ms",
                         (unsigned)g->n, (unsigned long long)(how->timeout_ns / 1000000));
@@ -238,8 +249,11 @@ static void finish(tn_comm_group *g)
 
     if (!g->comm || g->enter(g->context) != 0)
         return;
+    windows_deregister(g, now_ns(g) + LEAVE_NS);
+    if (!g->comm)
+        return;
     result = g->broken == TN_OK ? l->finalize(g->comm) : NCCL_INTERNAL_ERROR;
-    result = settle(g, result, now_ns(g) + LEAVE_NS);
+    result = group_settle(g, result, now_ns(g) + LEAVE_NS);
     if (!g->comm)
         return;
     if (result == NCCL_SUCCESS)
@@ -255,6 +269,7 @@ void group_leave(tn_comm_group *g)
 
     pthread_mutex_lock(&g->lock);
     finish(g);
+    windows_free(g);
     pthread_mutex_unlock(&g->lock);
     if (g->word)
         g->api->mem_free(g->device, g->word);

@@ -14,8 +14,11 @@
 #define NCCL_DTYPES                                                                                \
     (TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16) | TN_DT_BIT(TN_DT_I32))
 
+#define MAX_WINDOWS 4
+
 struct nccl_instance {
     const tn_host *host;
+    bool symmetric; /* use the library's windows, if it has them */
     struct nccl_library library;
 };
 
@@ -32,6 +35,12 @@ struct tn_comm_group {
     nccl_comm comm; /* NULL once it was aborted; guarded, like what follows */
     int32_t broken; /* TN_OK, or why nothing works any more */
     tn_err why;
+    /* Symmetric memory, until the group is left. */
+    struct {
+        void *ptr;
+        nccl_window handle;
+    } windows[MAX_WINDOWS];
+    uint32_t n_windows;
 };
 
 /* Of tn_comm_backend. */
@@ -49,6 +58,17 @@ int32_t group_begin(tn_comm_group *g, tn_err *err);
 
 /* Ends it: waits until NCCL has taken the call, notes what failed, and lets go of the lock. `result` is the call's. */
 int32_t group_end(tn_comm_group *g, int result, const char *call, tn_err *err);
+
+/* With the lock held, let go while it waits: until NCCL has done what it does in the background, until_ns has come (0: no such
+ * time), or nothing works any more. Returns what came of `result`. */
+int group_settle(tn_comm_group *g, int result, uint64_t until_ns);
+uint64_t group_deadline(const tn_comm_group *g); /* of a call that begins now */
+
+/* windows.c */
+int32_t windows_memory(tn_comm_group *g, uint64_t bytes, uint64_t layout, void **out, tn_err *err);
+/* With the lock held: ends windows in good order, which all ranks do together. */
+void windows_deregister(tn_comm_group *g, uint64_t until_ns);
+void windows_free(tn_comm_group *g); /* once there is no communicator */
 
 /* calls.c */
 int32_t call_all_reduce(tn_comm_group *g, const void *send, void *recv, uint64_t count,

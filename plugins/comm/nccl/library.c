@@ -29,6 +29,12 @@ static int32_t find_functions(struct nccl_library *l, const char *path, tn_err *
     NCCL_FUNCTIONS(NCCL_FIND)
     NCCL_FIND(error_text, "ncclGetErrorString", )
 #undef NCCL_FIND
+    l->windows = 1;
+#define NCCL_FIND(field, name, args)                                                               \
+    *(void **)&l->field = dlsym(l->file, name);                                                    \
+    l->windows = l->windows && l->field;
+    NCCL_WINDOW_FUNCTIONS(NCCL_FIND)
+#undef NCCL_FIND
     *(void **)&l->last_error = dlsym(l->file, "ncclGetLastError");
     return TN_OK;
 }
@@ -55,6 +61,10 @@ int32_t nccl_open(struct nccl_library *l, const char *path, tn_err *err)
     }
     if (rc != TN_OK)
         nccl_close(l);
+    else
+        snprintf(l->text, sizeof l->text, "NCCL %d.%d.%d%s", l->version / 10000,
+                 l->version % 10000 / 100, l->version % 100,
+                 l->windows ? ", symmetric memory" : "");
     return rc;
 }
 

@@ -80,11 +80,26 @@ typedef struct nccl_config {
     X(recv, "ncclRecv",                                                                            \
       (void *recv, size_t count, int dtype, int peer, nccl_comm comm, void *stream))
 
+/* Memory that all ranks see at the same offset of a window, since 2.27. A library has all of these, or none counts. */
+typedef void *nccl_window;
+
+#define NCCL_SYMMETRIC 1
+
+#define NCCL_WINDOW_FUNCTIONS(X)                                                                   \
+    X(mem_alloc, "ncclMemAlloc", (void **out, size_t bytes))                                       \
+    X(mem_free, "ncclMemFree", (void *ptr))                                                        \
+    X(window_register, "ncclCommWindowRegister",                                                   \
+      (nccl_comm comm, void *ptr, size_t bytes, nccl_window *out, int flags))                      \
+    X(window_deregister, "ncclCommWindowDeregister", (nccl_comm comm, nccl_window window))
+
 struct nccl_library {
     void *file;
     int version;
+    char text[64]; /* "NCCL 2.28.9, symmetric memory" */
+    int windows;   /* nonzero: it has NCCL_WINDOW_FUNCTIONS */
 #define NCCL_FIELD(field, name, args) int(*field) args;
     NCCL_FUNCTIONS(NCCL_FIELD)
+    NCCL_WINDOW_FUNCTIONS(NCCL_FIELD)
 #undef NCCL_FIELD
     const char *(*error_text)(int result);
     const char *(*last_error)(nccl_comm comm); /* NULL allowed */

@@ -18,6 +18,43 @@ struct sum_args {
     uint32_t n_src, aligned; /* all at multiples of 16 bytes */
 };
 
+/*
+ * Ranks that meet on their devices (meet.cu). A rank's room: the control block, flags [MEET_BLOCKS][TN_MEET_MAX], then slots of 16
+ * bytes that peers write: [2][n][MEET_SMALL_SLOTS] of small sums, and of larger calls, by who wrote them, [n][MEET_SLOTS] for parts,
+ * as many for sums, and [2][n][MEET_SLOTS] for what is gathered.
+ */
+#define MEET_SMALL_THREADS 256
+#define MEET_SMALL_BLOCKS 128
+#define MEET_SMALL_SLOTS (MEET_SMALL_BLOCKS * MEET_SMALL_THREADS)
+#define MEET_SMALL_BYTES (MEET_SMALL_SLOTS * 8) /* a slot carries 8 bytes, and its number twice */
+#define MEET_THREADS 512
+#define MEET_BLOCKS 64
+#define MEET_DEPTH 2 /* slots per thread */
+#define MEET_SLOTS (MEET_BLOCKS * MEET_THREADS * MEET_DEPTH)
+
+struct meet_control {
+    uint32_t small[MEET_SMALL_BLOCKS]; /* calls that each block of small sums has been through */
+    uint32_t large[MEET_BLOCKS];       /* meetings, of larger calls */
+    uint32_t broken;                   /* somebody waited in vain, or was told to give up */
+};
+
+#define MEET_FLAGS 4096 /* bytes from the room's begin */
+#define MEET_BOXES (MEET_FLAGS + MEET_BLOCKS * TN_MEET_MAX * 4)
+#define MEET_SUMS_BYTES(n) ((2 * MEET_SMALL_SLOTS + 2 * MEET_SLOTS) * (uint64_t)(n)*16)
+#define MEET_ROOM_BYTES(n) (MEET_BOXES + MEET_SUMS_BYTES(n) + (uint64_t)(n)*2 * MEET_SLOTS * 16)
+
+struct meet_args {
+    void *room[TN_MEET_MAX];
+    const void *src;
+    void *dst;
+    uint64_t bytes; /* of src */
+    uint64_t timeout_ns;
+    volatile uint32_t *words;
+    uint32_t rank, n;
+    uint32_t aligned; /* all at multiples of 16 bytes */
+    uint32_t reserved;
+};
+
 /* Element by element: y = f(a, b). In this order in rows.cu. */
 enum map_kind {
     MAP_ADD,

@@ -10,6 +10,8 @@
 #include "set.h"
 #include "tenon/device.h"
 
+#define DEVICE_MEET_ENTRIES 9
+
 /* An instance of the plugin. */
 struct cuda_instance {
     const tn_host *host;
@@ -27,6 +29,8 @@ struct tn_device {
     int shared_limit;    /* bytes of shared memory that a block may ask for */
     tn_image *sum_image; /* loaded by the first call of `sum`, on the thread of the rank */
     void *sum_entries[4];
+    tn_image *meet_image; /* likewise, of meet_bytes */
+    void *meet_entries[DEVICE_MEET_ENTRIES];
     atomic_uint_fast64_t n_blocks; /* allocated and not yet freed, pinned ones included */
 };
 
@@ -52,6 +56,12 @@ int32_t device_sum(tn_device *d, tn_stream *s, void *dst, const void *const *src
 int32_t device_copy_rows(tn_device *d, tn_stream *s, void *dst, uint64_t dst_stride,
                          const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
                          tn_err *err);
+/* device_meet.c */
+int32_t device_meet_bytes(tn_device *d, uint32_t n, uint64_t *bytes, tn_err *err);
+int32_t device_meet_sum(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                        const void *src, uint64_t count, uint32_t dtype, tn_err *err);
+int32_t device_meet_gather(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                           const void *src, uint64_t bytes, tn_err *err);
 /* device_stream.c */
 int32_t device_stream_new(tn_device *d, tn_stream **out, tn_err *err);
 void device_stream_free(tn_device *d, tn_stream *s);

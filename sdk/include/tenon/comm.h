@@ -30,7 +30,9 @@ enum tn_comm_flag {
     TN_COMM_MULTI_HOST = 8,
     TN_COMM_IN_PLACE = 16,      /**< send and receive buffer may be the same */
     TN_COMM_DETERMINISTIC = 32, /**< the same inputs give the same bits */
-    TN_COMM_OWN_DEVICE = 64     /**< of device memory: no two ranks may share a device */
+    TN_COMM_OWN_DEVICE = 64,    /**< of device memory: no two ranks may share a device */
+    TN_COMM_GRAPH_SUMS =
+        128 /**< all_reduce, all_gather, show and hide may be captured, other calls not */
 };
 
 /** What a backend knows of the path between two ranks. */
@@ -44,7 +46,9 @@ typedef struct tn_comm_link {
 
 enum tn_comm_join_flag {
     /** No device is to touch another's memory, though it may say that it can: that was measured to be slower, or wrong. */
-    TN_COMM_JOIN_STAGED = 1
+    TN_COMM_JOIN_STAGED = 1,
+    /** Other ranks of the run work on this rank's device, in whichever groups: its kernels must not wait for anybody. */
+    TN_COMM_JOIN_SHARED = 2
 };
 
 /** How a rank joins a group. */
@@ -63,7 +67,7 @@ typedef struct tn_comm_join {
     uint64_t
         max_bytes; /**< most bytes of one call, for buffers that are taken now rather than in steps */
     const tn_device_info *info; /**< of `device` */
-    uint64_t flags;             /**< ::tn_comm_join_flag, the same on all ranks */
+    uint64_t flags;             /**< ::tn_comm_join_flag; STAGED is the same on all ranks */
 } tn_comm_join;
 
 /**
@@ -145,6 +149,15 @@ typedef struct tn_comm_backend {
                     uint32_t dtype, tn_comm_parts *out, tn_stream *s, tn_err *err);
     /** (opt, with `show`) What follows in the stream may change what was shown. Called behind the kernel, by all ranks. */
     int32_t (*hide)(tn_comm_group *g, tn_stream *s, tn_err *err);
+
+    /**
+     * (opt) Device memory that sums and gathers of this group move best: `bytes` of it, at a multiple of 256, or NULL with
+     * TN_OK where there is none better than the device's own. All ranks of the group ask for it in the same order. `layout`
+     * stands for what lies where in it: if bytes or layouts of two ranks differ, all get NULL. It goes when the group is left.
+     */
+    int32_t (*memory)(tn_comm_group *g, uint64_t bytes, uint64_t layout, void **out, tn_err *err);
+    /** (opt) What the instance found and works with, a line for people ("NCCL 2.28.9, symmetric memory"), until it ends. */
+    const char *(*describe)(void *instance);
 } tn_comm_backend;
 
 #ifdef __cplusplus

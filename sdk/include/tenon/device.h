@@ -54,6 +54,32 @@ typedef struct tn_device_link {
 /** Most sources of one tn_device_api::sum. */
 #define TN_SUM_MAX 64
 
+/** Most devices of one ::tn_device_meet. */
+#define TN_MEET_MAX 16
+
+/** Words of tn_device_meet::words. */
+enum tn_meet_word {
+    TN_MEET_GIVE_UP =
+        0, /**< nonzero: whoever waits ends, and so does whoever comes; set by any thread of the host */
+    TN_MEET_LATE = 1, /**< 1 + the rank that a kernel has waited for in vain; set by the device */
+    TN_MEET_WORDS = 2
+};
+
+/**
+ * Ranks with a device each, whose kernels wait for each other: no thread of the host takes part, so what is enqueued may be
+ * captured. All ranks enqueue the same calls with the same sizes in the same order. A kernel that waits keeps its device
+ * busy: no two ranks may share one.
+ */
+typedef struct tn_device_meet {
+    tn_hdr h;
+    uint32_t rank, n; /**< n: 2 to TN_MEET_MAX */
+    void *const
+        *rooms; /**< host array [n]: `meet_bytes` bytes of each rank's device memory, zeroed once */
+    volatile uint32_t
+        *words; /**< [TN_MEET_WORDS] in page-locked memory, zeroed once: this rank's alone */
+    uint64_t timeout_ns; /**< longest wait of a kernel for its peers; 0: until TN_MEET_GIVE_UP */
+} tn_device_meet;
+
 enum tn_copy_kind {
     TN_COPY_HOST_TO_DEVICE = 1,
     TN_COPY_DEVICE_TO_HOST = 2,
@@ -180,6 +206,17 @@ typedef struct tn_device_api {
      */
     int32_t (*sum)(tn_device *d, tn_stream *s, void *dst, const void *const *src, uint32_t n_src,
                    uint64_t count, uint32_t dtype, tn_err *err);
+
+    /** (opt, with meet_sum and meet_gather) Bytes of each rank's room for `n` ranks; makes ready what the calls need.
+     *  TN_E_UNSUPPORTED: so many cannot meet. */
+    int32_t (*meet_bytes)(tn_device *d, uint32_t n, uint64_t *bytes, tn_err *err);
+    /** (opt) dst[i] = the sum over ranks, in their order, of src[i], i < count, as `sum` adds; `dst` may be `src`. After a
+     *  wait in vain `dst` is undefined, and no later call of these ranks waits any more. */
+    int32_t (*meet_sum)(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                        const void *src, uint64_t count, uint32_t dtype, tn_err *err);
+    /** (opt) dst = `bytes` bytes from each rank's `src`, in rank order. Otherwise as meet_sum. */
+    int32_t (*meet_gather)(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
+                           const void *src, uint64_t bytes, tn_err *err);
 } tn_device_api;
 
 #ifdef __cplusplus
