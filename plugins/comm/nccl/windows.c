@@ -50,7 +50,7 @@ static int32_t agree(tn_comm_group *g, const struct word *mine, bool *same, tn_e
                        TN_COPY_DEVICE_TO_HOST, err);
     if (s && api->stream_sync(g->device, s, rc == TN_OK ? err : NULL) != TN_OK && rc == TN_OK)
         rc = TN_E_DEVICE;
-    *same = rc == TN_OK && all_same(g, all);
+    *same = all && rc == TN_OK && all_same(g, all);
     if (device)
         api->mem_free(g->device, device);
     if (s)
