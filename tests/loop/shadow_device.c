@@ -15,7 +15,8 @@ struct tn_device {
     struct shadow *s;
     uint32_t index;
     atomic_int n_blocks;
-    int n_pending;        /* events recorded that nobody waited for */
+    atomic_int
+        n_pending; /* events recorded that nobody waited for; threads that bring weights record some, too */
     tn_stream *capturing; /* by the thread that runs steps, the only one there is */
 };
 
@@ -469,7 +470,7 @@ static int32_t event_record(tn_device *d, tn_event *e, tn_stream *s, tn_err *err
 {
     e->stream = s;
     e->recorded++;
-    d->s->n_overlaps += d->n_pending++ > 0;
+    d->s->n_overlaps += atomic_fetch_add(&d->n_pending, 1) > 0;
     return enqueue(s, (struct command){.kind = DO_EVENT, .event = e}, err);
 }
 
@@ -478,7 +479,7 @@ static int32_t event_sync(tn_device *d, tn_event *e, tn_err *err)
     tn_stream *s = e->stream;
     int32_t rc;
 
-    d->n_pending--;
+    atomic_fetch_sub(&d->n_pending, 1);
     pthread_mutex_lock(&s->lock);
     while (e->passed < e->recorded)
         pthread_cond_wait(&s->changed, &s->lock);
