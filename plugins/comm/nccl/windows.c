@@ -83,6 +83,12 @@ static int32_t allocate(tn_comm_group *g, uint64_t bytes, void **out, tn_err *er
     return TN_OK;
 }
 
+/* Windows are made and ended in the background also where the call says that all is well: that is when the communicator says so. */
+static int finished(tn_comm_group *g, int result, uint64_t until_ns)
+{
+    return group_settle(g, result == NCCL_SUCCESS ? NCCL_IN_PROGRESS : result, until_ns);
+}
+
 /* *handle stays NULL if it cannot be registered. */
 static int32_t enlist(tn_comm_group *g, void *ptr, uint64_t bytes, nccl_window *handle, tn_err *err)
 {
@@ -93,7 +99,7 @@ static int32_t enlist(tn_comm_group *g, void *ptr, uint64_t bytes, nccl_window *
     if (rc != TN_OK)
         return rc;
     result = g->in->library.window_register(g->comm, ptr, bytes, handle, NCCL_SYMMETRIC);
-    result = group_settle(g, result, group_deadline(g));
+    result = finished(g, result, group_deadline(g));
     if (g->broken != TN_OK || result == NCCL_IN_PROGRESS) {
         pthread_mutex_unlock(&g->lock);
         return group_error(g, err) != TN_OK
@@ -163,7 +169,7 @@ void windows_deregister(tn_comm_group *g, uint64_t until_ns)
         nccl_window handle = g->windows[i].handle;
         g->windows[i].handle = NULL;
         if (handle)
-            group_settle(g, l->window_deregister(g->comm, handle), until_ns);
+            finished(g, l->window_deregister(g->comm, handle), until_ns);
     }
 }
 

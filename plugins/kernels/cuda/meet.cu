@@ -263,6 +263,7 @@ template <typename T> __device__ __forceinline__ void sum_small(const meet_args 
     bool broken;
 
     wait_for_previous();
+    let_next_begin(); /* it waits for the end of this one, all of whose blocks are there */
     number = ((volatile meet_control *)c)->small[blockIdx.x] + 1;
     broken = ((volatile meet_control *)c)->broken != 0;
     if (number == 0) /* slots begin as zeros; 2 has the same turn */
@@ -394,6 +395,7 @@ template <typename T> __device__ __forceinline__ void sum_large(const meet_args 
     bool ok;
 
     wait_for_previous();
+    let_next_begin(); /* it waits for the end of this one, all of whose blocks are there */
     number = ((volatile meet_control *)c)->large[blockIdx.x];
     ok = __syncthreads_or(((volatile meet_control *)c)->broken != 0) == 0;
     for (uint64_t pass = 0; pass * per_pass < s.each && ok; pass++) {
@@ -437,6 +439,7 @@ extern "C" __global__ void __launch_bounds__(MEET_THREADS)
     bool ok;
 
     wait_for_previous();
+    let_next_begin(); /* it waits for the end of this one, all of whose blocks are there */
     number = ((volatile meet_control *)c)->large[blockIdx.x];
     ok = __syncthreads_or(((volatile meet_control *)c)->broken != 0) == 0;
     for (uint64_t pass = 0; pass * per_pass < vectors && ok; pass++) {
