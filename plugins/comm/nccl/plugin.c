@@ -4,7 +4,7 @@
  * NCCL is looked for when an instance is made; where there is none the plugin is listed as refused, with the reason.
  *
  *     nccl: { library = "/opt/nccl/lib/libnccl.so.2";        absolute; without it libnccl.so.2 by the usual ways
- *             symmetric = true; };                           windows of symmetric memory, where the library has them
+ *             symmetric = false; };                          true: windows of symmetric memory, where the library has them
  */
 #include <string.h>
 
@@ -72,7 +72,7 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config,
 {
     const char *path = "libnccl.so.2";
     struct nccl_instance *in;
-    bool symmetric = true;
+    bool symmetric = false;
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < n_config && rc == TN_OK; i++)
