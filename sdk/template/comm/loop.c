@@ -367,7 +367,7 @@ static const tn_comm_backend backend = {
     TN_HDR(tn_comm_backend), "loop", NULL, TN_COMM_HOST_MEMORY | TN_COMM_DETERMINISTIC, TN_DT_BIT(TN_DT_F32),
     can_join, make_id, join, leave, abort_group, async_error, link_to,
     all_reduce, all_gather, reduce_scatter, broadcast, send_to, recv_from, barrier, NULL, NULL, NULL,
-    NULL, NULL};
+    NULL, NULL, NULL, NULL};
 /* clang-format on */
 
 static const tn_iface ifaces[] = {{TN_HDR(tn_iface), TN_IFACE_COMM, &backend}};
