@@ -84,7 +84,8 @@ static void take_rooms(tn_comm_group *me)
     const struct group *g = me->g;
 
     for (uint32_t r = 0; r < g->n; r++) {
-        me->rooms[r] = g->places[r].member->rooms[r];
+        if (r != me->rank) /* its own the others are reading */
+            me->rooms[r] = g->places[r].member->rooms[r];
         if (!me->rooms[r])
             return;
     }
