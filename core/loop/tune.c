@@ -534,8 +534,13 @@ static int32_t open_subject(struct subject *s, tn_err *err)
 static bool known(const struct tuning *t, const tn_op *op, const struct binding_candidate *list,
                   uint32_t n, uint32_t max_rows)
 {
+    uint32_t most = 0; /* a fusion may serve fewer rows than a step has, whoever does it */
+
     for (uint32_t i = 0; i < n; i++)
-        if (tuning_rows(t, list[i].candidate->source->plugin, list[i].candidate->v, op) >= max_rows)
+        most = list[i].rows[1] > most ? list[i].rows[1] : most;
+    most = most < max_rows ? most : max_rows;
+    for (uint32_t i = 0; i < n; i++)
+        if (tuning_rows(t, list[i].candidate->source->plugin, list[i].candidate->v, op) >= most)
             return true;
     return false;
 }
