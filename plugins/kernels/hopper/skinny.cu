@@ -5,7 +5,7 @@
 template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
-    static constexpr uint32_t depth = PRODUCT_K, planes = 1, early = 0;
+    static constexpr uint32_t depth = PRODUCT_K, planes = 1, early = 4;
 
     static __device__ __forceinline__ const product_params &product(const params &p)
     {

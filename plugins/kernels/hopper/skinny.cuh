@@ -8,7 +8,8 @@
 //
 // What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
-// consumed and an output finished, and when the next kernel may start (`early`, see skinny_produce); of those that consume with skinny_consume, also how a stage is multiplied.
+// consumed and an output finished, and when the next kernel may start (`early`, see skinny_produce); of those that consume with
+// skinny_consume, also how a stage is multiplied.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 #ifndef HOPPER_SKINNY_CUH
@@ -91,7 +92,7 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
                     static_cast<int32_t>(t.token), full + 8 * s, EVICT_LAST);
     }
     // Not much before: the next kernel's loads shall fill the memory's time when this one's run out, not compete with them.
-    // It takes a while to start, so that those of bytes, which are half as long, may let it go `early` stages before the end.
+    // It takes a while to start, so that a class may let it go `early` stages before the end.
     allow_successor();
 }
 
