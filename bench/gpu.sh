@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # All figures of a GPU in one call: decode and prefill of LLaMA-2-7B and LLaMA-3-8B shapes with random weights, in bfloat16 and
-# quantized.
+# quantized with a cache in float8_e4m3.
 #
 #   bench/gpu.sh [BUILD [OUT]]     BUILD is the build directory (build); OUT gets one JSON file per figure
 #
@@ -24,7 +24,7 @@ figure() {
   local name=$1${5:+-$5} input=$3 output=$4 repeats=3 scheme=()
   local file=$out/$name-b$2-i$3-o$4.json
   [ "$quick" = 0 ] || repeats=1
-  [ -z "${5:-}" ] || scheme=(--quant "$5")
+  [ -z "${5:-}" ] || scheme=(--quant "$5" --kv-cache-dtype fp8)
   [ -d "$engines/$name" ] ||
     "$tenon" build --quiet --load-format dummy --model "bench/models/$1" --output "$engines/$name" \
       --max-batch-size 256 "${scheme[@]}" 2>/dev/null
@@ -52,12 +52,13 @@ if [ "${ONLY:-bf16}" = bf16 ]; then
   figure llama-2-7b 1 2048 8
 fi
 if [ "${ONLY:-quant}" = quant ]; then
-  for quant in fp8 int8_sq; do
+  for quant in fp8 int8_sq int4_g128; do
     figure llama-2-7b 1 1024 128 $quant
     figure llama-2-7b 16 1024 128 $quant
     [ "$quick" = 1 ] || figure llama-2-7b 64 1024 128 $quant
     figure llama-2-7b 1 2048 8 $quant
   done
-  figure llama-2-7b 1 1024 128 int4_g128
+  # Longer, so that all sequences decode at once for a while. Needs more than 80 GB.
+  [ "$quick" = 1 ] || figure llama-2-7b 256 1024 512 fp8
 fi
 echo "results in $out"

@@ -54,7 +54,8 @@ struct subject {
     void *rows_device; /* its block */
     tn_kv_layer kv;    /* base NULL: the op touches no cache */
     void *kv_scales;
-    double fastest[MAX_POINTS]; /* of the candidates so far; by number of rows, 0: none */
+    /* Of the candidates so far, by number of rows, 0: none. [1]: of those that serve all rows alone. */
+    double fastest[2][MAX_POINTS];
     /* Of the candidate at hand. */
     const struct candidate *c;
     uint8_t *copies; /* n_copies of its weights, packed or canonical */
@@ -420,14 +421,16 @@ static uint32_t next_rows(const struct subject *s, uint32_t rows)
     return rows < s->max_rows && rows * 2 > s->max_rows ? s->max_rows : rows * 2;
 }
 
-/* Notes a time; false if it is so far behind that larger ones need not be taken. */
-static bool in_the_race(struct subject *s, uint32_t point, double ns)
+/* Notes a time; false if it is so far behind that larger ones need not be taken. Who serves `all` rows is held against his like
+ * only: one that is fast where rows are few and serves no more would else leave nobody to be measured beyond. */
+static bool in_the_race(struct subject *s, bool all, uint32_t point, double ns)
 {
-    double *fastest = &s->fastest[point < MAX_POINTS ? point : MAX_POINTS - 1];
+    uint32_t at = point < MAX_POINTS ? point : MAX_POINTS - 1;
 
-    if (*fastest == 0 || ns < *fastest)
-        *fastest = ns;
-    return ns < ENOUGH_NS && ns <= FAR_BEHIND * *fastest;
+    for (int i = 0; i <= all; i++)
+        if (s->fastest[i][at] == 0 || ns < s->fastest[i][at])
+            s->fastest[i][at] = ns;
+    return ns < ENOUGH_NS && ns <= FAR_BEHIND * s->fastest[all][at];
 }
 
 static int32_t measure_candidate(struct subject *s, const struct binding_candidate *c, tn_err *err)
@@ -446,7 +449,7 @@ static int32_t measure_candidate(struct subject *s, const struct binding_candida
         rc = time_rows(s, rows, &ns, &why);
         if (rc != TN_OK || !(ns > 0))
             continue;
-        goes_on = in_the_race(s, point, ns);
+        goes_on = in_the_race(s, c->rows[1] >= s->max_rows, point, ns);
         rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, rows, ns, &why);
         slow = ns >= ENOUGH_NS || (rows >= s->own_rows && ns >= QUICK_NS);
         goes_on = goes_on && !slow;

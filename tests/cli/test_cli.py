@@ -1034,7 +1034,7 @@ class Plugin(Case):
         text = self.ok("topo", "--set", "device.kind=cpu")
         self.assertRegex(text, r"(?m)^cpu: 1 device\n  0 .* self $")
         self.assertRegex(text, r"(?m)^   2 ranks: local +ranks are threads of one process, in host memory$")
-        self.assertRegex(text, r"(?m)^(comm:|     ) local +moves host, device$")
+        self.assertRegex(text, r"(?m)^(comm:|     ) local +moves host, device, in graphs$")
         self.assertNotIn("all-reduce", text)
         self.assertRegex(
             self.ok("topo", "--measure"), r"(?m)^   2 ranks: local +all-reduce 8 KiB [0-9.]+ us, 64 KiB [0-9.]+ us, 1024 KiB [0-9.]+ us$"

@@ -228,6 +228,8 @@ class Checkpoint:
             largest = 127.0 if kind == "int8" else 448.0
             static = self.inputs.get(module)
             a = np.float64(static) if static else np.abs(x).max(axis=1, keepdims=True) / largest
+            if kind == "e4m3" and not static:
+                a = np.exp2(np.ceil(np.log2(a)))  # steps of rows are powers of two
             q = x / a
             return a * (np.clip(np.rint(q), -127, 127) if kind == "int8" else from_e4m3(to_e4m3(q)))
 
