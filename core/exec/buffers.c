@@ -5,8 +5,10 @@
  * within a few per cent of optimal on transformer plans.
  */
 #include <assert.h>
+#include <string.h>
 
 #include "base/checked.h"
+#include "base/digest.h"
 #include "base/mem.h"
 #include "exec/bound.h"
 
@@ -100,17 +102,20 @@ static void place(struct life *lives, size_t i)
     lives[i].offset = at;
 }
 
-/* What lies where, as one number (FNV-1a): equal on ranks that made the same of a plan. */
+/* What lies where, as one number: equal on ranks that made the same of a plan. */
 static uint64_t layout_of(const struct life *lives, size_t n)
 {
-    uint64_t hash = UINT64_C(0xCBF29CE484222325);
+    uint64_t chain[5] = {0}; /* the digest so far, then a value's place */
+    uint8_t digest[XXH128_BYTES];
 
     for (size_t i = 0; i < n; i++) {
-        const uint64_t part[3] = {lives[i].value, lives[i].offset, lives[i].bytes};
-        for (size_t k = 0; k < sizeof part; k++)
-            hash = (hash ^ ((const uint8_t *)part)[k]) * UINT64_C(0x100000001B3);
+        chain[2] = lives[i].value;
+        chain[3] = lives[i].offset;
+        chain[4] = lives[i].bytes;
+        xxh128_of(chain, sizeof chain, digest);
+        memcpy(chain, digest, sizeof digest);
     }
-    return hash;
+    return chain[0];
 }
 
 int32_t bound_place_values(struct binding *b, tn_err *err)
