@@ -395,6 +395,37 @@ START_TEST(large_vocabularies_are_cut_where_the_reference_cuts)
 }
 END_TEST
 
+/* Where several blocks share a row, what only one of them sees decides. */
+START_TEST(the_largest_of_a_large_vocabulary_is_found_wherever_it_is)
+{
+    static const int32_t bias_ids[] = {31000};
+    static const float bias[] = {9.0f};
+    const uint32_t vocab = 32003 + _i;
+
+    for (uint32_t i = 0; i < n_subjects; i++) {
+        struct question q;
+        ask(&q, 6, vocab, -2.0f);
+        ((tn_batch_arrays *)q.b->host)->bias_ids = bias_ids;
+        ((tn_batch_arrays *)q.b->host)->bias_values = bias;
+        q.x[vocab - 1] = 5.0f;
+        q.x[vocab + 20000] = q.x[vocab + 5] = q.x[2 * vocab - 1] = 3.0f;
+        q.x[2 * vocab + 17000] = NAN;
+        q.x[4 * vocab - 1] = INFINITY;
+        for (uint32_t j = 0; j < vocab; j++)
+            q.x[4 * vocab + j] = -INFINITY;
+        q.row[5].n_bias = 1;
+        q.x[5 * vocab + 100] = 6.0f;
+        const int32_t *got = answer(&q, &subjects[i]);
+        ck_assert_int_eq(got[0], (int32_t)vocab - 1);
+        ck_assert_int_eq(got[1], 5);
+        ck_assert_int_eq(got[2], TN_SAMPLE_NAN);
+        ck_assert_int_eq(got[3], TN_SAMPLE_NAN);
+        ck_assert_int_eq(got[4], TN_SAMPLE_NAN);
+        ck_assert_int_eq(got[5], 31000);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kernels_sample");
@@ -410,6 +441,7 @@ int main(void)
     tcase_add_test(c, frequencies_follow_the_probabilities);
     tcase_add_test(c, all_variants_choose_what_the_reference_chooses);
     tcase_add_loop_test(c, large_vocabularies_are_cut_where_the_reference_cuts, 0, 2);
+    tcase_add_loop_test(c, the_largest_of_a_large_vocabulary_is_found_wherever_it_is, 0, 2);
     suite_add_tcase(s, c);
     return run_suite(s);
 }

@@ -257,9 +257,10 @@ struct sample_args {
     const int32_t *history;
     int32_t *out, *sampled;
     float *logprob;
-    void *scratch; /* per block: float[vocab], then uint32_t[vocab] or float[vocab] */
+    void *scratch;            /* per block: float[vocab], then uint32_t[vocab] or float[vocab] */
+    unsigned long long *best; /* [L, parts]: keys of sample_best, or NULL */
     uint64_t vocab;
-    uint32_t rows;
+    uint32_t rows, parts;
 };
 
 struct read_args {

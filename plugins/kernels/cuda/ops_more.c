@@ -226,6 +226,19 @@ static uint32_t sample_blocks(const tn_op *op, uint32_t rows)
     return rows < most ? rows : (uint32_t)most;
 }
 
+/* Keys of sample_best, of all rows, which stand before the scratch. */
+#define SAMPLE_MAX_KEYS 256
+#define SAMPLE_BEST_BYTES (SAMPLE_MAX_KEYS * sizeof(uint64_t))
+
+/* Blocks that look for the largest of a row together: as many as fill a large device, but none with less than 4,096 logits. */
+static uint32_t sample_parts(const tn_op *op, uint32_t rows)
+{
+    uint64_t parts = op->in[0]->width / 4096, most = SAMPLE_MAX_KEYS / rows;
+
+    parts = parts < most ? parts : most;
+    return parts < 2 ? 1 : (uint32_t)parts;
+}
+
 int32_t sample_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                          uint32_t max_context, uint64_t *bytes, tn_err *err)
 {
@@ -233,13 +246,14 @@ int32_t sample_workspace(void *instance, const tn_op *op, uint32_t max_rows, uin
     (void)max_seqs;
     (void)max_context;
     (void)err;
-    *bytes = sample_blocks(op, max_rows) * 8 * op->in[0]->width;
+    *bytes = SAMPLE_BEST_BYTES + sample_blocks(op, max_rows) * 8 * op->in[0]->width;
     return TN_OK;
 }
 
 int32_t sample_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_batch_arrays *b = l->batch->dev;
+    uint32_t rows = l->batch->n_logits, parts = rows ? sample_parts(l->op, rows) : 1;
     struct sample_args a = {.x = l->in[0],
                             .sample = b->sample,
                             .bias_ids = b->bias_ids,
@@ -248,11 +262,19 @@ int32_t sample_launch(void *instance, const tn_launch *l, tn_err *err)
                             .out = l->out[0],
                             .sampled = b->sampled,
                             .logprob = b->logprob,
-                            .scratch = l->workspace,
+                            .scratch = (char *)l->workspace + SAMPLE_BEST_BYTES,
+                            .best = parts > 1 ? l->workspace : NULL,
                             .vocab = l->op->in[0]->width,
-                            .rows = l->batch->n_logits};
-    struct cuda_grid g = {.x = sample_blocks(l->op, a.rows), .threads = SAMPLE_THREADS};
+                            .rows = rows,
+                            .parts = parts};
+    struct cuda_grid best = {
+        .x = parts, .y = rows, .threads = SAMPLE_THREADS, .flags = TN_LAUNCH_OVERLAP};
+    struct cuda_grid rest = {
+        .x = sample_blocks(l->op, rows), .threads = SAMPLE_THREADS, .flags = TN_LAUNCH_OVERLAP};
+    const struct set_device *d = set_device_of(instance, l->device);
+    int32_t rc = TN_OK;
 
-    return set_launch(set_device_of(instance, l->device), l, IMAGE_sample, ENTRY_sample, g, &a,
-                      err);
+    if (a.best)
+        rc = set_launch(d, l, IMAGE_sample, ENTRY_sample_best, best, &a, err);
+    return rc ? rc : set_launch(d, l, IMAGE_sample, ENTRY_sample, rest, &a, err);
 }

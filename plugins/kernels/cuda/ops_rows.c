@@ -284,9 +284,10 @@ static int32_t launch_table(void *instance, const tn_launch *l, const int32_t *e
                            .factor = factor,
                            .table_dtype = w->dtype};
 
+    struct cuda_grid g = {.x = cuda_rows(l), .threads = 256, .flags = TN_LAUNCH_OVERLAP};
+
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
-                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype),
-                      (struct cuda_grid){.x = cuda_rows(l), .threads = 256}, &a, err);
+                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
 }
 
 int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)

@@ -206,17 +206,45 @@ __device__ __forceinline__ void reduce_norm(const reduce_norm_args &p)
 
 /* -- Tables ----------------------------------------------------------------------------------------------- */
 
+#define TABLE_AHEAD                                                                                \
+    8 /* loads that a thread has under way: a row is taken from memory that is far away */
+
+template <typename T, typename W>
+__device__ __forceinline__ void table_row(const table_args &p, const W *from, T *y)
+{
+    for (uint64_t i = threadIdx.x; i < p.width; i += (uint64_t)TABLE_AHEAD * blockDim.x) {
+        W x[TABLE_AHEAD];
+#pragma unroll
+        for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
+            const uint64_t at = i + k * blockDim.x;
+            x[k] = from[at < p.width ? at : i];
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < TABLE_AHEAD; k++)
+            if (i + k * blockDim.x < p.width)
+                y[i + k * blockDim.x] = narrow<T>(p.factor * widen(x[k]));
+    }
+}
+
 /* One block per row; 0 for an entry that the table does not have. */
 template <typename T> __device__ __forceinline__ void table(const table_args &p)
 {
     wait_for_previous();
     int64_t entry = (int64_t)p.entry[blockIdx.x] - p.first;
-    bool held = entry >= 0 && (uint64_t)entry < p.entries;
-    const char *from = (const char *)p.table + (held ? (uint64_t)entry * p.stride : 0);
     T *y = (T *)p.y + blockIdx.x * p.width;
 
-    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
-        y[i] = narrow<T>(held ? p.factor * load_any(from, p.table_dtype, i) : 0.0f);
+    if (entry < 0 || (uint64_t)entry >= p.entries) {
+        for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
+            y[i] = narrow<T>(0.0f);
+        return;
+    }
+    const char *from = (const char *)p.table + (uint64_t)entry * p.stride;
+    if (p.table_dtype == TN_DT_BF16)
+        table_row<T>(p, (const bf16 *)from, y);
+    else if (p.table_dtype == TN_DT_F16)
+        table_row<T>(p, (const f16 *)from, y);
+    else
+        table_row<T>(p, (const float *)from, y);
 }
 
 /* -- Rope and the cache ------------------------------------------------------------------------------------- */

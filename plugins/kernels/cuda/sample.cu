@@ -10,6 +10,8 @@
  * a shorter way: a histogram tells how far down the best CANDIDATES reach, and only they are ordered, in shared memory.
  * Amounts are integers (of mass: in fixed point), so that it does not matter in which order atomics add them up; all
  * other sums are in double and in an order that depends on the row only. So equal rows give equal tokens.
+ *
+ * Where there are few rows, sample_best goes before: its blocks share a row, and only the best of each is looked at.
  */
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
@@ -98,6 +100,11 @@ template <typename F> __device__ __forceinline__ void each(const float *x, uint6
 
 /* -- Steps 1 to 3 ------------------------------------------------------------------------------------------ */
 
+__device__ __forceinline__ bool is_adjusted(const tn_sample_row &r)
+{
+    return r.n_bias != 0 || r.history_len != 0;
+}
+
 /* All biases of one id are added by the thread of the first, in their order. */
 __device__ void add_biases(const sample_args &p, const tn_sample_row &r, float *x)
 {
@@ -150,7 +157,7 @@ __device__ const float *adjust(const sample_args &p, const tn_sample_row &r, con
 {
     float *x = (float *)p.scratch + blockIdx.x * 2 * p.vocab;
 
-    if (r.n_bias == 0 && r.history_len == 0)
+    if (!is_adjusted(r))
         return row;
     for (uint64_t i = threadIdx.x; i < p.vocab; i += THREADS)
         x[i] = row[i];
@@ -607,24 +614,44 @@ __device__ int32_t draw(const tn_sample_row &r, const draw_from &d, shared_space
     return s->chosen;
 }
 
-/* -- The whole ------------------------------------------------------------------------------------------------- */
+/* -- The largest --------------------------------------------------------------------------------------------- */
 
-/* The key of the largest x, lowest id on ties; 0 for NaN, +inf, or nothing finite. */
-__device__ unsigned long long largest(const float *x, uint64_t vocab, shared_space *s)
+/* What a part of a row's `best` tells: this instead of a key where the part has NaN or +inf. */
+#define BAD_PART (~0ull)
+
+/* The key of the largest of x[0 .. n - 1], whose ids begin with `first`, lowest id on ties; BAD_PART if any is NaN or +inf. */
+__device__ unsigned long long largest_of(const float *x, uint64_t first, uint64_t n,
+                                         shared_space *s)
 {
     unsigned long long best = 0;
     bool bad = false;
 
-    each(x, vocab, [&](uint64_t id, float v) {
-        unsigned long long key = rank_key(v, id);
+    each(x, n, [&](uint64_t id, float v) {
+        unsigned long long key = rank_key(v, first + id);
         bad = bad || !(v < INFINITY);
         best = key > best ? key : best;
     });
     best = block_reduce(best, max_op(), s->keys);
-    if (__syncthreads_or(bad) || (uint32_t)(best >> 32) == ordered(-INFINITY))
-        return 0;
-    return best;
+    return __syncthreads_or(bad) ? BAD_PART : best;
 }
+
+/* The key of the largest x, lowest id on ties; 0 for NaN, +inf, or nothing finite. `parts` are what sample_best found, or NULL. */
+__device__ unsigned long long largest(const sample_args &p, const float *x,
+                                      const unsigned long long *parts, shared_space *s)
+{
+    unsigned long long best = 0;
+
+    if (parts) {
+        for (uint32_t i = threadIdx.x; i < p.parts; i += THREADS)
+            best = parts[i] > best ? parts[i] : best;
+        best = block_reduce(best, max_op(), s->keys);
+    } else {
+        best = largest_of(x, 0, p.vocab, s);
+    }
+    return best == BAD_PART || (uint32_t)(best >> 32) == ordered(-INFINITY) ? 0 : best;
+}
+
+/* -- The whole ------------------------------------------------------------------------------------------------- */
 
 /* log softmax of the unmodified row at `id`. */
 __device__ void write_logprob(const sample_args &p, uint32_t i, int32_t id, shared_space *s)
@@ -643,6 +670,23 @@ __device__ void write_logprob(const sample_args &p, uint32_t i, int32_t id, shar
         p.logprob[i] = id == TN_SAMPLE_NAN ? NAN : row[id] - max - (float)log(sum);
 }
 
+/* For few rows: a block per part of a row, so that a large vocabulary does not pass through one multiprocessor. */
+extern "C" __global__ void __launch_bounds__(THREADS) sample_best(sample_args p)
+{
+    __shared__ shared_space s;
+    const uint64_t part = (p.vocab + p.parts - 1) / p.parts + 3 & ~(uint64_t)3;
+    const uint64_t first = blockIdx.x * part, row = blockIdx.y;
+    const uint64_t n = first < p.vocab ? min(part, p.vocab - first) : 0;
+
+    let_next_begin();
+    wait_for_previous();
+    if (is_adjusted(((const tn_sample_row *)p.sample)[row]))
+        return;
+    const unsigned long long best = largest_of(p.x + row * p.vocab + first, first, n, &s);
+    if (threadIdx.x == 0)
+        p.best[row * p.parts + blockIdx.x] = best;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) sample(sample_args p)
 {
     __shared__ shared_space s;
@@ -651,7 +695,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(sample_args p)
     for (uint32_t i = blockIdx.x; i < p.rows; i += gridDim.x) {
         const tn_sample_row r = ((const tn_sample_row *)p.sample)[i];
         const float *x = adjust(p, r, p.x + i * p.vocab);
-        unsigned long long best = largest(x, p.vocab, &s);
+        const unsigned long long *parts =
+            p.best && !is_adjusted(r) ? p.best + (uint64_t)i * p.parts : NULL;
+        unsigned long long best = largest(p, x, parts, &s);
         int32_t id = best ? (int32_t)(0xffffffffu - (uint32_t)best) : TN_SAMPLE_NAN;
         if (best && r.temperature > 0.0f) {
             draw_from d = {x, NULL, p.vocab, x[id], r.temperature, 0.0f, 0, 0};

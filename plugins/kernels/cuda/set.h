@@ -41,7 +41,7 @@
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
-#define SAMPLE_ENTRIES(X, F) X(sample)
+#define SAMPLE_ENTRIES(X, F) X(sample) X(sample_best)
 
 /* X(image, its entries) */
 #define IMAGES(X)                                                                                  \
