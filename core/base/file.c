@@ -209,33 +209,72 @@ int32_t file_write_at(int fd, const char *path, uint64_t offset, const void *dat
     return TN_OK;
 }
 
-int32_t file_write_atomic(const char *path, const void *data, size_t n, tn_err *err)
+int32_t file_writer_open(const char *path, struct file_writer *out, tn_err *err)
 {
     size_t room = strlen(path) + 8;
-    char *tmp = mem_alloc(room);
-    int32_t rc;
-    int fd = -1;
+    struct file_writer w = {-1, mem_strdup(path), mem_alloc(room)};
+    int32_t rc = w.path && w.temporary ? TN_OK : err_nomem(err, "a file name");
 
-    if (!tmp)
-        return err_nomem(err, "a file name");
-    snprintf(tmp, room, "%s.XXXXXX", path);
-    fd = mkstemp(tmp);
-    if (fd < 0) {
-        rc = err_errno(err, "create", path, errno);
-        mem_free(tmp);
+    if (rc == TN_OK) {
+        snprintf(w.temporary, room, "%s.XXXXXX", path);
+        w.fd = mkstemp(w.temporary);
+        if (w.fd < 0)
+            rc = err_errno(err, "create", path, errno);
+    }
+    if (rc != TN_OK) {
+        mem_free(w.path);
+        mem_free(w.temporary);
         return rc;
     }
-    fchmod(fd, 0644);
-    rc = file_write_all(fd, path, data, n, err);
-    if (rc == TN_OK && fsync(fd) != 0)
-        rc = err_errno(err, "sync", path, errno);
-    if (close(fd) != 0 && rc == TN_OK)
-        rc = err_errno(err, "close", path, errno);
-    if (rc == TN_OK && rename(tmp, path) != 0)
-        rc = err_errno(err, "rename", path, errno);
+    fchmod(w.fd, 0644);
+    *out = w;
+    return TN_OK;
+}
+
+int32_t file_writer_put(const struct file_writer *w, const void *data, size_t n, tn_err *err)
+{
+    return file_write_all(w->fd, w->path, data, n, err);
+}
+
+int32_t file_writer_commit(struct file_writer *w, tn_err *err)
+{
+    int32_t rc = fsync(w->fd) != 0 ? err_errno(err, "sync", w->path, errno) : TN_OK;
+
+    if (close(w->fd) != 0 && rc == TN_OK)
+        rc = err_errno(err, "close", w->path, errno);
+    w->fd = -1;
+    if (rc == TN_OK && rename(w->temporary, w->path) != 0)
+        rc = err_errno(err, "rename", w->path, errno);
+    if (rc == TN_OK) {
+        mem_free(w->temporary);
+        w->temporary = NULL;
+    }
+    file_writer_release(w);
+    return rc;
+}
+
+void file_writer_release(struct file_writer *w)
+{
+    if (w->path && w->fd >= 0)
+        close(w->fd);
+    if (w->temporary)
+        unlink(w->temporary);
+    mem_free(w->path);
+    mem_free(w->temporary);
+    *w = (struct file_writer){-1, NULL, NULL};
+}
+
+int32_t file_write_atomic(const char *path, const void *data, size_t n, tn_err *err)
+{
+    struct file_writer w;
+    int32_t rc = file_writer_open(path, &w, err);
+
     if (rc != TN_OK)
-        unlink(tmp);
-    mem_free(tmp);
+        return rc;
+    rc = file_writer_put(&w, data, n, err);
+    if (rc == TN_OK)
+        return file_writer_commit(&w, err);
+    file_writer_release(&w);
     return rc;
 }
 

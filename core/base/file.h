@@ -49,7 +49,20 @@ int32_t file_write_all(int fd, const char *path, const void *data, size_t n, tn_
 int32_t file_write_at(int fd, const char *path, uint64_t offset, const void *data, size_t n,
                       tn_err *err);
 
-/* Writes a whole file, through a temporary beside it that is synced and renamed. */
+/* A file that is written piece by piece, to a temporary beside it: it is there whole, or not at all. */
+struct file_writer {
+    int fd;
+    char *path, *temporary; /* NULL: not open */
+};
+
+int32_t file_writer_open(const char *path, struct file_writer *out, tn_err *err);
+int32_t file_writer_put(const struct file_writer *w, const void *data, size_t n, tn_err *err);
+/* Syncs, renames and releases. */
+int32_t file_writer_commit(struct file_writer *w, tn_err *err);
+/* Removes what was written; after a commit, and zeroed, it does nothing. */
+void file_writer_release(struct file_writer *w);
+
+/* Writes a whole file in this way. */
 int32_t file_write_atomic(const char *path, const void *data, size_t n, tn_err *err);
 
 /* dir + "/" + name, from mem_alloc; NULL without memory. */

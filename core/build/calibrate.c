@@ -179,19 +179,30 @@ static int32_t check_memory(const struct quant *q, uint32_t keep, bool all, tn_e
     return TN_E_LIMIT;
 }
 
+static void drop_hessians(struct quant *q)
+{
+    for (uint32_t i = 0; i < q->n_groups; i++) {
+        hessian_release(&q->groups[i].hessian);
+        q->groups[i].stats.hessian = NULL;
+    }
+}
+
+/* Whether the scheme wants it, and one alone has room. */
+static bool wants_hessian(const struct quant *q, const struct quant_group *g)
+{
+    return q->needs & TN_QUANT_HESSIAN && hessian_bytes(g->n_channels) <= LIMIT_HESSIAN_BYTES;
+}
+
 /* Makes room for the Hessians of groups from `first` on; the rest waits for another run. */
 static int32_t add_hessians(struct quant *q, uint32_t first, tn_err *err)
 {
     uint64_t sum = 0;
     int32_t rc = TN_OK;
 
-    for (uint32_t i = 0; i < q->n_groups; i++) {
-        hessian_release(&q->groups[i].hessian);
-        q->groups[i].stats.hessian = NULL;
-    }
+    drop_hessians(q);
     for (uint32_t i = first; i < q->n_groups && rc == TN_OK; i++) {
         uint64_t bytes = hessian_bytes(q->groups[i].n_channels);
-        if (bytes > LIMIT_HESSIAN_BYTES)
+        if (!wants_hessian(q, &q->groups[i]))
             continue;
         if (sum + bytes > LIMIT_HESSIAN_BYTES)
             break;
@@ -341,17 +352,50 @@ static int32_t run_again(struct quant *q, const struct calibrate_options *o, uin
     return rc;
 }
 
+struct hessians {
+    struct quant *q;
+    const struct calibrate_options *o;
+};
+
+/* Inputs of a calibration begin with those of groups, in their order. */
+static int32_t next_hessian(void *arg, size_t i, const struct hessian **out, tn_err *err)
+{
+    const struct hessians *x = arg;
+    struct quant_group *g = &x->q->groups[i];
+    int32_t rc = g->hessian.sum ? TN_OK : run_again(x->q, x->o, (uint32_t)i, err);
+
+    *out = &g->hessian;
+    return rc;
+}
+
+int32_t calibrate_save(struct quant *q, const struct calibrate_options *o, struct calibration *c,
+                       const char *path, tn_err *err)
+{
+    struct hessians x = {q, o};
+    int32_t rc;
+
+    for (uint32_t i = 0; i < q->n_groups; i++)
+        c->inputs[i]->keeps_hessian = wants_hessian(q, &q->groups[i]);
+    rc = calibration_save(c, path, next_hessian, &x, err);
+    drop_hessians(q);
+    return rc;
+}
+
 int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
-                          const struct quantized *m, tn_err *err)
+                          const struct calibration *c, const struct quantized *m, tn_err *err)
 {
     struct quant_group *g = &q->groups[m->group];
+    bool filed = c->file.path != NULL;
     int32_t rc = TN_OK;
 
-    if (!(q->needs & TN_QUANT_HESSIAN) || !o->data ||
-        hessian_bytes(g->n_channels) > LIMIT_HESSIAN_BYTES)
+    if (!wants_hessian(q, g) || (filed ? !g->raw || !g->raw->keeps_hessian : !o->data))
         return TN_OK;
-    if (!g->hessian.sum)
+    if (!g->hessian.sum && filed) {
+        drop_hessians(q);
+        rc = calibration_read_hessian(c, g->raw, &g->hessian, err);
+    } else if (!g->hessian.sum) {
         rc = run_again(q, o, m->group, err);
+    }
     if (rc != TN_OK)
         return rc;
     if (!g->hessian.finished)

@@ -22,6 +22,7 @@ void calibration_free(struct calibration *c)
 {
     if (!c)
         return;
+    file_reader_release(&c->file);
     map_release(&c->names);
     mem_free(c->inputs);
     arena_release(&c->arena);
@@ -147,10 +148,11 @@ bool calibration_take(struct calibration_input *in, const float *row)
 
 /* -- The file --------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_INPUT = 8 };
+enum { TENSORS_PER_INPUT = 10 };
 
-static const char *const suffixes[TENSORS_PER_INPUT] = {"absmax", "squares",   "rows", "sample",
-                                                        "sums",   "histogram", "base", "products"};
+static const char *const suffixes[TENSORS_PER_INPUT] = {
+    "absmax",    "squares", "rows",     "sample",       "sums",
+    "histogram", "base",    "products", "hessian_rows", "hessian"};
 
 /* The base of a histogram whose top bucket ends at infinity. */
 #define MAX_BASE (0x7f8 - HISTOGRAM_BUCKETS)
@@ -210,9 +212,44 @@ static bool save_input(struct saving *s, const struct calibration_input *in)
                                              in->n_channels, in->sample));
 }
 
-int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err)
+/* The last tensors, whose data come later. */
+static bool save_hessians(struct saving *s, const struct calibration *c)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < c->n_inputs && ok; i++) {
+        const struct calibration_input *in = c->inputs[i];
+        if (in->keeps_hessian)
+            ok = save_tensor(s, in->name, suffixes[8], TN_DT_I64, 0, 1, NULL) &&
+                 save_tensor(s, in->name, suffixes[9], TN_DT_F32, 0,
+                             hessian_bytes(in->n_channels) / sizeof(float), NULL);
+    }
+    return ok;
+}
+
+static int32_t put_hessians(const struct file_writer *w, const struct calibration *c,
+                            calibration_hessian_fn hessian, void *arg, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < c->n_inputs && rc == TN_OK; i++) {
+        const struct hessian *h = NULL;
+        if (!c->inputs[i]->keeps_hessian)
+            continue;
+        rc = hessian(arg, i, &h, err);
+        if (rc == TN_OK)
+            rc = file_writer_put(w, &h->n_rows, sizeof h->n_rows, err);
+        if (rc == TN_OK)
+            rc = file_writer_put(w, h->sum, (size_t)hessian_bytes(h->n), err);
+    }
+    return rc;
+}
+
+int32_t calibration_save(const struct calibration *c, const char *path,
+                         calibration_hessian_fn hessian, void *arg, tn_err *err)
 {
     struct saving s = {.arena = ARENA_INIT};
+    struct file_writer w = {-1, NULL, NULL};
     size_t most = c->n_inputs * TENSORS_PER_INPUT + 3;
     bool ok;
     int32_t rc;
@@ -225,7 +262,17 @@ int32_t calibration_save(const struct calibration *c, const char *path, tn_err *
          save_tensor(&s, "model", "xxh128", TN_DT_U8, 0, sizeof c->model, c->model);
     for (size_t i = 0; i < c->n_inputs && ok; i++)
         ok = save_input(&s, c->inputs[i]);
-    rc = ok ? safetensors_write(path, s.tensors, s.data, s.n, err) : err_nomem(err, path);
+    ok = ok && save_hessians(&s, c);
+    rc = ok ? file_writer_open(path, &w, err) : err_nomem(err, path);
+    if (rc == TN_OK)
+        rc = safetensors_begin(&w, s.tensors, s.n, err);
+    for (size_t i = 0; i < s.n && s.data[i] && rc == TN_OK; i++)
+        rc = file_writer_put(&w, s.data[i], (size_t)s.tensors[i].bytes, err);
+    if (rc == TN_OK)
+        rc = put_hessians(&w, c, hessian, arg, err);
+    if (rc == TN_OK)
+        rc = file_writer_commit(&w, err);
+    file_writer_release(&w);
     arena_release(&s.arena);
     return rc;
 }
@@ -345,10 +392,60 @@ static int32_t read_products(const struct reading *r, const char *name, const st
     return rc;
 }
 
+/* Where it is, and that it can be read when it is wanted. */
+static int32_t find_hessian(const struct reading *r, const char *name, const struct st_tensor *t,
+                            struct calibration_input *in)
+{
+    uint64_t bytes = hessian_bytes(in->n_channels);
+    int32_t rc;
+
+    if (t->dtype != TN_DT_F32 || t->bytes != bytes || bytes > LIMIT_HESSIAN_BYTES)
+        return err_at(
+            r->err, TN_E_FORMAT, r->f->path, t->offset, t->name,
+            "must be the lower triangle, float32, of at most 65535 channels, here %" PRIu64,
+            in->n_channels);
+    rc = needed(r, name, read_tensor(r, name, suffixes[8], TN_DT_I64, 1, &in->n_hessian_rows));
+    if (rc == TN_OK && (in->n_hessian_rows == 0 || in->n_hessian_rows > in->n_rows))
+        rc = err_at(r->err, TN_E_RANGE, r->f->path, t->offset, t->name,
+                    "says that it is of %" PRIu64 " of %" PRIu64 " rows", in->n_hessian_rows,
+                    in->n_rows);
+    in->keeps_hessian = true;
+    in->hessian_at = t->offset;
+    return rc;
+}
+
+int32_t calibration_read_hessian(const struct calibration *c, const struct calibration_input *in,
+                                 struct hessian *out, tn_err *err)
+{
+    struct hessian h;
+    const float *at;
+    int32_t rc = hessian_init(&h, in->n_channels, err);
+
+    if (rc == TN_OK)
+        rc = file_reader_at(&c->file, in->hessian_at, h.sum, (size_t)hessian_bytes(h.n), err);
+    at = h.sum;
+    for (uint64_t i = 0; i < h.n && rc == TN_OK; i++) {
+        bool good = true;
+        for (uint64_t j = 0; j <= i; j++)
+            good = good && isfinite(at[j]);
+        if (!good || at[i] < 0.0f)
+            rc = err_at(err, TN_E_RANGE, c->file.path, in->hessian_at, in->name,
+                        "row %" PRIu64 " of its second moments is not finite, or negative", i);
+        at += i + 1;
+    }
+    h.n_rows = in->n_hessian_rows;
+    if (rc == TN_OK)
+        *out = h;
+    else
+        hessian_release(&h);
+    return rc;
+}
+
 static int32_t read_input(const struct reading *r, const char *name, const struct st_tensor *absmax)
 {
     const struct st_tensor *sample = find_part(r, name, suffixes[3]);
     const struct st_tensor *products = find_part(r, name, suffixes[7]);
+    const struct st_tensor *hessian = find_part(r, name, suffixes[9]);
     bool histogram = find_part(r, name, suffixes[5]) != NULL;
     struct calibration_input *in = NULL;
     uint64_t n = absmax->dims[0];
@@ -373,6 +470,8 @@ static int32_t read_input(const struct reading *r, const char *name, const struc
     if (products && (rc = read_products(r, name, products, in)) != TN_OK)
         return rc;
     rc = check_values(r, in);
+    if (rc == TN_OK && hessian)
+        rc = find_hessian(r, name, hessian, in);
     return rc == TN_OK && histogram ? read_histogram(r, name, in) : rc;
 }
 
@@ -435,11 +534,12 @@ int32_t calibration_load(const char *path, const char *model, struct calibration
             rc = check_model(c, path, model, err);
         st_header_release(&h);
     }
-    file_reader_release(&f);
     if (rc != TN_OK) {
+        file_reader_release(&f);
         calibration_free(c);
         return rc;
     }
+    c->file = f;
     *out = c;
     return TN_OK;
 }

@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/digest.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/map.h"
 #include "base/rng.h"
 #include "build/hessian.h"
@@ -37,7 +38,9 @@ struct calibration_input {
     uint64_t n_groups, dim;
     struct histogram histogram; /* counts NULL: none kept */
     struct hessian *hessian;    /* whoever wants it; NULL: nobody */
-    struct rng rng;             /* which rows are kept */
+    bool keeps_hessian; /* it belongs into the file, or is in the file that this was read from */
+    uint64_t hessian_at, n_hessian_rows; /* there */
+    struct rng rng;                      /* which rows are kept */
 };
 
 struct calibration {
@@ -48,6 +51,7 @@ struct calibration {
     char data_sha256[SHA256_HEX];  /* of the token ids */
     char model[CALIBRATION_MODEL]; /* see calibrate_identify */
     uint64_t n_tokens;
+    struct file_reader file; /* that it was read from, for its Hessians */
 };
 
 int32_t calibration_new(struct calibration **out, tn_err *err);
@@ -75,11 +79,23 @@ uint64_t calibration_products_bytes(uint64_t n_groups, uint64_t dim);
 /* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
 bool calibration_take(struct calibration_input *in, const float *row);
 
+/* Sums of input i of a calibration that keeps them, as hessian_take left them: wanted one after another, and valid until
+ * the next is. */
+typedef int32_t (*calibration_hessian_fn)(void *arg, size_t i, const struct hessian **out,
+                                          tn_err *err);
+
 /* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
- * NAME/histogram and NAME/base, NAME/products. */
-int32_t calibration_save(const struct calibration *c, const char *path, tn_err *err);
-/* TN_E_FORMAT unless the statistics are of `model` (calibrate_identify); NULL: of any. */
+ * NAME/histogram and NAME/base, NAME/products; behind all these NAME/hessian_rows and NAME/hessian, a lower triangle, of inputs
+ * that keep it (`hessian` may be NULL if none does). They are never in memory at one time. */
+int32_t calibration_save(const struct calibration *c, const char *path,
+                         calibration_hessian_fn hessian, void *arg, tn_err *err);
+/* TN_E_FORMAT unless the statistics are of `model` (calibrate_identify); NULL: of any. Hessians stay in the file, which is
+ * open as long as the statistics live. */
 int32_t calibration_load(const char *path, const char *model, struct calibration **out,
                          tn_err *err);
+
+/* Reads the Hessian of an input that keeps it; checked as everything else of the file. */
+int32_t calibration_read_hessian(const struct calibration *c, const struct calibration_input *in,
+                                 struct hessian *out, tn_err *err);
 
 #endif

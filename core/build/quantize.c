@@ -31,6 +31,31 @@ struct calibrate_options building_calibrating(const struct building *b)
                                       .arg = b->o->arg};
 }
 
+/* A file may be of a scheme that asked for less. */
+static void tell_missing(const struct building *b)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < b->calib->n_inputs; i++)
+        any = any || b->calib->inputs[i]->keeps_hessian;
+    if (!any && b->quant->needs & TN_QUANT_HESSIAN)
+        log_warn("%s has no second moments between channels, with which %s rounds better: it was "
+                 "saved for a scheme that does not ask for them; give --calib-data",
+                 b->o->quant.stats, b->quant->name);
+}
+
+/* What is saved is what is used, so that a build from the file makes the same engine. */
+static int32_t save_calibration(struct building *b, const struct calibrate_options *o,
+                                const char *model)
+{
+    const char *path = b->o->quant.stats;
+    int32_t rc = calibrate_save(b->quant, o, b->calib, path, b->err);
+
+    calibration_free(b->calib);
+    b->calib = NULL;
+    return rc == TN_OK ? calibration_load(path, model, &b->calib, b->err) : rc;
+}
+
 static int32_t find_calibration(struct building *b)
 {
     const struct build_quant *bq = &b->o->quant;
@@ -40,22 +65,21 @@ static int32_t find_calibration(struct building *b)
 
     if (!b->checkpoint || (!bq->calib && !bq->stats))
         return TN_OK;
-    if (!bq->calib && (b->quant->needs & TN_QUANT_HESSIAN))
-        log_warn("a file of --calib-stats has no second moments between channels, with which %s "
-                 "rounds better: give --calib-data for these",
-                 b->quant->name);
     rc = calibrate_identify(&b->emission, b->checkpoint, model, b->err);
+    if (rc == TN_OK && !bq->calib) {
+        rc = calibration_load(bq->stats, model, &b->calib, b->err);
+        if (rc == TN_OK)
+            tell_missing(b);
+    }
     if (rc != TN_OK || !bq->calib)
-        return rc == TN_OK ? calibration_load(bq->stats, model, &b->calib, b->err) : rc;
+        return rc;
     rc = building_write_base(b);
     o = building_calibrating(b);
     if (rc == TN_OK)
         rc = calibrate(b->quant, &o, &b->calib, b->err);
     if (rc == TN_OK)
         memcpy(b->calib->model, model, sizeof model);
-    if (rc == TN_OK && bq->stats)
-        rc = calibration_save(b->calib, bq->stats, b->err);
-    return rc;
+    return rc == TN_OK && bq->stats ? save_calibration(b, &o, model) : rc;
 }
 
 /* What stays as it is although people may expect otherwise. */

@@ -291,25 +291,37 @@ static void header_json(const struct st_tensor *tensors, size_t n, struct strbuf
         strbuf_putc(b, ' ');
 }
 
-int32_t safetensors_write(const char *path, const struct st_tensor *tensors,
-                          const void *const *data, size_t n, tn_err *err)
+int32_t safetensors_begin(const struct file_writer *w, const struct st_tensor *tensors, size_t n,
+                          tn_err *err)
 {
-    struct strbuf header = STRBUF_INIT, file = STRBUF_INIT;
+    struct strbuf header = STRBUF_INIT;
     uint8_t length[8];
     int32_t rc;
 
     header_json(tensors, n, &header);
     for (int i = 0; i < 8; i++)
         length[i] = (uint8_t)((uint64_t)header.len >> (8 * i));
-    strbuf_append(&file, length, sizeof length);
-    strbuf_append(&file, strbuf_str(&header), header.len);
-    for (size_t i = 0; i < n; i++)
-        strbuf_append(&file, data[i], (size_t)tensors[i].bytes);
-    if (header.failed || file.failed)
-        rc = err_nomem(err, "a safetensors file");
-    else
-        rc = file_write_atomic(path, file.data, file.len, err);
+    rc = header.failed ? err_nomem(err, "a safetensors file")
+                       : file_writer_put(w, length, sizeof length, err);
+    if (rc == TN_OK)
+        rc = file_writer_put(w, strbuf_str(&header), header.len, err);
     strbuf_release(&header);
-    strbuf_release(&file);
+    return rc;
+}
+
+int32_t safetensors_write(const char *path, const struct st_tensor *tensors,
+                          const void *const *data, size_t n, tn_err *err)
+{
+    struct file_writer w;
+    int32_t rc = file_writer_open(path, &w, err);
+
+    if (rc != TN_OK)
+        return rc;
+    rc = safetensors_begin(&w, tensors, n, err);
+    for (size_t i = 0; i < n && rc == TN_OK; i++)
+        rc = file_writer_put(&w, data[i], (size_t)tensors[i].bytes, err);
+    if (rc == TN_OK)
+        return file_writer_commit(&w, err);
+    file_writer_release(&w);
     return rc;
 }

@@ -44,10 +44,11 @@ int32_t safetensors_read(const struct file_reader *f, struct st_header *out, tn_
 /* The tensor of that name, or NULL. */
 const struct st_tensor *safetensors_find(const struct st_header *h, const char *name);
 
-/*
- * Writes a file with tensors in the given order, whole in memory; for the small outputs of `tenon eval`.
- * dims[] and data[] as in `tensors` (offset is ignored); file_write_atomic semantics.
- */
+/* Writes the header of a file with tensors in the given order (their offsets are ignored), whose data follow in that order. */
+int32_t safetensors_begin(const struct file_writer *w, const struct st_tensor *tensors, size_t n,
+                          tn_err *err);
+
+/* Writes a file whose data are all in memory; file_write_atomic semantics. */
 int32_t safetensors_write(const char *path, const struct st_tensor *tensors,
                           const void *const *data, size_t n, tn_err *err);
 

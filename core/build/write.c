@@ -32,7 +32,7 @@ static int32_t before_making(void *arg, const struct quantized *m)
     struct building *b = arg;
     struct calibrate_options o = building_calibrating(b);
 
-    return b->calib ? calibrate_hessian(b->quant, &o, m, b->err) : TN_OK;
+    return b->calib ? calibrate_hessian(b->quant, &o, b->calib, m, b->err) : TN_OK;
 }
 
 static int32_t write_weights(struct building *b, struct engine_writer *w)

@@ -161,20 +161,33 @@ START_TEST(products_are_those_of_the_heads_of_a_group)
 }
 END_TEST
 
+/* For the one input there is. */
+static int32_t give_hessian(void *arg, size_t i, const struct hessian **out, tn_err *err)
+{
+    (void)err;
+    ck_assert_uint_eq(i, 0);
+    *out = arg;
+    return TN_OK;
+}
+
 START_TEST(what_is_saved_is_what_is_read)
 {
     struct calibration *back = NULL;
+    struct hessian h, h2;
     struct calibration_input *in;
     tn_err err = TN_ERR_INIT;
     char dir[64], path[128];
 
     ck_assert_ok(calibration_add_products(calibration, input, 3, 2, &err), &err);
     fill_rows(2);
+    ck_assert_ok(hessian_init(&h, CHANNELS, &err), &err);
+    ck_assert_ok(hessian_take(&h, rows, 100, &err), &err);
+    input->keeps_hessian = true;
     memset(calibration->data_sha256, 'a', SHA256_HEX - 1);
     calibration->n_tokens = ROWS;
     temp_dir(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/stats.safetensors", dir);
-    ck_assert_ok(calibration_save(calibration, path, &err), &err);
+    ck_assert_ok(calibration_save(calibration, path, give_hessian, &h, &err), &err);
     ck_assert_ok(calibration_load(path, NULL, &back, &err), &err);
     in = calibration_find(back, "x");
     ck_assert_ptr_nonnull(in);
@@ -188,6 +201,13 @@ START_TEST(what_is_saved_is_what_is_read)
     ck_assert_uint_eq(in->dim, 2);
     ck_assert_mem_eq(in->products, input->products, 3 * 2 * 2 * sizeof(double));
     ck_assert_mem_eq(in->absmax, input->absmax, CHANNELS * sizeof(float));
+    ck_assert(in->keeps_hessian);
+    ck_assert_ok(calibration_read_hessian(back, in, &h2, &err), &err);
+    ck_assert_uint_eq(h2.n_rows, 100);
+    ck_assert(!h2.finished);
+    ck_assert_mem_eq(h2.sum, h.sum, (size_t)hessian_bytes(CHANNELS));
+    hessian_release(&h2);
+    hessian_release(&h);
     calibration_free(back);
     ck_assert_ok(dir_remove(dir, &err), &err);
 }
