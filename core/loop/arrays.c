@@ -154,6 +154,13 @@ static void device_free(struct step_arrays *a, void *p, uint64_t bytes)
     ledger_give(a->own_device, bytes);
 }
 
+/* Makes that ready; a device that cannot do it copies as always. */
+static bool copies_few(const struct step_arrays *a)
+{
+    return a->mirrored && a->api->pinned_alloc && TN_HAS(tn_device_api, a->api, copy_few) &&
+           a->api->copy_few && a->api->copy_few(a->device, NULL, NULL, NULL, 0, NULL) == TN_OK;
+}
+
 int32_t step_arrays_init(struct step_arrays *a, const struct batch_capacity *capacity,
                          const tn_device_api *api, tn_device *device, const tn_device_info *info,
                          const char *place, struct ledger *ledger, tn_err *err)
@@ -163,6 +170,7 @@ int32_t step_arrays_init(struct step_arrays *a, const struct batch_capacity *cap
     *a = (struct step_arrays){.api = api, .device = device, .capacity = *capacity};
     a->mirrored = !(info->flags & TN_DEVICE_HOST_MEMORY);
     a->n_slots = a->mirrored ? STEP_SLOTS : 1;
+    a->few = copies_few(a);
     lay_out_input(a);
     rc = ledger_owner(ledger, "step arrays", place, &a->own_device, err);
     if (rc == TN_OK && a->mirrored)
@@ -416,12 +424,24 @@ const struct step_slot *step_arrays_blank(struct step_arrays *a, uint32_t bucket
 
 /* -- Moving -------------------------------------------------------------------------------------------- */
 
+#define FEW_BYTES (64 * 1024) /* more are copied faster than they are begun */
+
+/* Steps follow each other closely, so that what a copy makes them wait counts. */
+static int32_t move(struct step_arrays *a, tn_stream *stream, void *dst, const void *src,
+                    uint64_t bytes, enum tn_copy_kind kind, tn_err *err)
+{
+    if (bytes == 0)
+        return TN_OK;
+    return a->few && bytes <= FEW_BYTES
+               ? a->api->copy_few(a->device, stream, dst, src, bytes, err)
+               : a->api->copy(a->device, stream, dst, src, bytes, kind, err);
+}
+
 static int32_t send_part(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
                          uint64_t at, uint64_t bytes, tn_err *err)
 {
-    return bytes == 0 ? TN_OK
-                      : a->api->copy(a->device, stream, (uint8_t *)a->dev_in + at,
-                                     (uint8_t *)slot->in + at, bytes, TN_COPY_HOST_TO_DEVICE, err);
+    return move(a, stream, (uint8_t *)a->dev_in + at, (uint8_t *)slot->in + at, bytes,
+                TN_COPY_HOST_TO_DEVICE, err);
 }
 
 int32_t step_arrays_send(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
@@ -447,6 +467,5 @@ int32_t step_arrays_fetch(struct step_arrays *a, const struct step_slot *slot, t
     if (!a->mirrored || slot->n_logits == 0)
         return TN_OK;
     bytes = (uint64_t)((uint8_t *)(slot->logprob + slot->n_logits) - (uint8_t *)slot->out);
-    return a->api->copy(a->device, stream, slot->out, a->dev_out, bytes, TN_COPY_DEVICE_TO_HOST,
-                        err);
+    return move(a, stream, slot->out, a->dev_out, bytes, TN_COPY_DEVICE_TO_HOST, err);
 }

@@ -37,6 +37,7 @@ struct step_arrays {
     const tn_device_api *api;
     tn_device *device;
     bool mirrored; /* the device does not compute in host memory */
+    bool few;      /* it copies few bytes at once */
     struct batch_capacity capacity;
     uint64_t in_bytes, out_bytes;           /* of each block */
     uint64_t bias_at, value_at, history_at; /* where these lie in `in` */

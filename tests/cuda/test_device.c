@@ -211,6 +211,27 @@ END_TEST
 
 /* -- Sums and strided copies --------------------------------------------------------------------------- */
 
+START_TEST(a_copy_of_few_bytes_is_one_launch)
+{
+    void *p = NULL, *pinned = NULL;
+    int before;
+
+    ck_assert_ok(t.api->mem_alloc(t.device, 1 << 20, &p, &t.err), &t.err);
+    ck_assert_ok(t.api->pinned_alloc(t.device, 1 << 20, &pinned, &t.err), &t.err);
+    ck_assert_ok(t.api->copy_few(t.device, NULL, NULL, NULL, 0, &t.err), &t.err);
+    before = t.fake->executed();
+    ck_assert_ok(t.api->copy_few(t.device, NULL, p, pinned, 17, &t.err), &t.err);
+    ck_assert_int_eq(t.fake->executed(), before + 1);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 1);
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pinned, p, 16384, &t.err), &t.err);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 4);
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pinned, p, 1 << 20, &t.err), &t.err);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 16);
+    t.api->pinned_free(t.device, pinned);
+    t.api->mem_free(t.device, p);
+}
+END_TEST
+
 START_TEST(a_sum_is_one_launch_that_fits_its_size)
 {
     const void *src[TN_SUM_MAX + 1] = {NULL};
@@ -616,6 +637,7 @@ int main(void)
     tcase_add_test(open, activations_fit_the_weights_and_the_chip);
     tcase_add_test(open, peers_are_enabled_once_and_not_twice);
     tcase_add_test(open, ways_between_devices_are_told_apart);
+    tcase_add_test(open, a_copy_of_few_bytes_is_one_launch);
     tcase_add_test(open, a_sum_is_one_launch_that_fits_its_size);
     tcase_add_test(open, rows_are_copied_apart);
     tcase_add_test(open, bytes_go_there_and_back);

@@ -369,17 +369,25 @@ static int32_t mem_info(tn_device *d, uint64_t *free_bytes, uint64_t *total, tn_
     return TN_OK;
 }
 
-/* Whether that host memory is behind memory of another device. */
-static bool is_foreign(const tn_device *d, const void *host)
+/* The device that owns that host memory; -1: it is no block, as page-locked memory seen as a device's address is none. */
+static int64_t owner_of(const void *host)
 {
-    bool foreign = false;
+    int64_t owner = -1;
 
     pthread_mutex_lock(&blocks_lock);
     for (const struct block *b = blocks; b; b = b->next)
         if ((uintptr_t)host >= (uintptr_t)b && (uintptr_t)host < (uintptr_t)b + b->bytes)
-            foreign = b->device != d->index;
+            owner = b->device;
     pthread_mutex_unlock(&blocks_lock);
-    return foreign;
+    return owner;
+}
+
+/* Whether that host memory is behind memory of another device. */
+static bool is_foreign(const tn_device *d, const void *host)
+{
+    int64_t owner = owner_of(host);
+
+    return owner >= 0 && owner != d->index;
 }
 
 static int32_t copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
@@ -394,6 +402,16 @@ static int32_t copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint
                                     .src = kind == TN_COPY_HOST_TO_DEVICE ? src : shadow_host(src),
                                     .bytes = bytes},
                    err);
+}
+
+static int32_t copy_few(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+                        tn_err *err)
+{
+    if (bytes == 0)
+        return TN_OK;
+    return copy(d, s, dst, src, bytes,
+                owner_of(shadow_host(src)) >= 0 ? TN_COPY_DEVICE_TO_HOST : TN_COPY_HOST_TO_DEVICE,
+                err);
 }
 
 static int32_t fill(tn_device *d, tn_stream *s, void *dst, uint8_t byte, uint64_t bytes,
@@ -709,4 +727,5 @@ const tn_device_api shadow_device_api = {.h = TN_HDR(tn_device_api),
                                          .sum = device_sum,
                                          .meet_bytes = meet_bytes,
                                          .meet_sum = meet_sum,
-                                         .meet_gather = meet_gather};
+                                         .meet_gather = meet_gather,
+                                         .copy_few = copy_few};

@@ -10,6 +10,14 @@
 
 #include "tenon/device.h"
 
+#define FEW_THREADS 256
+
+struct few_args {
+    void *dst;
+    const void *src;
+    uint32_t bytes, aligned; /* aligned: both addresses are multiples of 16 */
+};
+
 /* y = the sum of several arrays. */
 struct sum_args {
     const void *src[TN_SUM_MAX];

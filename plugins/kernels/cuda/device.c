@@ -160,6 +160,7 @@ static void device_close(tn_device *d)
     if (device_enter(d, NULL) == TN_OK)
         d->driver->ctx_sync();
     device_image_unload(d, d->sum_image);
+    device_image_unload(d, d->few_image);
     device_image_unload(d, d->meet_image);
     left = atomic_load(&d->n_blocks);
     if (left) {
@@ -284,4 +285,5 @@ const tn_device_api cuda_device_api = {
     .meet_bytes = device_meet_bytes,
     .meet_sum = device_meet_sum,
     .meet_gather = device_meet_gather,
+    .copy_few = device_copy_few,
 };

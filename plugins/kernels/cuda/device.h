@@ -31,6 +31,8 @@ struct tn_device {
     void *sum_entries[4];
     tn_image *meet_image; /* likewise, of meet_bytes */
     void *meet_entries[DEVICE_MEET_ENTRIES];
+    tn_image *few_image; /* likewise, of copy_few */
+    void *few_entry;
     atomic_uint_fast64_t n_blocks; /* allocated and not yet freed, pinned ones included */
 };
 
@@ -56,6 +58,9 @@ int32_t device_sum(tn_device *d, tn_stream *s, void *dst, const void *const *src
 int32_t device_copy_rows(tn_device *d, tn_stream *s, void *dst, uint64_t dst_stride,
                          const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
                          tn_err *err);
+/* device_few.c */
+int32_t device_copy_few(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+                        tn_err *err);
 /* device_meet.c */
 int32_t device_meet_bytes(tn_device *d, uint32_t n, uint64_t *bytes, tn_err *err);
 int32_t device_meet_sum(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,

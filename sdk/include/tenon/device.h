@@ -217,6 +217,15 @@ typedef struct tn_device_api {
     /** (opt) dst = `bytes` bytes from each rank's `src`, in rank order. Otherwise as meet_sum. */
     int32_t (*meet_gather)(tn_device *d, tn_stream *s, const tn_device_meet *m, void *dst,
                            const void *src, uint64_t bytes, tn_err *err);
+
+    /**
+     * (opt, with pinned_alloc) Copies between memory of the device and memory of its pinned_alloc, either way, in order on `s`:
+     * for few bytes, where what a stream loses on the way counts more than the rate (CUDA: a kernel copies, since a
+     * copy engine costs a stream some 8 us each way). With 0 bytes nothing is copied, but what the first call needs is made
+     * ready. May be captured.
+     */
+    int32_t (*copy_few)(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+                        tn_err *err);
 } tn_device_api;
 
 #ifdef __cplusplus
