@@ -5,8 +5,8 @@
  *
  * A rank must copy its part to where others see it, and read everybody's: RANKS + 1 times the bytes, at best.
  *
- * With a KIND of devices ("cuda") in their memory, rank i on device i modulo their number. The copy is then one from the next
- * rank's memory, and sums that can be captured are timed in a graph, too. */
+ * With a KIND of devices ("cuda") in their memory, rank i on device i modulo their number, in memory of the group if it has any. The
+ * copy is then one from the next rank's memory, and sums that can be captured are timed in a graph, too. */
 #define _GNU_SOURCE /* threads stay on processors of their own: sched_setaffinity */
 #include <pthread.h>
 #include <sched.h>
@@ -43,7 +43,8 @@ struct rank {
     tn_device *device;
     tn_device_info info;
     tn_stream *stream;
-    void *send, *recv; /* of the device */
+    void *send, *recv; /* of the device: what is copied from a peer */
+    void *from, *to;   /* what is summed: the same, or memory of the group */
 };
 
 static struct rank ranks[MAX_RANKS];
@@ -143,7 +144,7 @@ static int32_t enqueue(struct rank *r, tn_comm_group *g, size_t bytes, tn_err *e
     int32_t rc = TN_OK;
 
     for (int i = 0; i < DEVICE_CALLS && rc == TN_OK; i++)
-        rc = g ? backend->all_reduce(g, r->send, r->recv, bytes / 2, TN_DT_BF16, r->stream, err)
+        rc = g ? backend->all_reduce(g, r->from, r->to, bytes / 2, TN_DT_BF16, r->stream, err)
                : api->copy(r->device, r->stream, r->recv, ranks[(r->rank + 1) % n_ranks].send,
                            bytes, TN_COPY_DEVICE_TO_DEVICE, err);
     return rc;
@@ -198,6 +199,11 @@ static void open_rank(struct rank *r, tn_comm_group **g)
     must(api->stream_sync(r->device, r->stream, &err), &err);
     how.device = r->device;
     must(backend->join(instance, &how, g, &err), &err);
+    r->from = NULL;
+    if (TN_HAS(tn_comm_backend, backend, memory) && backend->memory)
+        must(backend->memory(*g, 2u * DEVICE_BYTES, 1, &r->from, &err), &err);
+    r->to = r->from ? (char *)r->from + DEVICE_BYTES : r->recv;
+    r->from = r->from ? r->from : r->send;
 }
 
 static void close_rank(struct rank *r, tn_comm_group *g)

@@ -20,6 +20,7 @@ struct run {
 };
 
 #define MAX_COUNT 200000u /* more than a backend moves at a time */
+#define TURNS 8
 
 /* Element i of rank r: small whole numbers and halves, exact in every dtype, also when summed. */
 static float element(uint32_t r, uint64_t i)
@@ -236,6 +237,37 @@ static int32_t messages(const struct run *u, uint64_t count)
     return rc == TN_OK ? same(u, u->from, bytes, "a message") : rc;
 }
 
+static int32_t move_on_device(const struct run *u, void *dst, const void *src, uint64_t bytes)
+{
+    if (!u->m)
+        memcpy(dst, src, bytes);
+    return u->m ? u->m->api->copy(u->m->device, u->stream, dst, src, bytes,
+                                  TN_COPY_DEVICE_TO_DEVICE, u->err)
+                : TN_OK;
+}
+
+/* Sums on end out of one buffer, which is filled anew as soon as a sum is enqueued; no thread waits in between. */
+static int32_t reuse(const struct run *u, uint64_t count)
+{
+    uint64_t bytes = count * 4;
+    char *all = u->to;
+    int32_t rc;
+
+    fill(u, TURNS * count, TN_DT_F32);
+    for (uint64_t i = 0; i < TURNS * count; i++)
+        put(u->want, i, sum(u, i), TN_DT_F32);
+    rc = push(u, TURNS * bytes);
+    if (rc == TN_OK)
+        rc = move_on_device(u, all, u->from, TURNS * bytes);
+    for (uint32_t k = 0; k < TURNS && rc == TN_OK; k++) {
+        rc = move_on_device(u, u->from, all + k * bytes, bytes);
+        if (rc == TN_OK)
+            rc = u->b->all_reduce(u->g, u->from, all + k * bytes, count, TN_DT_F32, u->stream,
+                                  u->err);
+    }
+    return rc == TN_OK ? same(u, u->to, TURNS * bytes, "sums on end") : rc;
+}
+
 static int32_t refusals(const struct run *u)
 {
     tn_err err = TN_ERR_INIT;
@@ -268,6 +300,10 @@ static int32_t run_all(const struct run *u)
         if (rc == TN_OK)
             rc = u->b->barrier(u->g, u->stream, u->err);
     }
+    if (rc == TN_OK)
+        rc = reuse(u, 1000);
+    if (rc == TN_OK)
+        rc = reuse(u, MAX_COUNT / TURNS);
     return rc == TN_OK ? refusals(u) : rc;
 }
 
@@ -285,29 +321,49 @@ static int32_t run_and_see(const struct run *u)
     return rc;
 }
 
+/* u->from and u->to on the device. *own: they are not the group's, which goes with it. */
+static int32_t find_buffers(struct run *u, uint64_t bytes, bool *own)
+{
+    const struct contract_memory *m = u->m;
+    void *of_group = NULL;
+    int32_t rc = TN_OK;
+
+    bytes = (bytes + 255) / 256 * 256;
+    u->from = u->to = NULL;
+    if (m->of_group && TN_HAS(tn_comm_backend, u->b, memory) && u->b->memory)
+        rc = u->b->memory(u->g, 2 * bytes, 1, &of_group, u->err);
+    *own = !of_group;
+    if (of_group) {
+        u->from = of_group;
+        u->to = (char *)of_group + bytes;
+        return rc;
+    }
+    if (rc == TN_OK)
+        rc = m->api->mem_alloc(m->device, bytes, &u->from, u->err);
+    return rc == TN_OK ? m->api->mem_alloc(m->device, bytes, &u->to, u->err) : rc;
+}
+
 int32_t contract_run(const tn_comm_backend *b, tn_comm_group *g, uint32_t rank, uint32_t n,
                      const struct contract_memory *memory, tn_err *err)
 {
     uint64_t bytes = (uint64_t)MAX_COUNT * n * 4;
     struct run u = {.b = b, .g = g, .rank = rank, .n = n, .m = memory, .err = err};
     int32_t rc = TN_OK;
+    bool own = false;
 
     u.from = u.send = malloc(bytes);
     u.to = u.recv = malloc(bytes);
     u.want = malloc(bytes);
     if (memory) {
-        u.from = u.to = NULL;
         u.stream = memory->stream;
-        rc = memory->api->mem_alloc(memory->device, bytes, &u.from, err);
-        if (rc == TN_OK)
-            rc = memory->api->mem_alloc(memory->device, bytes, &u.to, err);
+        rc = find_buffers(&u, bytes, &own);
     }
     if (rc == TN_OK)
         rc = u.send && u.recv && u.want ? run_and_see(&u) : TN_E_NOMEM;
     if (memory) {
         memory->api->stream_sync(memory->device, memory->stream, NULL);
-        memory->api->mem_free(memory->device, u.from);
-        memory->api->mem_free(memory->device, u.to);
+        memory->api->mem_free(memory->device, own ? u.from : NULL);
+        memory->api->mem_free(memory->device, own ? u.to : NULL);
     }
     if (rc == TN_OK ||
         memory) { /* else others may still be reading what was shown; the test fails anyway */

@@ -3,6 +3,8 @@
 #ifndef TESTS_COMM_CONTRACT_H
 #define TESTS_COMM_CONTRACT_H
 
+#include <stdbool.h>
+
 #include "tenon/comm.h"
 
 /* Where the buffers are: memory of a device, and the stream that calls are enqueued on. */
@@ -10,6 +12,7 @@ struct contract_memory {
     const tn_device_api *api;
     tn_device *device;
     tn_stream *stream;
+    bool of_group; /* buffers lie in memory of the group (tn_comm_backend::memory), if it has any */
 };
 
 /* Runs all collectives and messages over sizes and dtypes, in place and not, and compares with what one rank computes.

@@ -20,7 +20,19 @@
 #define MAX_RANKS 8
 #define MAX_NAMES 256
 
-enum call { NOTHING, REDUCE, GATHER, SCATTER, BROADCAST, SEND, RECV, ENLIST, DISMISS, FINALIZE };
+enum call {
+    NOTHING,
+    REDUCE,
+    REDUCE_TO,
+    GATHER,
+    SCATTER,
+    BROADCAST,
+    SEND,
+    RECV,
+    ENLIST,
+    DISMISS,
+    FINALIZE
+};
 
 struct world {
     char id[128];
@@ -112,7 +124,9 @@ static void reduce_all(const struct world *w)
         add_up(w, &c, c.call == SCATTER ? (size_t)r * bytes : 0);
     }
     for (int r = 0; r < w->n; r++) {
-        memcpy(w->ranks[r]->recv, sums[r], w->ranks[r]->count * size_of(w->ranks[r]->dtype));
+        const struct ncclComm *c = w->ranks[r];
+        if (c->call != REDUCE_TO || c->peer == r)
+            memcpy(c->recv, sums[r], c->count * size_of(c->dtype));
         free(sums[r]);
     }
 }
@@ -141,7 +155,7 @@ static void meet(struct ncclComm *c)
     }
     if (!all_in(w, c->call))
         return;
-    if (c->call == REDUCE || c->call == SCATTER)
+    if (c->call == REDUCE || c->call == REDUCE_TO || c->call == SCATTER)
         reduce_all(w);
     else
         for (int r = 0; r < w->n; r++)
@@ -307,6 +321,20 @@ int shim_reduce_scatter(const void *send, void *recv, size_t count, int dtype, i
     return begin("ncclReduceScatter", comm,
                  (struct ncclComm){
                      .call = SCATTER, .send = send, .recv = recv, .count = count, .dtype = dtype});
+}
+
+int shim_reduce(const void *send, void *recv, size_t count, int dtype, int op, int root,
+                nccl_comm comm, void *stream)
+{
+    (void)op;
+    (void)stream;
+    return begin("ncclReduce", comm,
+                 (struct ncclComm){.call = REDUCE_TO,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .peer = root});
 }
 
 int shim_broadcast(const void *send, void *recv, size_t count, int dtype, int root, nccl_comm comm,

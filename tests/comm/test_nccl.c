@@ -9,6 +9,7 @@
 #include "comm/shim_nccl.h"
 #include "cuda/fake_driver.h"
 #include "plugin/registry.h"
+#include "tenon/float.h"
 
 enum { MAX = 4 };
 enum { CUDA = 1, SYSTEM = 2, INTERNAL = 3, ARGUMENT = 4, USAGE = 5, REMOTE = 6 };
@@ -168,7 +169,7 @@ static void run(uint32_t n, int32_t (*work)(struct rank *r), uint64_t call_ms)
 
 static int32_t contract(struct rank *r)
 {
-    struct contract_memory memory = {t.api, r->device, r->stream};
+    struct contract_memory memory = {t.api, r->device, r->stream, true};
 
     return contract_run(t.backend, r->group, r->rank, t.n, &memory, &r->err);
 }
@@ -177,7 +178,9 @@ START_TEST(every_call_gives_what_one_rank_computes)
 {
     static const uint32_t n[] = {1, 2, 4};
 
+    t.asymmetric = true;
     run(n[_i], contract, 20000);
+    t.asymmetric = false;
     for (uint32_t i = 0; i < n[_i]; i++)
         ck_assert_ok(ranks[i].rc, &ranks[i].err);
     ck_assert_int_eq(t.shim->calls("ncclCommAbort"), 0);
@@ -206,7 +209,7 @@ enum how { OFFERED, OLD_LIBRARY, TURNED_OFF, LAYOUTS_DIFFER, NO_MEMORY, HOWS };
 
 static enum how how;
 
-/* Memory if all is well, else none; and in either case the contract holds afterwards, in it, too. */
+/* Memory if all is well, else none; and in either case the contract holds afterwards, in more of it where there is any. */
 static int32_t symmetric(struct rank *r)
 {
     void *p = &t, *q = NULL;
@@ -226,6 +229,8 @@ static int32_t symmetric(struct rank *r)
 
 START_TEST(symmetric_memory_is_used_by_all_ranks_or_none)
 {
+    static const int n_blocks[HOWS] = {[OFFERED] = 3, [LAYOUTS_DIFFER] = 1, [NO_MEMORY] = 1};
+
     how = (enum how)_i;
     t.shim_path = how == OLD_LIBRARY ? OLD_SHIM : NULL;
     t.asymmetric = how == TURNED_OFF;
@@ -239,8 +244,78 @@ START_TEST(symmetric_memory_is_used_by_all_ranks_or_none)
     t.asymmetric = false;
     for (uint32_t i = 0; i < 2; i++)
         ck_assert_ok(ranks[i].rc, &ranks[i].err);
-    ck_assert_int_eq(t.shim->calls("ncclCommWindowDeregister"), how == OFFERED ? 4 : 0);
+    ck_assert_int_eq(t.shim->calls("ncclCommWindowDeregister"), 2 * n_blocks[how]);
     ck_assert_int_eq(t.shim->calls("ncclCommDestroy"), 2);
+}
+END_TEST
+
+/* -- What some versions get wrong (library.h) --------------------------------------------------------------- */
+
+/* Two sums and two gathers in windows, one sum outside, and a scatter whose parts have 6 bytes. */
+static int32_t some_calls(struct rank *r)
+{
+    const tn_comm_backend *b = t.backend;
+    char *p = NULL;
+    int32_t rc = b->memory(r->group, 5000, 7, (void **)&p, &r->err);
+
+    if (rc != TN_OK || !p)
+        return rc != TN_OK ? rc : TN_E_INTERNAL;
+    for (int i = 0; i < 20; i++)
+        p[i] = (char)(i + 100 * (int)r->rank);
+    if ((rc = b->all_gather(r->group, p, p + 1024, 10, TN_DT_BF16, r->stream, &r->err)) != TN_OK ||
+        (rc = b->all_gather(r->group, p, p + 2048, 8, TN_DT_BF16, r->stream, &r->err)) != TN_OK)
+        return rc;
+    for (int i = 0; i < 40; i++)
+        if (p[1024 + i] != (char)(i % 20 + 100 * (i / 20)))
+            return tn_err_set(&r->err, TN_E_INTERNAL, "gathered byte %d is %d", i, p[1024 + i]);
+    for (int i = 0; i < 6; i++)
+        ((uint16_t *)(void *)p)[i] = tn_f32_to_bf16((float)(i + 1));
+    if ((rc = b->reduce_scatter(r->group, p, p + 512, 3, TN_DT_BF16, r->stream, &r->err)) != TN_OK)
+        return rc;
+    for (int i = 0; i < 3; i++)
+        if (tn_bf16_to_f32(((uint16_t *)(void *)(p + 512))[i]) !=
+            2.0f * (float)(i + 1 + 3 * (int)r->rank))
+            return tn_err_set(&r->err, TN_E_INTERNAL, "scattered element %d is wrong", i);
+    if ((rc = b->all_reduce(r->group, p, p, 100, TN_DT_F32, r->stream, &r->err)) != TN_OK ||
+        (rc = b->all_reduce(r->group, r->memory, p, 100, TN_DT_F32, r->stream, &r->err)) != TN_OK)
+        return rc;
+    return b->all_reduce(r->group, r->memory, r->memory, 100, TN_DT_F32, r->stream, &r->err);
+}
+
+START_TEST(versions_that_do_not_wait_or_misalign_are_helped)
+{
+    static const struct {
+        int version, fills, broadcasts, reduces; /* of each rank */
+    } cases[] = {{22707, 0, 0, 0}, {22803, 3, 2, 2}, {22806, 3, 2, 2}, {22807, 5, 0, 0},
+                 {22907, 5, 0, 0}, {23006, 5, 0, 0}, {23007, 0, 0, 0}};
+
+    t.shim->set_version(cases[_i].version);
+    run(2, some_calls, 20000);
+    for (uint32_t i = 0; i < 2; i++)
+        ck_assert_ok(ranks[i].rc, &ranks[i].err);
+    ck_assert_int_eq(t.driver->calls("cuMemsetD8Async"), 2 * cases[_i].fills);
+    ck_assert_int_eq(t.shim->calls("ncclBroadcast"), 2 * cases[_i].broadcasts);
+    ck_assert_int_eq(t.shim->calls("ncclReduce"), 2 * cases[_i].reduces);
+}
+END_TEST
+
+/* Where no window is used, nothing is helped. */
+START_TEST(without_windows_calls_go_as_they_come)
+{
+    struct rank r = fresh(0);
+
+    t.shim->set_version(22803);
+    ck_assert_ok(open_plugins(1), &t.err);
+    ck_assert_ok(t.backend->make_id(t.instance, t.id, &t.err), &t.err);
+    ck_assert_ok(join(&r), &r.err);
+    ck_assert_ok(
+        t.backend->all_gather(r.group, r.memory, r.memory, 3, TN_DT_BF16, r.stream, &r.err),
+        &r.err);
+    ck_assert_ok(call(&r, 0), &r.err);
+    leave(&r);
+    close_plugins();
+    ck_assert_int_eq(t.shim->calls("ncclAllGather"), 1);
+    ck_assert_int_eq(t.driver->calls("cuMemsetD8Async"), 0);
 }
 END_TEST
 
@@ -470,6 +545,8 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, every_call_gives_what_one_rank_computes, 0, 3);
     tcase_add_loop_test(c, symmetric_memory_is_used_by_all_ranks_or_none, 0, HOWS);
+    tcase_add_loop_test(c, versions_that_do_not_wait_or_misalign_are_helped, 0, 7);
+    tcase_add_test(c, without_windows_calls_go_as_they_come);
     tcase_add_test(c, memory_that_cannot_be_registered_is_not_used);
     tcase_add_test(c, an_abort_takes_windows_along);
     tcase_add_test(c, what_was_found_is_told);

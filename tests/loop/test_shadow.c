@@ -760,6 +760,10 @@ int main(void)
     tcase_set_timeout(t, 900);
     tcase_add_loop_test(t, ranks_on_devices_give_the_tokens_of_ranks_on_the_host, 0,
                         sizeof shared / sizeof *shared);
+    suite_add_tcase(s, t);
+    t = tcase_create("ranks_failing"); /* with what is short: ThreadSanitizer has time for these */
+    tcase_add_unchecked_fixture(t, setup_ranks, teardown);
+    tcase_set_timeout(t, 900);
     tcase_add_test(t, logits_of_ranks_come_back_from_the_device);
     tcase_add_loop_test(t, a_device_that_dies_under_a_rank_is_named, 0, 6);
     tcase_add_test(t, replayed_steps_count_what_they_move);

@@ -38,6 +38,8 @@ int32_t call_all_reduce(tn_comm_group *g, const void *send, void *recv, uint64_t
     int32_t rc = check_dtype(dtype, err);
 
     if (rc == TN_OK)
+        rc = windows_wait(g, send, recv, s, err);
+    if (rc == TN_OK)
         rc = group_begin(g, err);
     return rc != TN_OK ? rc
                        : group_end(g,
@@ -46,13 +48,33 @@ int32_t call_all_reduce(tn_comm_group *g, const void *send, void *recv, uint64_t
                                    "all_reduce", err);
 }
 
+/* Rank after rank, by calls that know no windows. */
+static int32_t gather_by_rank(tn_comm_group *g, const void *send, char *recv, uint64_t bytes,
+                              tn_stream *s, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t r = 0; r < g->n && rc == TN_OK; r++)
+        if ((rc = group_begin(g, err)) == TN_OK)
+            rc = group_end(g,
+                           g->in->library.broadcast(send, recv + r * bytes, bytes, NCCL_INT8,
+                                                    (int)r, g->comm, native(g, s)),
+                           "all_gather", err);
+    return rc;
+}
+
 /* Bytes, so that any dtype may be gathered. */
 int32_t call_all_gather(tn_comm_group *g, const void *send, void *recv, uint64_t count,
                         uint32_t dtype, tn_stream *s, tn_err *err)
 {
     uint64_t bytes = count * tn_dtype_bits(dtype) / 8;
-    int32_t rc = group_begin(g, err);
+    int32_t rc;
 
+    if (windows_misalign(g, bytes))
+        return gather_by_rank(g, send, recv, bytes, s, err);
+    rc = windows_wait(g, send, recv, s, err);
+    if (rc == TN_OK)
+        rc = group_begin(g, err);
     return rc != TN_OK ? rc
                        : group_end(g,
                                    g->in->library.all_gather(send, recv, bytes, NCCL_INT8, g->comm,
@@ -60,11 +82,31 @@ int32_t call_all_gather(tn_comm_group *g, const void *send, void *recv, uint64_t
                                    "all_gather", err);
 }
 
+/* As gather_by_rank. */
+static int32_t scatter_by_rank(tn_comm_group *g, const char *send, void *recv, uint64_t count,
+                               uint32_t dtype, tn_stream *s, tn_err *err)
+{
+    uint64_t bytes = count * tn_dtype_bits(dtype) / 8;
+    int32_t rc = TN_OK;
+
+    for (uint32_t r = 0; r < g->n && rc == TN_OK; r++)
+        if ((rc = group_begin(g, err)) == TN_OK)
+            rc = group_end(g,
+                           g->in->library.reduce(send + r * bytes, recv, count, dtype_of(dtype),
+                                                 NCCL_SUM, (int)r, g->comm, native(g, s)),
+                           "reduce_scatter", err);
+    return rc;
+}
+
 int32_t call_reduce_scatter(tn_comm_group *g, const void *send, void *recv, uint64_t count,
                             uint32_t dtype, tn_stream *s, tn_err *err)
 {
     int32_t rc = check_dtype(dtype, err);
 
+    if (rc == TN_OK && windows_misalign(g, count * tn_dtype_bits(dtype) / 8))
+        return scatter_by_rank(g, send, recv, count, dtype, s, err);
+    if (rc == TN_OK)
+        rc = windows_wait(g, send, recv, s, err);
     if (rc == TN_OK)
         rc = group_begin(g, err);
     return rc != TN_OK ? rc

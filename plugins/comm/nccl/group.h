@@ -30,7 +30,8 @@ struct tn_comm_group {
     tn_device *device;
     int (*enter)(void *context); /* cuCtxSetCurrent */
     void *context;
-    void *word; /* device memory that barriers sum */
+    void *
+        word; /* [2] device memory, 128 bytes apart: what barriers sum, and what windows_wait fills */
     pthread_mutex_t lock;
     nccl_comm comm; /* NULL once it was aborted; guarded, like what follows */
     int32_t broken; /* TN_OK, or why nothing works any more */
@@ -38,9 +39,11 @@ struct tn_comm_group {
     /* Symmetric memory, until the group is left. */
     struct {
         void *ptr;
+        uint64_t bytes;
         nccl_window handle;
     } windows[MAX_WINDOWS];
     uint32_t n_windows;
+    bool windows_used; /* all ranks have registered one: the same on all of them */
 };
 
 /* Of tn_comm_backend. */
@@ -69,6 +72,12 @@ int32_t windows_memory(tn_comm_group *g, uint64_t bytes, uint64_t layout, void *
 /* With the lock held: ends windows in good order, which all ranks do together. */
 void windows_deregister(tn_comm_group *g, uint64_t until_ns);
 void windows_free(tn_comm_group *g); /* once there is no communicator */
+/* Before a sum or gather: what is ahead in `s` has ended before NCCL's kernel begins, if that reads or writes a window and does
+ * not wait by itself (NCCL_EAGER). */
+int32_t windows_wait(tn_comm_group *g, const void *send, const void *recv, tn_stream *s,
+                     tn_err *err);
+/* Whether a gather or scatter of parts of `bytes` bytes must do without NCCL's kernels for windows; the same on all ranks. */
+bool windows_misalign(const tn_comm_group *g, uint64_t bytes);
 
 /* calls.c */
 int32_t call_all_reduce(tn_comm_group *g, const void *send, void *recv, uint64_t count,

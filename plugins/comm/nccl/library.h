@@ -72,6 +72,9 @@ typedef struct nccl_config {
     X(reduce_scatter, "ncclReduceScatter",                                                         \
       (const void *send, void *recv, size_t count, int dtype, int op, nccl_comm comm,              \
        void *stream))                                                                              \
+    X(reduce, "ncclReduce",                                                                        \
+      (const void *send, void *recv, size_t count, int dtype, int op, int root, nccl_comm comm,    \
+       void *stream))                                                                              \
     X(broadcast, "ncclBroadcast",                                                                  \
       (const void *send, void *recv, size_t count, int dtype, int root, nccl_comm comm,            \
        void *stream))                                                                              \
@@ -84,6 +87,15 @@ typedef struct nccl_config {
 typedef void *nccl_window;
 
 #define NCCL_SYMMETRIC 1
+
+/*
+ * What the kernels for symmetric memory of some versions get wrong, as NCCL's own history has it. From 2.28 until 2.30.7 they are
+ * launched so that they may begin before the kernel ahead of them in the stream has ended, but do not wait for it: they read
+ * what it has not written yet. Until 2.28.7 those for small gathers and scatters take blocks for aligned that are not, where
+ * a rank's part is no multiple of 8 bytes.
+ */
+#define NCCL_EAGER(version) ((version) >= 22800 && (version) < 23007)
+#define NCCL_MISALIGNS(version) ((version) >= 22800 && (version) < 22807)
 
 #define NCCL_WINDOW_FUNCTIONS(X)                                                                   \
     X(mem_alloc, "ncclMemAlloc", (void **out, size_t bytes))                                       \

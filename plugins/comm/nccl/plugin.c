@@ -4,8 +4,8 @@
  * NCCL is looked for when an instance is made; where there is none the plugin is listed as refused, with the reason.
  *
  *     nccl: { library = "/opt/nccl/lib/libnccl.so.2";        absolute; without it libnccl.so.2 by the usual ways
- *             symmetric = false; };                          true: windows of symmetric memory, where the library has them;
- *                                                            an experiment: tokens differed (bench/RESULTS.md)
+ *             symmetric = false; };                          true: windows of symmetric memory, where the library has them; no
+ *                                                            faster on two H200 (bench/RESULTS.md)
  */
 #include <string.h>
 

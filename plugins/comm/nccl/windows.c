@@ -140,8 +140,10 @@ int32_t windows_memory(tn_comm_group *g, uint64_t bytes, uint64_t layout, void *
     if (rc != TN_OK || !same)
         return rc;
     rc = allocate(g, rounded(bytes), &ptr, err);
-    if (ptr)
-        g->windows[g->n_windows++].ptr = ptr;
+    if (ptr) {
+        g->windows[g->n_windows].ptr = ptr;
+        g->windows[g->n_windows++].bytes = bytes;
+    }
     mine.ok = ptr != NULL;
     if (rc == TN_OK)
         rc = agree(g, &mine, &same, err);
@@ -158,7 +160,31 @@ int32_t windows_memory(tn_comm_group *g, uint64_t bytes, uint64_t layout, void *
              same ? "uses" : "cannot register", (unsigned long long)bytes);
     tell(g, same ? TN_LOG_INFO : TN_LOG_WARN, msg);
     *out = same ? ptr : NULL;
+    g->windows_used = g->windows_used || same;
     return TN_OK;
+}
+
+static bool in_window(const tn_comm_group *g, const void *p)
+{
+    for (uint32_t i = 0; i < g->n_windows; i++)
+        if ((uintptr_t)p - (uintptr_t)g->windows[i].ptr < g->windows[i].bytes)
+            return true;
+    return false;
+}
+
+/* A fill is no kernel that lets others begin: it waits for all that is ahead of it, and what follows waits for it. */
+int32_t windows_wait(tn_comm_group *g, const void *send, const void *recv, tn_stream *s,
+                     tn_err *err)
+{
+    if (!g->windows_used || !NCCL_EAGER(g->in->library.version) ||
+        (!in_window(g, send) && !in_window(g, recv)))
+        return TN_OK;
+    return g->api->fill(g->device, s, (char *)g->word + 128, 0, 4, err);
+}
+
+bool windows_misalign(const tn_comm_group *g, uint64_t bytes)
+{
+    return g->windows_used && bytes % 8 && NCCL_MISALIGNS(g->in->library.version);
 }
 
 void windows_deregister(tn_comm_group *g, uint64_t until_ns)

@@ -16,6 +16,7 @@
 
 #define TOKENS DECODE_TILE // sixteen for each of four warps
 #define THREADS DECODE_THREADS
+#define CONSUMERS 128  // threads: all but the warp that loads
 #define NOTHING -1e30f // the maximum of no scores; finite, so that differences of it are
 
 template <typename C> struct decode_shape {
@@ -276,8 +277,8 @@ __device__ __forceinline__ void decode_merge_warps(decode_state<C::dim> &a, unsi
     }
 }
 
-// The cluster's states become the output; each block writes a share of it. All loads of one kind go out before the first is
-// used: a peer's memory is far away.
+// The cluster's states become the output; each block writes a share of it, with all its threads, or with CONSUMERS of them if it is
+// alone. All loads of one kind go out before the first is used: a peer's memory is far away.
 template <typename C, int SPLITS>
 __device__ __forceinline__ void decode_store_share(const attention_params &p, const decode_item &t,
                                                    uint32_t at)
@@ -289,7 +290,7 @@ __device__ __forceinline__ void decode_store_share(const attention_params &p, co
     const uint32_t first = cluster_rank() * share, last = min(first + share, t.heads * D);
     T *out = static_cast<T *>(p.out) + (static_cast<uint64_t>(t.row) * p.heads + t.first_head) * D;
 
-    for (uint32_t i = first + threadIdx.x; i < last; i += THREADS) {
+    for (uint32_t i = first + threadIdx.x; i < last; i += SPLITS == 1 ? CONSUMERS : THREADS) {
         float m[SPLITS], l[SPLITS], o[SPLITS], most = NOTHING, sum = 0.0f, total = 0.0f;
 #pragma unroll
         for (int c = 0; c < SPLITS; c++) {
@@ -317,7 +318,6 @@ __device__ __forceinline__ void decode_store(const attention_params &p, const de
     const uint32_t at = ring + decode_shape<C>::merged;
 
     switch (cluster_size()) {
-    case 1: decode_store_share<C, 1>(p, t, at); break;
     case 2: decode_store_share<C, 2>(p, t, at); break;
     case 4: decode_store_share<C, 4>(p, t, at); break;
     default: decode_store_share<C, 8>(p, t, at); break;
@@ -402,15 +402,16 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         }
         decode_consume<C>(p, t, memory, own, b, a, full, empty);
         decode_merge_warps<C>(a, memory, t.heads);
+        if (cluster_size() == 1) { // who merged also stores: the warp that loads need not come
+            asm volatile("bar.sync 1, 128;" ::: "memory");
+            decode_store_share<C, 1>(p, t, ring + shape::merged);
+        }
     }
-    const bool alone = cluster_size() == 1;
-    if (alone)
-        __syncthreads(); // enough, and compute-sanitizer knows it
-    else
-        cluster_sync();
+    if (cluster_size() == 1)
+        return;
+    cluster_sync();
     decode_store<C>(p, t, ring);
-    if (!alone)
-        cluster_sync(); // the others may still read this block's part
+    cluster_sync(); // the others may still read this block's part
 }
 
 #endif
