@@ -76,6 +76,18 @@ static void put_layers(const json_t *layers, struct strbuf *out)
     }
 }
 
+/* For which numbers of rows an op runs. */
+static void put_rows(const json_t *rows)
+{
+    size_t i;
+    json_t *pair;
+
+    json_array_foreach((json_t *)(uintptr_t)rows, i, pair) printf(
+        "%s%lld to %lld", i ? ", " : "", (long long)json_integer_value(json_array_get(pair, 0)),
+        (long long)json_integer_value(json_array_get(pair, 1)));
+    printf(" rows");
+}
+
 static void print_op(const json_t *op)
 {
     const json_t *replaces = json_object_get(op, "replaces"),
@@ -85,7 +97,9 @@ static void print_op(const json_t *op)
     json_t *v;
 
     put_layers(json_object_get(op, "layers"), &layers);
-    printf("%s  (layers %s)\n", text_of(op, "op"), strbuf_str(&layers));
+    printf("%s  (layers %s; ", text_of(op, "op"), strbuf_str(&layers));
+    put_rows(json_object_get(op, "rows"));
+    printf(")\n");
     if (json_array_size(replaces) > 0) {
         printf("    replaces");
         json_array_foreach((json_t *)(uintptr_t)replaces, i, v) printf(" %s", json_string_value(v));

@@ -202,6 +202,20 @@ static json_t *variant_name(const struct candidate *c)
     return json_sprintf("%s/%s", c->source->plugin, c->v->name);
 }
 
+/* The numbers of rows for which it runs, as pairs of the first and the last. */
+static json_t *turns_json(const struct selected *s)
+{
+    uint32_t served = s->choice.ranges[s->choice.n - 1].max_rows;
+    json_t *list = json_array();
+
+    for (uint32_t i = (s->n_turns + 1) / 2 * 2; i > 0; i -= 2) {
+        uint32_t first = i < s->n_turns + 1 ? s->turns[i - 1] + 1 : 1, last = s->turns[i - 2];
+        json_array_append_new(
+            list, json_pack("[i, i]", (int)first, (int)(last < served ? last : served)));
+    }
+    return list;
+}
+
 static json_t *op_json(const struct selected *s)
 {
     json_t *chosen = json_array(), *losers = json_array(), *members = json_array();
@@ -219,8 +233,8 @@ static json_t *op_json(const struct selected *s)
                                                 "reason", v->reason));
     for (uint32_t i = 0; i < s->op->op.n_members; i++)
         json_array_append_new(members, json_string(s->op->op.members[i]->name));
-    return json_pack("{s:s, s:o, s:i, s:o, s:o}", "op", s->op->op.name, "replaces", members,
-                     "fused_up_to_rows", (int)s->fused_rows, "chosen", chosen, "losers", losers);
+    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "op", s->op->op.name, "replaces", members, "rows",
+                     turns_json(s), "chosen", chosen, "losers", losers);
 }
 
 /* Layers mostly look alike: an op that repeats with the same verdicts is told once, with its layers. */

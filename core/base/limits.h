@@ -49,6 +49,8 @@
 #define LIMIT_PLUGIN_BYTES (2 * GIB)
 #define LIMIT_PLUGINS 256
 #define LIMIT_VARIANTS 4096 /* per kernel set */
+#define LIMIT_KERNEL_STATE                                                                         \
+    (16 * MIB) /* bytes that launches of one variant hand on: counters, not data */
 
 /* Requests. */
 #define LIMIT_QUEUED 65536

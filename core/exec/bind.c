@@ -102,6 +102,35 @@ static int32_t alloc_workspace(struct binding *b, tn_err *err)
     return rc;
 }
 
+/* Makes states[] of the candidate a device address, once: zeros, in order before the first launch. */
+static int32_t place_state(struct binding *b, const struct candidate *c, tn_err *err)
+{
+    void **state = &b->states[c - b->selection.candidates];
+    int32_t rc;
+
+    if (!TN_HAS(tn_variant, c->v, state_bytes) || c->v->state_bytes == 0 || *state)
+        return TN_OK;
+    rc = bound_alloc(b, b->own_workspace, c->v->state_bytes, state, err);
+    return rc == TN_OK && !b->o.count
+               ? b->o.api->fill(b->o.device, b->stream, *state, 0, c->v->state_bytes, err)
+               : rc;
+}
+
+static int32_t alloc_states(struct binding *b, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    b->states = arena_array(&b->arena, b->selection.n_candidates, sizeof *b->states);
+    if (!b->states)
+        return err_nomem(err, "binding a plan");
+    for (size_t i = 0; i < b->n_steps; i++) {
+        const struct choice *ch = &b->steps[i].sel->choice;
+        for (uint32_t k = 0; k < ch->n && rc == TN_OK; k++)
+            rc = place_state(b, ch->ranges[k].candidate, err);
+    }
+    return rc;
+}
+
 /* -- The cache ---------------------------------------------------------------------------------------- */
 
 /* Layers are cut whole, so any op tells. */
@@ -203,7 +232,8 @@ static int32_t bind(struct binding *b, tn_err *err)
         (rc = o->api->stream_new(o->device, &b->stream, err)) != TN_OK)
         return rc;
     if ((rc = bound_open_owners(b, err)) != TN_OK || (rc = bound_place_values(b, err)) != TN_OK ||
-        (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK)
+        (rc = make_steps(b, err)) != TN_OK || (rc = alloc_workspace(b, err)) != TN_OK ||
+        (rc = alloc_states(b, err)) != TN_OK)
         return rc;
     bound_find_feed(b);
     rc = o->count ? bound_count_weights(b, err) : bound_load_weights(b, err);

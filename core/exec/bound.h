@@ -46,6 +46,7 @@ struct binding {
     uint64_t load_ns; /* that bringing the weights here took */
     void **value_ptr; /* per plan value: device address of its buffer, or NULL */
     void *workspace;
+    void **states;   /* per candidate of the selection: what its launches share, or NULL */
     tn_kv_layer *kv; /* n_kv of them */
     uint32_t n_kv;
     const float *logits;

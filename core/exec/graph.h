@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A plan as one rank sees it: shapes cut to the rank's share, collectives that have nothing to do removed,
- * later some ops replaced by fused ones. Built once per binding; kernels read its tn_op structs.
+ * A plan as one rank sees it: shapes cut to the rank's share, collectives that have nothing to do removed. Built once per
+ * binding; kernels read its tn_op structs.
  */
 #ifndef CORE_EXEC_GRAPH_H
 #define CORE_EXEC_GRAPH_H
@@ -22,9 +22,8 @@ struct topology {
 
 struct graph_op {
     tn_op op;
-    uint32_t plan_index;         /* of the (first) op in the plan */
-    struct graph_op *fused_into; /* NULL: it runs itself */
-    const uint32_t *weight_ids;  /* op.n_weights indexes into plan->weights */
+    uint32_t plan_index;        /* of the (first) op in the plan */
+    const uint32_t *weight_ids; /* op.n_weights indexes into plan->weights */
 };
 
 struct graph {

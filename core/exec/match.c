@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Subgraph matching by backtracking over the pattern's statements. Patterns have at most 16 statements and are
+ * Subgraph matching by backtracking over the pattern's statements. Patterns have at most TN_OP_MAX_MEMBERS statements and are
  * anchored at their first, and candidates lie in one layer or two, so the search stays small.
  */
 #include "exec/match.h"
@@ -33,7 +33,7 @@ static bool bind_step(struct search *s, uint32_t k, size_t i)
     const struct pattern_step *step = &s->p->steps[k];
     const struct graph_op *go = s->g->ops[i];
 
-    if (go->fused_into || strcmp(go->op.name, step->op) != 0 || go->op.n_in != step->n_in ||
+    if (strcmp(go->op.name, step->op) != 0 || go->op.n_in != step->n_in ||
         go->op.n_out != step->n_out || is_member(s, k, i))
         return false;
     for (uint32_t j = 0; j < step->n_in; j++) {

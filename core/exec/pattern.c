@@ -116,7 +116,7 @@ static int32_t statement(struct parser *s)
     int32_t rc;
 
     if (s->p->n_steps == TN_OP_MAX_MEMBERS)
-        return fail(s, "at most 16 statements");
+        return fail(s, "at most 24 statements");
     /* Outputs become defined after the inputs are read, so that "x = f(x)" is refused. */
     rc = names(s, outs, &step->n_out, MENTIONS);
     if (rc != TN_OK)

@@ -72,6 +72,7 @@ static int32_t run_step(const struct binding *b, struct bound_step *s, const tn_
     }
     c = choice_for(&s->sel->choice, rows);
     s->launch.batch = batch;
+    s->launch.state = b->states[c - b->selection.candidates];
     if (s->samples)
         s->out[0] = batch->dev->sampled;
     if (tap && (rc = tap(b->o.tap_arg, &s->launch, false, err)) != TN_OK)

@@ -7,10 +7,8 @@
 
 #include "base/mem.h"
 #include "exec/judge.h"
-#include "exec/match.h"
+#include "exec/selecting.h"
 #include "tenon/ops.h"
-
-#define REASON 320
 
 /* A candidate that can run the op at hand. */
 struct able {
@@ -19,14 +17,6 @@ struct able {
 };
 
 #define MAX_ABLE 256
-
-struct selecting {
-    struct graph *g;
-    const struct select_options *o;
-    struct selection *s;
-    struct judge judge;
-    tn_err *err;
-};
 
 /* -- Candidates -------------------------------------------------------------------------------------- */
 
@@ -89,7 +79,7 @@ static bool names_candidate(const char *variant, const struct candidate *c)
            strcmp(variant + n + 1, c->v->name) == 0;
 }
 
-static const struct pin *pin_of(const struct selecting *z, const char *op)
+const struct pin *select_pin(const struct selecting *z, const char *op)
 {
     for (uint32_t i = 0; i < z->o->n_pins; i++)
         if (strcmp(z->o->pins[i].op, op) == 0)
@@ -99,8 +89,8 @@ static const struct pin *pin_of(const struct selecting *z, const char *op)
 
 /* -- Reasons ------------------------------------------------------------------------------------------- */
 
-static int32_t note_loser(struct selecting *z, struct selected *sel, const struct candidate *c,
-                          const char *reason)
+int32_t select_note(struct selecting *z, struct selected *sel, const struct candidate *c,
+                    const char *reason)
 {
     struct verdict *v = arena_alloc(&z->s->arena, sizeof *v), **tail = &sel->losers;
 
@@ -185,26 +175,37 @@ const struct candidate *choice_for(const struct choice *c, uint32_t rows)
     return c->ranges[i].candidate;
 }
 
-static uint32_t rows_served(const struct choice *c)
+uint32_t choice_rows(const struct choice *c)
 {
     return c->ranges[c->n - 1].max_rows;
 }
 
 bool selected_runs(const struct selected *s, uint32_t rows)
 {
-    return rows > s->fused_rows && rows <= rows_served(&s->choice);
+    uint32_t n = 0;
+
+    while (n < s->n_turns && rows <= s->turns[n])
+        n++;
+    return n % 2 == 1;
 }
 
-/* Nanoseconds per row, summed over the powers of two and the most rows, as far as they are among the first `served`:
- * the same counts for every choice, so that choices made over different ranges compare. */
-static double choice_cost(const struct choice *c, const struct graph_op *op, uint32_t max_rows,
-                          uint32_t served)
+void selected_turn(struct selected *s, uint32_t rows)
+{
+    if (s->n_turns > 0 && s->turns[s->n_turns - 1] == rows)
+        s->n_turns--; /* back to what it did before */
+    else
+        s->turns[s->n_turns++] = rows;
+}
+
+double select_cost(const struct choice *c, const struct graph_op *op, uint32_t max_rows,
+                   uint32_t above, uint32_t served)
 {
     uint32_t rows = 1;
     double sum = 0;
 
     for (; rows < max_rows && rows <= served; rows *= 2)
-        sum += cost_of(choice_for(c, rows), op, rows) / rows;
+        if (rows > above)
+            sum += cost_of(choice_for(c, rows), op, rows) / rows;
     if (served >= max_rows)
         sum += cost_of(choice_for(c, max_rows), op, max_rows) / max_rows;
     return sum;
@@ -231,7 +232,7 @@ static bool choose_group(const struct graph_op *op, const struct able *able, uin
         out->ranges[out->n++].candidate = best;
     }
     if (count > 0)
-        out->cost = choice_cost(out, op, max_rows, rows_served(out));
+        out->cost = select_cost(out, op, max_rows, 0, choice_rows(out));
     return count > 0;
 }
 
@@ -247,8 +248,8 @@ static bool choose(const struct graph_op *op, const struct able *able, uint32_t 
             seen = seen || same_layout(able[k].c->v, able[i].c->v);
         if (seen || !choose_group(op, able, n, able[i].c, max_rows, &c))
             continue;
-        if (!found || rows_served(&c) > rows_served(out) ||
-            (rows_served(&c) == rows_served(out) && c.cost < out->cost))
+        if (!found || choice_rows(&c) > choice_rows(out) ||
+            (choice_rows(&c) == choice_rows(out) && c.cost < out->cost))
             *out = c;
         found = true;
     }
@@ -275,9 +276,7 @@ static int32_t no_variant(struct selecting *z, const struct graph_op *op, const 
     return TN_E_UNSUPPORTED;
 }
 
-/* Variants that state one composition under one name are alternatives for the same fused op, whichever sets they
- * are from: one may serve a few rows, another many. */
-static bool same_fusion(const struct candidate *a, const struct candidate *b)
+bool select_same_fusion(const struct candidate *a, const struct candidate *b)
 {
     return a->pattern && b->pattern && strcmp(a->v->op, b->v->op) == 0 &&
            strcmp(a->v->equals, b->v->equals) == 0;
@@ -288,8 +287,8 @@ static bool same_fusion(const struct candidate *a, const struct candidate *b)
 static int32_t gather(struct selecting *z, struct selected *sel, const struct candidate *of,
                       struct able *able, uint32_t *n)
 {
-    const struct pin *pin = pin_of(z, sel->op->op.name);
-    char reason[REASON];
+    const struct pin *pin = select_pin(z, sel->op->op.name);
+    char reason[SELECT_REASON];
     int32_t rc = TN_OK;
 
     *n = 0;
@@ -297,20 +296,20 @@ static int32_t gather(struct selecting *z, struct selected *sel, const struct ca
         const struct candidate *c = &z->s->candidates[i];
         uint32_t rows[2];
         if (strcmp(c->v->op, sel->op->op.name) != 0 ||
-            (of ? !same_fusion(c, of) : c->pattern != NULL))
+            (of ? !select_same_fusion(c, of) : c->pattern != NULL))
             continue;
         if (pin && !names_candidate(pin->variant, c)) {
-            rc = note_loser(z, sel, c, "another variant is pinned in the configuration");
+            rc = select_note(z, sel, c, "another variant is pinned in the configuration");
         } else if (!judge_variant(&z->judge, sel->op, c, rows, reason, sizeof reason)) {
-            rc = note_loser(z, sel, c, reason);
+            rc = select_note(z, sel, c, reason);
         } else if (!pin && judge_cost(c, sel->op, rows[0]) < 0) {
-            rc = note_loser(z, sel, c, "is taken only if it is pinned");
+            rc = select_note(z, sel, c, "is taken only if it is pinned");
         } else if (*n < MAX_ABLE) {
             able[*n].c = c;
             memcpy(able[*n].rows, rows, sizeof rows);
             (*n)++;
         } else {
-            rc = note_loser(z, sel, c, "comes after 256 others that can run this op");
+            rc = select_note(z, sel, c, "comes after 256 others that can run this op");
         }
     }
     return rc;
@@ -321,7 +320,7 @@ static int32_t note_gaps(struct selecting *z, struct selected *sel, const struct
                          uint32_t n)
 {
     struct verdict *others = sel->losers, **tail = &sel->losers;
-    char reason[REASON];
+    char reason[SELECT_REASON];
     int32_t rc = TN_OK;
 
     sel->losers = NULL;
@@ -330,7 +329,7 @@ static int32_t note_gaps(struct selecting *z, struct selected *sel, const struct
                  "serves %" PRIu32 " to %" PRIu32
                  " rows, and no variant with the same packed weights serves the rest",
                  able[i].rows[0], able[i].rows[1]);
-        rc = note_loser(z, sel, able[i].c, reason);
+        rc = select_note(z, sel, able[i].c, reason);
     }
     while (*tail)
         tail = &(*tail)->next;
@@ -350,7 +349,7 @@ static int32_t note_slower(struct selecting *z, struct selected *sel, const stru
                            uint32_t n)
 {
     const struct candidate *winner = sel->choice.ranges[0].candidate;
-    char reason[REASON];
+    char reason[SELECT_REASON];
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
@@ -360,14 +359,13 @@ static int32_t note_slower(struct selecting *z, struct selected *sel, const stru
                  judge_measured(able[i].c, sel->op) ? "measured" : "estimated",
                  judge_cost(able[i].c, sel->op, 1), judge_cost(winner, sel->op, 1),
                  judge_measured(winner, sel->op) ? "measured" : "estimated");
-        rc = note_loser(z, sel, able[i].c, reason);
+        rc = select_note(z, sel, able[i].c, reason);
     }
     return rc;
 }
 
-/* Chooses for one op, which is basic, or the fused op of `of`. found = false without error: none can. */
-static int32_t select_op(struct selecting *z, struct selected *sel, const struct candidate *of,
-                         bool *found)
+int32_t select_op(struct selecting *z, struct selected *sel, const struct candidate *of,
+                  bool *found)
 {
     struct able able[MAX_ABLE];
     uint32_t n;
@@ -378,242 +376,6 @@ static int32_t select_op(struct selecting *z, struct selected *sel, const struct
         return rc;
     *found = choose(sel->op, able, n, judge_max_rows(z->o, sel->op), &sel->choice);
     return *found ? note_slower(z, sel, able, n) : note_gaps(z, sel, able, n);
-}
-
-/* -- Fusion ----------------------------------------------------------------------------------------------- */
-
-struct fusion {
-    struct match match;
-    struct selected sel;
-    const struct candidate *candidate;
-    double gain;
-    bool taken, lost;
-};
-
-struct fusions {
-    struct fusion *list;
-    size_t n, cap;
-};
-
-/* What the members would cost for the rows that the fused op serves. */
-static double members_cost(const struct selecting *z, const struct selected *basic,
-                           const struct fusion *x)
-{
-    uint32_t served = rows_served(&x->sel.choice);
-    double sum = 0;
-
-    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
-        const struct selected *m = &basic[x->match.members[k]];
-        sum += choice_cost(&m->choice, m->op, judge_max_rows(z->o, m->op), served);
-    }
-    return sum;
-}
-
-/* Whether the fused op is for few rows only, and its members, which run for more, would need weights of their own. */
-static bool keeps_weights_twice(const struct selecting *z, const struct selected *basic,
-                                const struct fusion *x)
-{
-    bool packs = x->sel.choice.ranges[0].candidate->v->pack_layout != NULL;
-
-    if (x->sel.op->op.n_weights == 0 ||
-        rows_served(&x->sel.choice) >= judge_max_rows(z->o, x->sel.op))
-        return false;
-    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
-        const struct selected *m = &basic[x->match.members[k]];
-        packs = packs || m->choice.ranges[0].candidate->v->pack_layout;
-    }
-    return packs;
-}
-
-/* Notes at `sel` why the variants of a fusion were not taken: each for its own reason, or all for `reason`. */
-static int32_t note_fusion(struct selecting *z, struct selected *sel, const struct fusion *x,
-                           const char *reason)
-{
-    int32_t rc = TN_OK;
-
-    if (reason) {
-        for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++)
-            if (same_fusion(&z->s->candidates[i], x->candidate))
-                rc = note_loser(z, sel, &z->s->candidates[i], reason);
-        return rc;
-    }
-    for (const struct verdict *v = x->sel.losers; v && rc == TN_OK; v = v->next)
-        rc = note_loser(z, sel, v->candidate, v->reason);
-    return rc;
-}
-
-/* Tries one fusion at one place. A loss is noted at the op where the fusion would have begun. */
-static int32_t try_fusion(struct selecting *z, const struct candidate *c, size_t at,
-                          struct selected *basic, struct fusions *f)
-{
-    struct fusion x = {.candidate = c};
-    char reason[REASON];
-    bool found = false;
-    int32_t rc;
-
-    if (!match_at(z->g, c->pattern, at, &x.match))
-        return TN_OK;
-    rc = match_fuse(z->g, c->pattern, c->v->op, &x.match, z->err);
-    if (rc != TN_OK)
-        return rc;
-    x.sel.op = x.match.fused;
-    rc = select_op(z, &x.sel, c, &found);
-    if (rc != TN_OK)
-        return rc;
-    if (!found)
-        return note_fusion(z, &basic[at], &x, NULL);
-    /* Of ranks that add up together none may count on times of its own. */
-    x.gain = pin_of(z, c->v->op) || (c->v->flags & TN_VARIANT_PARTS)
-                 ? DBL_MAX
-                 : members_cost(z, basic, &x) - x.sel.choice.cost;
-    if (keeps_weights_twice(z, basic, &x)) {
-        snprintf(reason, sizeof reason,
-                 "serves up to %" PRIu32 " rows; with more, weights would have to be kept twice",
-                 rows_served(&x.sel.choice));
-        return note_fusion(z, &basic[at], &x, reason);
-    }
-    if (x.gain <= 0) {
-        snprintf(reason, sizeof reason, "fusing is estimated to cost %.0f ns per row more",
-                 -x.gain);
-        return note_fusion(z, &basic[at], &x, reason);
-    }
-    if (!mem_grow(&f->list, &f->cap, f->n + 1, sizeof *f->list))
-        return err_nomem(z->err, "fusing ops");
-    f->list[f->n++] = x;
-    return TN_OK;
-}
-
-static bool is_pinned_basic(const struct selecting *z, const struct graph_op *op)
-{
-    return pin_of(z, op->op.name) != NULL;
-}
-
-static int by_gain(const void *a, const void *b)
-{
-    const struct fusion *x = a, *y = b;
-
-    if (x->gain != y->gain)
-        return x->gain > y->gain ? -1 : 1;
-    return x->match.at < y->match.at ? -1 : x->match.at > y->match.at;
-}
-
-/* The first of the variants that share a fusion stands for them all. */
-static bool leads_fusion(const struct selecting *z, const struct candidate *c)
-{
-    const struct candidate *first = z->s->candidates;
-
-    if (!c->pattern || c->excluded)
-        return false;
-    while (first->excluded || !same_fusion(first, c))
-        first++;
-    return first == c;
-}
-
-static int32_t find_fusions(struct selecting *z, struct selected *basic, struct fusions *f)
-{
-    int32_t rc = TN_OK;
-
-    for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
-        const struct candidate *c = &z->s->candidates[i];
-        if (!leads_fusion(z, c))
-            continue;
-        for (size_t k = 0; k < z->g->n_ops && rc == TN_OK; k++)
-            if (strcmp(z->g->ops[k]->op.name, c->pattern->steps[0].op) == 0)
-                rc = try_fusion(z, c, k, basic, f);
-    }
-    if (f->n > 1)
-        qsort(f->list, f->n, sizeof *f->list, by_gain);
-    return rc;
-}
-
-/* Takes a fusion unless one of its members is gone or pinned by itself. */
-static bool may_take(const struct selecting *z, const struct fusion *x)
-{
-    struct match again;
-
-    for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
-        const struct graph_op *member = z->g->ops[x->match.members[k]];
-        if (member->fused_into || is_pinned_basic(z, member))
-            return false;
-    }
-    /* Fusions taken meanwhile may have moved a reader or a writer: match once more. */
-    return match_at(z->g, x->candidate->pattern, x->match.members[0], &again) &&
-           memcmp(again.members, x->match.members, sizeof again.members) == 0;
-}
-
-/* Moves the verdicts on fused variants from the op where the fusion begins to the fused op. */
-static void inherit_losers(struct selected *basic, struct selected *sel)
-{
-    struct verdict **from = &basic->losers, **tail = &sel->losers;
-
-    while (*tail)
-        tail = &(*tail)->next;
-    while (*from) {
-        struct verdict *v = *from;
-        if (!v->candidate->pattern) {
-            from = &v->next;
-            continue;
-        }
-        *from = v->next;
-        v->next = NULL;
-        *tail = v;
-        tail = &v->next;
-    }
-}
-
-static bool shares_member(const struct fusion *a, const struct fusion *b)
-{
-    for (uint32_t i = 0; i < a->candidate->pattern->n_steps; i++)
-        for (uint32_t k = 0; k < b->candidate->pattern->n_steps; k++)
-            if (a->match.members[i] == b->match.members[k])
-                return true;
-    return false;
-}
-
-/* Fusions that wanted the same ops lose against `x`; each is told of once. */
-static int32_t note_rivals(struct selecting *z, struct fusions *f, size_t x, struct selected *sel)
-{
-    char reason[REASON];
-    int32_t rc = TN_OK;
-
-    for (size_t i = 0; i < f->n && rc == TN_OK; i++) {
-        if (i == x || f->list[i].lost || f->list[i].taken ||
-            !shares_member(&f->list[i], &f->list[x]))
-            continue;
-        f->list[i].lost = true;
-        if (f->list[i].candidate == f->list[x].candidate)
-            continue; /* the same fusion with its members in another order */
-        snprintf(reason, sizeof reason, "saves %.0f ns per row, %s/%s saves %.0f ns",
-                 f->list[i].gain, f->list[x].candidate->source->plugin,
-                 f->list[x].candidate->v->name, f->list[x].gain);
-        rc = note_loser(z, sel, f->list[i].candidate, reason);
-    }
-    return rc;
-}
-
-/* Puts the fused ops that are taken into `fused`, at the index of their last member. */
-static int32_t take_fusions(struct selecting *z, struct fusions *f, struct selected *basic,
-                            struct selected *fused)
-{
-    int32_t rc = TN_OK;
-
-    for (size_t i = 0; i < f->n && rc == TN_OK; i++) {
-        struct fusion *x = &f->list[i];
-        uint32_t served;
-        if (x->lost || !may_take(z, x))
-            continue;
-        x->taken = true;
-        served = rows_served(&x->sel.choice);
-        for (uint32_t k = 0; k < x->candidate->pattern->n_steps; k++) {
-            z->g->ops[x->match.members[k]]->fused_into = x->match.fused;
-            if (served < judge_max_rows(z->o, x->sel.op))
-                basic[x->match.members[k]].fused_rows = served;
-        }
-        inherit_losers(&basic[x->match.members[0]], &x->sel);
-        rc = note_rivals(z, f, i, &x->sel);
-        fused[x->match.at] = x->sel; /* it runs in place of its last member */
-    }
-    return rc;
 }
 
 /* -- All ops ------------------------------------------------------------------------------------------------ */
@@ -628,7 +390,8 @@ static int32_t select_basic(struct selecting *z, struct selected *basic)
         if (rc != TN_OK)
             return rc;
         if (!found)
-            return no_variant(z, basic[i].op, pin_of(z, basic[i].op->op.name), basic[i].losers);
+            return no_variant(z, basic[i].op, select_pin(z, basic[i].op->op.name), basic[i].losers);
+        selected_turn(&basic[i], SELECT_ALL_ROWS);
     }
     return TN_OK;
 }
@@ -636,33 +399,15 @@ static int32_t select_basic(struct selecting *z, struct selected *basic)
 /* One round with one cache layout. */
 static int32_t select_round(struct selecting *z, const tn_kv_layout *layout)
 {
-    struct fusions f = {0};
     struct selected *basic = arena_array(&z->s->arena, z->g->n_ops, sizeof *basic);
-    struct selected *fused = arena_array(&z->s->arena, z->g->n_ops, sizeof *fused);
-    struct selected *all = arena_array(&z->s->arena, 2 * z->g->n_ops, sizeof *all);
     int32_t rc;
 
-    if (!basic || !fused || !all)
+    if (!basic)
         return err_nomem(z->err, "choosing kernels");
     z->judge = (struct judge){z->g, z->o, layout ? layout->name : ""};
+    z->s->kv_layout = layout;
     rc = select_basic(z, basic);
-    if (rc == TN_OK && z->o->fusion)
-        rc = find_fusions(z, basic, &f);
-    if (rc == TN_OK)
-        rc = take_fusions(z, &f, basic, fused);
-    if (rc == TN_OK) {
-        z->s->kv_layout = layout;
-        z->s->ops = all;
-        z->s->n_ops = 0;
-        for (size_t i = 0; i < z->g->n_ops; i++) {
-            if (!z->g->ops[i]->fused_into || basic[i].fused_rows)
-                all[z->s->n_ops++] = basic[i];
-            if (fused[i].op)
-                all[z->s->n_ops++] = fused[i];
-        }
-    }
-    mem_free(f.list);
-    return rc;
+    return rc == TN_OK ? select_fused(z, basic) : rc;
 }
 
 static bool layout_fits(const struct selecting *z, const tn_kv_layout *l)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Choosing variants: hard requirements filter, a pin wins, then cost decides. Fusions are chosen first, where
- * the fused op is estimated cheaper than the ops it replaces, for all rows or for up to as many as it serves. One choice is made per op and range of rows;
- * variants that serve one op share its packed weights, so they must name the same layout.
+ * Choosing variants: hard requirements filter, a pin wins, then cost decides. One choice is made per op and range of rows;
+ * variants that serve one op share its packed weights, so they must name the same layout. A fusion is taken where it costs
+ * less than what it replaces; one that serves few rows only, where it costs less than what else would run in these steps,
+ * other fusions included, so that ops take turns by the rows of a step.
  *
  * Every rejection leaves a reason, which `tenon plugin explain` prints.
  */
@@ -77,12 +78,16 @@ struct verdict {
     const char *reason;
 };
 
-/* An op that will run, in order. */
+#define SELECT_MAX_TURNS 8
+
+/* An op that will run, in order, in steps of some numbers of rows. */
 struct selected {
     struct graph_op *op;
     struct choice choice;
     struct verdict *losers; /* of this op, and of the fusions that lost against it */
-    uint32_t fused_rows;    /* up to so many rows a fused op does its work */
+    /* Descending: it runs in steps of up to turns[0] rows, but not in those of up to turns[1], but again in those of up to
+     * turns[2], and so on: others do its work there. */
+    uint32_t n_turns, turns[SELECT_MAX_TURNS];
 };
 
 /* Whether the op runs in steps of so many rows. */

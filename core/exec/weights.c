@@ -272,7 +272,7 @@ static int32_t load_canonical(struct binding *b, struct bound_step *s, tn_err *e
             continue;
         rc = place_canonical(b, op->weight_ids[i], err);
         s->weights[i] = b->canonical[op->weight_ids[i]];
-        if (!gathers(&op->op) && s->sel->fused_rows == 0) /* else the fused op counts them */
+        if (!gathers(&op->op) && selected_runs(s->sel, 1)) /* else who takes its turn counts them */
             b->streamed_bytes += slice_bytes(op->op.weights[i]);
     }
     return rc;

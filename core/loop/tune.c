@@ -61,7 +61,7 @@ struct subject {
     uint8_t *copies; /* n_copies of its weights, packed or canonical */
     uint64_t copy_bytes;
     uint32_t n_copies;
-    void *workspace;
+    void *workspace, *state;
 };
 
 /* -- Memory ---------------------------------------------------------------------------------------------- */
@@ -310,6 +310,10 @@ static int32_t begin_candidate(struct subject *s, const struct candidate *c, tn_
         rc = device_alloc(s, s->copy_bytes * s->n_copies, &s->copies, err);
     if (rc == TN_OK)
         rc = device_alloc(s, workspace, &s->workspace, err);
+    if (rc == TN_OK && TN_HAS(tn_variant, c->v, state_bytes) && c->v->state_bytes > 0)
+        rc = device_alloc(s, c->v->state_bytes, &s->state, err);
+    if (rc == TN_OK && s->state)
+        rc = s->api->fill(s->device, s->stream, s->state, 0, c->v->state_bytes, err);
     return rc == TN_OK ? copy_weights(s, err) : rc;
 }
 
@@ -317,8 +321,10 @@ static void end_candidate(struct subject *s)
 {
     device_free(s, s->copies);
     device_free(s, s->workspace);
+    device_free(s, s->state);
     s->copies = NULL;
     s->workspace = NULL;
+    s->state = NULL;
 }
 
 static int32_t launch(struct subject *s, uint32_t copy, tn_err *err)
@@ -332,6 +338,7 @@ static int32_t launch(struct subject *s, uint32_t copy, tn_err *err)
                    .out = s->out,
                    .kv = s->kv.base ? &s->kv : NULL,
                    .workspace = s->workspace,
+                   .state = s->state,
                    .stream = s->stream,
                    .device = s->device,
                    .tp_rank = s->o->rank->o.topo.tp_rank,

@@ -293,6 +293,10 @@ static int32_t check_variant(const struct place *at, const tn_variant *v)
         rc = check_mask(at, "kv_dtypes", v->kv_dtypes, DTYPES);
     if (rc == TN_OK && v->reserved0 != 0)
         rc = fail(at, TN_E_ABI, "reserved0", "is not zero");
+    if (rc == TN_OK && v->state_bytes > LIMIT_KERNEL_STATE)
+        rc = fail(at, TN_E_REFUSED, "state_bytes",
+                  "is %" PRIu64 "; at most %" PRIu64 " are possible", v->state_bytes,
+                  LIMIT_KERNEL_STATE);
     if (rc == TN_OK && !v->kv_layout != !v->kv_dtypes)
         rc = fail(at, TN_E_REFUSED, v->kv_layout ? "kv_dtypes" : "kv_layout",
                   "is not set, but its counterpart is: a variant that touches the cache has both");

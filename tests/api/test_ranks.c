@@ -149,7 +149,8 @@ static size_t layers_with(const tn_kv *settings, uint32_t n, const char *name)
     {
         const char *which = json_string_value(json_object_get(op, "op"));
         if (strcmp(which, name) == 0 &&
-            json_integer_value(json_object_get(op, "fused_up_to_rows")) == 0)
+            json_integer_value(json_array_get(json_array_get(json_object_get(op, "rows"), 0), 0)) ==
+                1)
             count += json_array_size(json_object_get(op, "layers"));
     }
     json_decref(r);

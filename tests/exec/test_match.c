@@ -214,28 +214,6 @@ START_TEST(unrelated_op_in_between_does_not_hinder)
 }
 END_TEST
 
-START_TEST(member_of_another_fusion_does_not_match)
-{
-    uint32_t x = sample_rows(p, "e", 8);
-    struct graph_op other;
-    struct pattern qkv;
-    struct match m;
-    struct graph *g;
-    tn_err err = TN_ERR_INIT;
-
-    one(TN_OP_LINEAR, x);
-    one(TN_OP_LINEAR, x);
-    one(TN_OP_LINEAR, x);
-    g = cut();
-    ck_assert_ok(pattern_parse(QKV, &qkv, &err), &err);
-    g->ops[2]->fused_into = &other;
-    ck_assert(!match_at(g, &qkv, 1, &m));
-    g->ops[2]->fused_into = NULL;
-    ck_assert(match_at(g, &qkv, 1, &m));
-    graph_free(g);
-}
-END_TEST
-
 START_TEST(fused_op_has_the_wires_of_its_pattern)
 {
     uint32_t x = sample_rows(p, "e", 8), u, gate;
@@ -386,7 +364,6 @@ int main(void)
     tcase_add_test(t, output_read_before_the_last_member_does_not_match);
     tcase_add_test(t, op_that_must_run_in_between_does_not_match);
     tcase_add_test(t, unrelated_op_in_between_does_not_hinder);
-    tcase_add_test(t, member_of_another_fusion_does_not_match);
     tcase_add_test(t, fused_op_has_the_wires_of_its_pattern);
     tcase_add_checked_fixture(w, make_plan, free_plan);
     tcase_add_test(w, overlapping_fusions_go_to_the_larger_gain);

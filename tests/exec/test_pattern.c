@@ -149,10 +149,10 @@ START_TEST(longest_pattern_is_read_and_no_longer_one)
 {
     struct strbuf b = STRBUF_INIT;
 
-    chain(&b, 16, 0);
-    ck_assert_uint_eq(parse(strbuf_str(&b)).n_steps, 16);
-    chain(&b, 17, 0);
-    check_bad(strbuf_str(&b), "at most 16");
+    chain(&b, TN_OP_MAX_MEMBERS, 0);
+    ck_assert_uint_eq(parse(strbuf_str(&b)).n_steps, TN_OP_MAX_MEMBERS);
+    chain(&b, TN_OP_MAX_MEMBERS + 1, 0);
+    check_bad(strbuf_str(&b), "at most 24");
     strbuf_reset(&b);
     strbuf_puts(&b, "(x) -> (e0_0): ");
     for (int i = 0; i < 5; i++) {

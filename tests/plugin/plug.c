@@ -407,6 +407,9 @@ static const tn_variant second_variant = {.h = TN_HDR(tn_variant),
 #ifdef PLUG_HALF_KV
                                           .kv_layout = "hnd",
 #endif
+#ifdef PLUG_MUCH_STATE
+                                          .state_bytes = UINT64_C(1) << 40,
+#endif
 #ifdef PLUG_HALF_PACK
                                           .pack_layout = "tiles",
 #endif

@@ -144,6 +144,7 @@ START_TEST(descriptors_are_checked_field_by_field)
         {"null_launch", "kernel.set.variants[1].launch", TN_E_REFUSED},
         {"half_kv", "kernel.set.variants[1].kv_dtypes", TN_E_REFUSED},
         {"half_pack", "kernel.set.variants[1].pack_size", TN_E_REFUSED},
+        {"much_state", "kernel.set.variants[1].state_bytes", TN_E_REFUSED},
         {"empty_equals", "kernel.set.variants[1].equals", TN_E_REFUSED},
         {"same_variant", "kernel.set.variants[1].name", TN_E_REFUSED},
         {"variant_flags", "kernel.set.variants[1].flags", TN_E_ABI},

@@ -60,6 +60,26 @@
     "kv = kv_append(s, v); y = attention(b, kv)"
 
 /**
+ * A decoder layer of LLaMA and its descendants, whole, with LINEAR as its linear op: norm, projections, rotation, cache and
+ * attention, residual, norm, gated MLP, residual. For few rows, where launches cost as much as what they do. Sets name it
+ * after the scheme, too: "decoder_layer.fp8".
+ */
+#define TN_FUSED_DECODER_LAYER "decoder_layer"
+#define TN_TEXT_DECODER_LAYER(LINEAR)                                                              \
+    "(x) -> (z): n = rms_norm(x); q = " LINEAR "(n); k = " LINEAR "(n); v = " LINEAR               \
+    "(n); a = rope(q); r = rope(k); kv = kv_append(r, v); t = attention(a, kv); o = " LINEAR       \
+    "(t); h = add(x, o); m = rms_norm(h); g = " LINEAR "(m); u = " LINEAR                          \
+    "(m); s = silu(g); p = mul(s, u); d = " LINEAR "(p); z = add(h, d)"
+
+/** The same where queries and keys go through `hadamard` first: engines for a cache in float8_e4m3. */
+#define TN_FUSED_DECODER_LAYER_HADAMARD "decoder_layer_hadamard"
+#define TN_TEXT_DECODER_LAYER_HADAMARD(LINEAR)                                                     \
+    "(x) -> (z): n = rms_norm(x); q = " LINEAR "(n); k = " LINEAR "(n); v = " LINEAR               \
+    "(n); a = rope(q); b = hadamard(a); r = rope(k); c = hadamard(r); kv = kv_append(c, v); "      \
+    "t = attention(b, kv); o = " LINEAR "(t); h = add(x, o); m = rms_norm(h); g = " LINEAR         \
+    "(m); u = " LINEAR "(m); s = silu(g); p = mul(s, u); d = " LINEAR "(p); z = add(h, d)"
+
+/**
  * The texts of fusions of quantized products: LINEAR is the linear op, ACT the activation, both as string literals. Sets
  * name such a fusion after the plain one and the scheme, "qkv.fp8". Those with a norm can quantize what it leaves at
  * once, instead of storing and reading it.

@@ -23,6 +23,10 @@
  * **Packing.** A variant may want its weights in a layout of its own. It names that layout in `pack_layout`,
  * tells its size, and fills it at load from the canonical weights of all members. Variants of one op that
  * serve different numbers of rows share a packed copy if they name the same layout.
+ *
+ * **Rows.** A fusion may serve few rows only: 1 up to a limit that its variants leave, with canonical weights. In steps of
+ * more rows its members run, by themselves or in the other fusions that are best there; so fusions of different size may
+ * take turns at one place.
  */
 #ifndef TENON_KERNELS_H
 #define TENON_KERNELS_H
@@ -113,6 +117,7 @@ typedef struct tn_launch {
     tn_device *device; /**< the attached device that runs this */
     uint32_t tp_rank, tp_size;
     const tn_comm_parts *parts; /**< host; of TN_VARIANT_PARTS, during the call; else NULL */
+    void *state;                /**< tn_variant::state_bytes bytes; NULL if the variant has none */
 } tn_launch;
 
 /** A condition on a dimension of an op: min <= value <= max and value % multiple == 0. */
@@ -156,6 +161,13 @@ typedef struct tn_variant {
     /** Enqueues the work on l->stream (or does it at once on a device without streams). Allocates
      *  nothing, waits for nothing. Called from the thread that runs the step. */
     int32_t (*launch)(void *instance, const tn_launch *l, tn_err *err);
+    /** Bytes of device memory that launches of this variant hand to each other in tn_launch::state, aligned as `mem_alloc`
+     *  aligns: counters of a kernel whose blocks meet, say. One piece per rank serves all ops that the variant does there; it
+     *  is zero before the first launch, and nobody else writes it. Launches that share it follow each other in stream order,
+     *  those of a captured step whenever it is replayed. A launch that failed on the device leaves it undefined, and no other
+     *  follows. Several openings of an engine, and measuring, have pieces of their own. At most 16 MiB; 0: none. `feed` and
+     *  other ops that stand in no plan get none. */
+    uint64_t state_bytes;
 } tn_variant;
 
 /** Interface "kernel.set". */
