@@ -60,10 +60,8 @@ static double cache_slack(const struct subject *s, const tn_kv_layer *kv, double
     return step + rounding / unit;
 }
 
-/* Runs `s` and the reference on `op` with equal random inputs and compares outputs and cache. What a device's variant
- * declines is passed over: the CPU's take everything here. */
-static void compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,
-                    tn_kv_layer *kv, uint32_t coarse, double absolute, double relative)
+void case_compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,
+                  tn_kv_layer *kv, uint32_t coarse, double absolute, double relative)
 {
     struct env got = {.kv = kv}, want = {.kv = kv ? kit_kv_copy(k, kv) : NULL};
 
@@ -149,10 +147,10 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
         x.linear_width[2] = n % 32 ? n / 4 + 1 : n / 4;
     }
     b = kit_batch(&k, 1, seq_rows, context, 16, 50, rows != 7);
-    compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
+    case_compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
     if (rounds_rows(s->v) == TN_DT_BF16)
-        compare(&k, s, compose(&k, s->v, &x), b, NULL, false,
-                strstr(s->v->op, "gate") ? 8e-2 : 2e-2, 1e-2);
+        case_compare(&k, s, compose(&k, s->v, &x), b, NULL, false,
+                     strstr(s->v->op, "gate") ? 8e-2 : 2e-2, 1e-2);
     kit_free(&k);
 }
 
@@ -289,7 +287,7 @@ static void rows_case(const struct subject *s, struct shape x, uint32_t rows, do
     kit_init(&k, rows + x.in_width[0]);
     x.act = s->act;
     tn_batch *b = kit_batch(&k, 2, seq_rows, context, 16, 60, true);
-    compare(&k, s, compose(&k, s->v, &x), b, NULL, false, absolute, 2e-6);
+    case_compare(&k, s, compose(&k, s->v, &x), b, NULL, false, absolute, 2e-6);
     kit_free(&k);
 }
 
@@ -396,7 +394,7 @@ static void append_cases(const struct subject *s)
         /* Keys that were rotated on the way may differ in a bit, which feedback hands on. */
         if (dtypes[i] == TN_DT_F8E4M3 && !fused && !s->v->gpus)
             kit_feedback(&k, kv);
-        compare(&k, s, compose(&k, s->v, &x), b, kv, 0, 3e-6, 2e-6);
+        case_compare(&k, s, compose(&k, s->v, &x), b, kv, 0, 3e-6, 2e-6);
         kit_free(&k);
     }
 }
@@ -425,8 +423,8 @@ static void append_attention_cases(const struct subject *s, uint32_t dtype)
             kit_batch(&k, 4, i < 8 ? single : prompts, contexts, blocks[i % 4], 50, false);
         /* Keys that hadamard has mixed may fall a step of their cells apart, which moves their weights. */
         bool apart = tn_dtype_bits(dtype) == 8 && strstr(s->v->equals, "hadamard");
-        compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false,
-                apart ? 2e-2 : 2e-5, 1e-5);
+        case_compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false,
+                     apart ? 2e-2 : 2e-5, 1e-5);
         kit_free(&k);
     }
 }
@@ -458,8 +456,8 @@ static void attention_case(const struct subject *s, uint32_t dim, uint32_t kv_he
     x.in_width[0] = x.heads * dim;
     kit_init(&k, dim + 10 * group + 1000 * dtype);
     tn_batch *b = kit_batch(&k, n_seqs, rows, context, block_tokens, 50, false);
-    compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false, 2e-5,
-            1e-5);
+    case_compare(&k, s, compose(&k, s->v, &x), b, kit_kv(&k, b, kv_heads, dim, dtype), false, 2e-5,
+                 1e-5);
     kit_free(&k);
 }
 
@@ -726,6 +724,8 @@ void cases_of(const struct subject *s)
 
     if (v->flags & TN_VARIANT_PARTS)
         parts_cases(s);
+    else if (has_product(v) && v->kv_dtypes)
+        layer_cases(s);
     else if (has_product(v))
         product_cases(s);
     else if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))

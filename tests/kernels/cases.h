@@ -27,6 +27,14 @@ struct subject {
 /* The same for a variant that adds up over ranks: not a bit may differ from the sum and the set's own ops behind it. */
 void parts_cases(const struct subject *s);
 
+/* The same for one that does a whole decoder layer. */
+void layer_cases(const struct subject *s);
+
+/* Runs `s` and the reference on `op` with equal random inputs, of bfloat16 if that is `coarse`, and compares outputs and cache. What
+ * a device's variant declines is passed over: the CPU's take everything here. */
+void case_compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,
+                  tn_kv_layer *kv, uint32_t coarse, double absolute, double relative);
+
 /* Whether the variant can run `op` on `b`. */
 bool subject_takes(const struct subject *s, const tn_op *op, const tn_batch *b);
 /* Runs all cases for the op of the variant, and fails at the first that differs from the reference. */

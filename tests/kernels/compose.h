@@ -8,7 +8,7 @@
 /* What an op needs to know; what it has no use for is ignored. Zeros mean the op's defaults. */
 struct shape {
     uint64_t in_width[4];     /* of the inputs */
-    uint64_t linear_width[4]; /* outputs of the first, second, ... matrix; embedding: row length */
+    uint64_t linear_width[8]; /* outputs of the first, second, ... matrix; embedding: row length */
     uint64_t group;           /* rms_norm: elements normalised together; 0: all */
     uint32_t act;             /* dtype of rows; 0: float32 */
     uint32_t matrix;          /* dtype of matrices */

@@ -730,7 +730,11 @@ void run_variant(struct kit *k, const struct plug *p, const tn_variant *v, const
     l.kv = v->kv_dtypes ? e->kv : NULL;
     l.device = p->device;
     l.tp_size = 1;
-    ck_assert_ok(v->launch(p->instance, &l, &err), &err);
+    l.state = v->state_bytes ? memset(guarded(k, v->state_bytes), 0, v->state_bytes) : NULL;
+    for (int i = 0; i < (v->state_bytes ? STATE_LAUNCHES : 1); i++)
+        ck_assert_ok(v->launch(p->instance, &l, &err), &err);
+    if (l.state)
+        check_guard(l.state, v->state_bytes, v, "state");
     check_guard(l.workspace, work, v, "workspace");
     for (uint32_t i = 0; i < op->n_out; i++)
         if (out[i])

@@ -141,6 +141,8 @@ struct env {
     uint64_t each;
 };
 
+#define STATE_LAUNCHES 3
+
 uint64_t value_rows(const tn_value *v, const tn_batch *b);
 uint64_t value_bytes(const tn_value *v, const tn_batch *b);
 /* Fills an input with random numbers in [-limit, limit), rounded to bfloat16 first if that is `coarse`. */
@@ -148,7 +150,8 @@ void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b
               uint32_t coarse);
 
 /* Runs `v` on `op`: packs weights, sizes workspace, poisons outputs, workspace and what lies behind them,
- * launches, and checks that nothing was written where it must not be. Makes the outputs in `e`. */
+ * launches, and checks that nothing was written where it must not be. Makes the outputs in `e`. A variant with a state is launched
+ * three times, each finding what the one before has left. */
 void run_variant(struct kit *k, const struct plug *p, const tn_variant *v, const tn_op *op,
                  const tn_batch *b, struct env *e);
 /* Runs `op` on the reference set; of a fused op, its members one by one. */

@@ -60,6 +60,17 @@ static void *guarded(struct remote *r, uint64_t bytes)
     return d;
 }
 
+/* Zeros with a guard behind them; NULL for none. */
+static void *state(struct remote *r, uint64_t bytes)
+{
+    void *d = bytes ? guarded(r, bytes) : NULL;
+    tn_err err = TN_ERR_INIT;
+
+    if (d)
+        ck_assert_ok(r->p->devices->fill(r->p->device, r->p->stream, d, 0, bytes, &err), &err);
+    return d;
+}
+
 /* The content of guarded memory, after a look at its guard. */
 static void *fetch(struct remote *r, const void *d, uint64_t bytes, const char *variant,
                    const char *what)
@@ -158,7 +169,8 @@ static void launch(struct remote *r, const tn_variant *v, const tn_launch *l)
 
     if (captured)
         ck_assert_ok(api->capture_begin(d, l->stream, &err), &err);
-    ck_assert_ok(v->launch(r->p->instance, l, &err), &err);
+    for (int i = 0; i < (l->state ? STATE_LAUNCHES : 1); i++)
+        ck_assert_ok(v->launch(r->p->instance, l, &err), &err);
     if (captured) {
         ck_assert_ok(api->capture_end(d, l->stream, &graph, &err), &err);
         ck_assert_ok(api->graph_launch(d, graph, l->stream, &err), &err);
@@ -202,6 +214,7 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
         ck_assert_ok(
             v->workspace(p->instance, op, b->n_rows, b->n_seqs, b->max_context, &work, &err), &err);
     l.workspace = guarded(&r, work);
+    l.state = state(&r, v->state_bytes);
     if (v->kv_dtypes) {
         kv = *e->kv;
         kv.base = upload(&r, kv.base, kv_bytes(&kv));
@@ -217,6 +230,8 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
     batch.host = NULL; /* what a captured step would not have */
     launch(&r, v, &l);
     fetch(&r, l.workspace, work, v->name, "workspace");
+    if (l.state)
+        fetch(&r, l.state, v->state_bytes, v->name, "state");
     for (uint32_t i = 0; i < op->n_out; i++)
         if (out[i])
             e->data[op->out[i]->id] =

@@ -5,7 +5,9 @@
  */
 #include <math.h>
 
-#include "compose.h"
+#include "cases.h"
+#include "members.h"
+#include "tenon/fusions.h"
 
 static struct plug reference;
 static struct kit k;
@@ -555,6 +557,59 @@ START_TEST(not_a_number_goes_through)
 }
 END_TEST
 
+/* -- Whole layers ----------------------------------------------------------------------------------------- */
+
+static int32_t run_member(void *arg, const tn_launch *l, tn_err *err)
+{
+    return plug_variant(arg, l->op->name)->launch(((struct plug *)arg)->instance, l, err);
+}
+
+/* Finds in its state how often it was launched. */
+static int32_t launch_layer(void *instance, const tn_launch *l, tn_err *err)
+{
+    uint64_t *launches = l->state;
+
+    (void)instance;
+    ck_assert_uint_lt((*launches)++, STATE_LAUNCHES);
+    return members_run(l, run_member, &reference, err);
+}
+
+static int32_t layer_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                               uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                               tn_err *err)
+{
+    (void)instance;
+    (void)op;
+    (void)max_rows;
+    (void)max_seqs;
+    (void)err;
+    *bytes = max_context * sizeof(float) + 4096 * sizeof(float);
+    return TN_OK;
+}
+
+/* The cases that whole layers of other sets are held against, and the state that launches share, by a layer that is made of the
+ * set's own kernels. */
+START_TEST(layers_are_their_members)
+{
+    static const char *const texts[] = {TN_TEXT_DECODER_LAYER(TN_OP_LINEAR),
+                                        TN_TEXT_DECODER_LAYER_HADAMARD(TN_OP_LINEAR_FP8)};
+    const tn_variant v = {.h = TN_HDR(tn_variant),
+                          .name = "layer",
+                          .op = "decoder_layer",
+                          .equals = texts[_i],
+                          .weight_dtypes = TN_DT_BIT(_i ? TN_DT_F8E4M3 : TN_DT_BF16),
+                          .kv_dtypes = TN_DT_BIT(_i ? TN_DT_F8E4M3 : TN_DT_F32),
+                          .workspace = layer_workspace,
+                          .launch = launch_layer,
+                          .state_bytes = sizeof(uint64_t)};
+    uint32_t ran = 0;
+    const struct subject s = {&reference, &reference, &v, TN_DT_F32, &ran};
+
+    cases_of(&s);
+    ck_assert_uint_eq(ran, 8);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kernels_reference");
@@ -576,6 +631,7 @@ int main(void)
     tcase_add_test(c, experts_are_mixed);
     tcase_add_test(c, every_op_but_collectives_is_there);
     tcase_add_test(c, not_a_number_goes_through);
+    tcase_add_loop_test(c, layers_are_their_members, 0, 2);
     suite_add_tcase(s, c);
     return run_suite(s);
 }

@@ -7,7 +7,8 @@
  * replays; an allocation breaks a capture. There may be several, whose ranks are threads. Plugin settings: devices = N, islands =
  * true; crooked = true: devices say that they reach each other, but copies from one to another bring zeros; fail_launch = N kills the device with its Nth kernel; hang_kernel = N never ends the Nth, hang_launch = N never returns
  * from its launch; expect =
- * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight.
+ * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight. layers = true: a whole
+ * decoder layer is one op for up to two rows; expect = "layers" ends the process if that op never found what an earlier launch left.
  */
 #ifndef TESTS_LOOP_SHADOW_H
 #define TESTS_LOOP_SHADOW_H
@@ -21,7 +22,8 @@
 struct shadow {
     const tn_host *host;
     uint64_t fail_launch, hang_kernel, hang_launch; /* 0: never */
-    bool expect_graphs, expect_overlap;
+    bool expect_graphs, expect_overlap, expect_layers;
+    bool layers;
     uint32_t n_devices; /* 1 if not set */
     bool islands;       /* no device reaches another's memory */
     bool crooked;       /* nor does it, but claims to */
@@ -44,11 +46,13 @@ static inline void *shadow_device(void *host)
     return host ? (void *)((uintptr_t)host + SHADOW_SHIFT) : NULL;
 }
 
+#define SHADOW_WEIGHTS 24
+
 /* One kernel to run: a reference function and all that it reads, by value. Addresses are the device's. */
 struct shadow_kernel {
     int32_t (*run)(void *instance, const tn_launch *l, tn_err *err);
     tn_launch l;
-    const void *in[4], *weights[4];
+    const void *in[4], *weights[SHADOW_WEIGHTS];
     void *out[4];
     tn_batch batch;
     tn_batch_arrays arrays;

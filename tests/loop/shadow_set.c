@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../../plugins/comm/common/sum.h"
+#include "../kernels/members.h"
 #include "ref.h"
 #include "shadow.h"
 #include "tenon/fusions.h"
@@ -23,6 +24,8 @@ static int32_t enqueue(int32_t (*run)(void *, const tn_launch *, tn_err *), cons
     void *params[] = {&k};
     tn_kernel_launch launch = {.h = TN_HDR(tn_kernel_launch), .params = params};
 
+    if (l->op->n_weights > SHADOW_WEIGHTS)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "shadow: too many weights");
     for (uint32_t i = 0; i < l->op->n_in; i++)
         k.in[i] = l->in[i];
     for (uint32_t i = 0; i < l->op->n_out; i++)
@@ -88,8 +91,9 @@ int32_t shadow_run(const struct shadow_kernel *kernel, tn_err *err)
     for (int i = 0; i < 4; i++) {
         k.in[i] = shadow_host(k.in[i]);
         k.out[i] = shadow_host(k.out[i]);
-        k.weights[i] = shadow_host(k.weights[i]);
     }
+    for (int i = 0; i < SHADOW_WEIGHTS; i++)
+        k.weights[i] = shadow_host(k.weights[i]);
     if (k.batch.flags & TN_BATCH_CAPTURED) {
         rc = check_padding(&k.batch, &k.arrays, err);
         k.batch.n_rows = k.arrays.counts->n_rows;
@@ -108,6 +112,7 @@ int32_t shadow_run(const struct shadow_kernel *kernel, tn_err *err)
     k.l.weights = k.weights;
     k.l.kv = kernel->l.kv ? &k.kv : NULL;
     k.l.workspace = shadow_host(k.l.workspace);
+    k.l.state = shadow_host(k.l.state);
     for (uint32_t i = 0; i < k.parts.n_parts; i++)
         k.part[i] = shadow_host(k.part[i]);
     k.parts.part = k.part;
@@ -255,12 +260,20 @@ static int32_t launch_packed_logits(void *instance, const tn_launch *l, tn_err *
     return launch_packed(ref_logits_launch, l, err);
 }
 
+/* Whole layers read canonical weights, which nobody else may pack then. */
+static int32_t packed_linear_check(void *instance, const tn_op *op, tn_err *err)
+{
+    if (((const struct shadow *)instance)->layers)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "layers read the weights as they are");
+    return ref_linear_check(instance, op, err);
+}
+
 static double less_ns(void *instance, const tn_op *op, uint32_t rows)
 {
     return cost_ns(instance, op, rows) / 2;
 }
 
-#define PACKED(id, op_name, more_flags, how)                                                       \
+#define PACKED(id, op_name, more_flags, check, how)                                                \
     static const tn_variant packed_##id = {                                                        \
         .h = TN_HDR(tn_variant),                                                                   \
         .name = op_name ".shadow.packed",                                                          \
@@ -269,15 +282,15 @@ static double less_ns(void *instance, const tn_op *op, uint32_t rows)
         .act_dtypes = REF_FLOATS,                                                                  \
         .weight_dtypes = REF_FLOATS,                                                               \
         .pack_layout = "shadow",                                                                   \
-        .can_run = ref_##id##_check,                                                               \
+        .can_run = check,                                                                          \
         .cost_ns = less_ns,                                                                        \
         .pack_size = pack_size,                                                                    \
         .pack = how,                                                                               \
         .launch = launch_packed_##id,                                                              \
     };
 
-PACKED(linear, TN_OP_LINEAR, TN_VARIANT_PACK_ON_DEVICE, pack_device)
-PACKED(logits, TN_OP_LOGITS, 0, pack_host)
+PACKED(linear, TN_OP_LINEAR, TN_VARIANT_PACK_ON_DEVICE, packed_linear_check, pack_device)
+PACKED(logits, TN_OP_LOGITS, 0, ref_logits_check, pack_host)
 
 /* -- A fusion that keeps the cache to itself: no value of its own tells that it touches it ------------------ */
 
@@ -325,6 +338,89 @@ static const tn_variant variant_append_attention = {
     .cost_ns = less_ns,
     .workspace = append_attention_workspace,
     .launch = launch_append_attention};
+
+/* -- A whole layer for few rows ----------------------------------------------------------------------------- */
+
+/* What launches of the layer hand to each other, whichever layer they do: how many there were, and the same again, so that
+ * memory which did not begin with zeros is told from theirs. */
+struct layer_state {
+    uint64_t launches, again;
+};
+
+static atomic_uint_fast64_t most_launches; /* that any state has counted */
+
+static int32_t layer_check(void *instance, const tn_op *op, tn_err *err)
+{
+    if (!((const struct shadow *)instance)->layers)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "does layers only if it is told to");
+    return op->n_weights <= SHADOW_WEIGHTS ? TN_OK : TN_E_UNSUPPORTED;
+}
+
+static int32_t layer_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                               uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                               tn_err *err)
+{
+    *bytes = 0;
+    for (uint32_t i = 0; i < op->n_members; i++) {
+        uint64_t more = 0;
+        int32_t rc =
+            ref_workspace(instance, op->members[i], max_rows, max_seqs, max_context, &more, err);
+        if (rc != TN_OK)
+            return rc;
+        *bytes = more > *bytes ? more : *bytes;
+    }
+    return TN_OK;
+}
+
+static int32_t run_member(void *arg, const tn_launch *l, tn_err *err)
+{
+#define RUN(id, op_name, weights, kv)                                                              \
+    if (strcmp(l->op->name, op_name) == 0)                                                         \
+        return ref_##id##_launch(arg, l, err);
+    REF_OPS(RUN)
+    return tn_err_set(err, TN_E_INTERNAL, "shadow: a layer with %s", l->op->name);
+}
+
+/* On a stream's thread. */
+static int32_t run_layer(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct layer_state *s = l->state;
+
+    if (l->batch->n_rows > 2 || !s || s->again != s->launches)
+        return tn_err_set(err, TN_E_INTERNAL, "shadow: a layer of %u rows, state %llu and %llu",
+                          (unsigned)l->batch->n_rows, (unsigned long long)(s ? s->launches : 0),
+                          (unsigned long long)(s ? s->again : 0));
+    s->again = ++s->launches;
+    if (s->launches > atomic_load(&most_launches))
+        atomic_store(&most_launches, s->launches);
+    return members_run(l, run_member, instance, err);
+}
+
+static int32_t launch_layer(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return enqueue(run_layer, l, err);
+}
+
+static const tn_range layer_rows[] = {{"rows", 1, 2, 1}};
+
+static const tn_variant variant_layer = {.h = TN_HDR(tn_variant),
+                                         .name = "decoder_layer.shadow",
+                                         .op = TN_FUSED_DECODER_LAYER,
+                                         .equals = TN_TEXT_DECODER_LAYER(TN_OP_LINEAR),
+                                         .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC |
+                                                  TN_VARIANT_BATCH_INVARIANT,
+                                         .act_dtypes = REF_FLOATS,
+                                         .weight_dtypes = REF_FLOATS,
+                                         .kv_dtypes = REF_FLOATS,
+                                         .kv_layout = TN_KV_LAYOUT_HND,
+                                         .ranges = layer_rows,
+                                         .n_ranges = 1,
+                                         .can_run = layer_check,
+                                         .cost_ns = less_ns,
+                                         .workspace = layer_workspace,
+                                         .launch = launch_layer,
+                                         .state_bytes = sizeof(struct layer_state)};
 
 /* -- A fusion that adds up over ranks ----------------------------------------------------------------------- */
 
@@ -446,7 +542,7 @@ static const tn_variant variant_dummy = {.h = TN_HDR(tn_variant),
 #define ONE(id, op_name, weights, kv) +1
 static const tn_variant *const variants[] = {
     REF_OPS(ADDRESS) & variant_feed, &variant_dummy, &packed_linear, &packed_logits,
-    &variant_append_attention,       &variant_parts};
+    &variant_append_attention,       &variant_parts, &variant_layer};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -467,7 +563,7 @@ static const char *depends_on(void *instance, tn_device *device)
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 6 REF_OPS(ONE),
+                                         .n_variants = 7 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts,
@@ -497,12 +593,15 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->islands = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "crooked") == 0)
             s->crooked = strcmp(config[i].value, "true") == 0;
+        if (strcmp(config[i].key, "layers") == 0)
+            s->layers = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "library") == 0)
             snprintf(s->library, sizeof s->library, "%s", config[i].value);
         if (strcmp(config[i].key, "expect") != 0)
             continue;
         s->expect_graphs = strstr(config[i].value, "graphs") != NULL;
         s->expect_overlap = strstr(config[i].value, "overlap") != NULL;
+        s->expect_layers = strstr(config[i].value, "layers") != NULL;
     }
     *instance = s;
     return TN_OK;
@@ -512,6 +611,10 @@ static void fini(void *instance)
 {
     struct shadow *s = instance;
 
+    if (s && s->expect_layers && atomic_load(&most_launches) < 2) {
+        fprintf(stderr, "shadow: no layer found what an earlier one had left\n");
+        abort();
+    }
     if (s)
         s->host->free(s->host->ctx, s);
 }

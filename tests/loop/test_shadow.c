@@ -173,6 +173,10 @@ static const tn_kv ways[][5] = {
     {{"plugin.shadow.expect", "overlap"}, {"kernels.graphs", "false"}, {NULL, NULL}},
     {{"scheduler.max_batch_size", "1"}, {NULL, NULL}},
     {{"scheduler.max_batch_size", "3"}, {NULL, NULL}}, /* the last bucket is no power of two */
+    {{"plugin.shadow.layers", "true"}, /* steps of one and two rows take layers whole */
+     {"plugin.shadow.expect", "graphs layers"},
+     {"scheduler.max_batch_size", "3"},
+     {NULL, NULL}},
     {{"scheduler.max_batch_size", "40"}, {"scheduler.max_num_tokens", "48"}, {NULL, NULL}},
     {{"scheduler.max_batch_size", "16"},
      {"scheduler.policy", "max_utilization"},
@@ -238,11 +242,10 @@ static ino_t file_number(const char *path)
 }
 
 /* Small steps: the reference takes long at more rows. */
-static const tn_kv tuned[] = {{"kernels.tune", "true"},
-                              {"scheduler.max_num_tokens", "8"},
-                              {"scheduler.max_batch_size", "4"},
-                              {"plugin.shadow.library", "lib 9.1"},
-                              {NULL, NULL}};
+static const tn_kv tuned[] = {
+    {"kernels.tune", "true"},          {"scheduler.max_num_tokens", "8"},
+    {"scheduler.max_batch_size", "4"}, {"plugin.shadow.library", "lib 9.1"},
+    {"plugin.shadow.layers", "true"},  {NULL, NULL}};
 
 /* Whether the times at `path` are kept for that version of the library that the set calls. */
 static bool kept_for(const char *path, const char *library)
@@ -321,12 +324,13 @@ START_TEST(memory_is_foretold_to_the_byte)
 {
     static const char *const owners[] = {"weights", "activations", "workspace", "kv cache",
                                          "step arrays"};
-    bool shadow = _i == 0;
+    bool shadow = _i != 0;
     const tn_kv s[] = {{"plugins.path", shadow ? SHADOW_PATHS : PLUGIN_DIR},
                        {"device.kind", shadow ? "shadow" : "cpu"},
                        {"kernels.sets", shadow ? "shadow" : "reference"},
-                       {"kv.max_bytes", "1000000"}};
-    const struct tool_conf conf = {NULL, s, 4};
+                       {"kv.max_bytes", "1000000"},
+                       {"plugin.shadow.layers", _i == 2 ? "true" : "false"}};
+    const struct tool_conf conf = {NULL, s, shadow ? 5 : 4};
     struct ledger_line lines[64];
     json_t *account = NULL;
     tn_err err = TN_ERR_INIT;
@@ -334,7 +338,8 @@ START_TEST(memory_is_foretold_to_the_byte)
     uint32_t n, seen = 0;
 
     ck_assert_ok(tool_memory(&conf, engine, &account, &err), &err);
-    rt = open_on(shadow, (const tn_kv[]){{"kv.max_bytes", "1000000"}, {NULL, NULL}});
+    rt = open_on(shadow,
+                 (const tn_kv[]){s[3], {shadow ? s[4].key : NULL, s[4].value}, {NULL, NULL}});
     n = ledger_list(rt->ledger, lines, 64);
     for (uint32_t i = 0; i < n; i++)
         for (size_t k = 0; k < sizeof owners / sizeof *owners; k++) {
@@ -740,7 +745,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 900);
     tcase_add_loop_test(t, tokens_are_those_of_the_host, 0, sizeof ways / sizeof *ways);
-    tcase_add_loop_test(t, memory_is_foretold_to_the_byte, 0, 2);
+    tcase_add_loop_test(t, memory_is_foretold_to_the_byte, 0, 3);
     tcase_add_test(t, logits_are_those_of_the_host);
     tcase_add_test(t, requests_may_go_at_any_time);
     tcase_add_test(t, closing_waits_for_what_runs);
