@@ -16,11 +16,11 @@ import sys
 
 US = 1e-6
 
-# Of one GPU: bytes per second that reading weights reaches, FLOP/s that large products reach, memory.
+# Of one GPU: bytes per second that reading weights reaches, FLOP/s that large products reach, memory, multiprocessors.
 GPUS = {
-    "A100": dict(read=1.70e12, bf16=240e12, fp8=240e12, memory=80e9),
-    "H100": dict(read=3.11e12, bf16=565e12, fp8=1130e12, memory=80e9),
-    "H200": dict(read=4.30e12, bf16=785e12, fp8=1467e12, memory=141e9),
+    "A100": dict(read=1.70e12, bf16=240e12, fp8=240e12, memory=80e9, units=108),
+    "H100": dict(read=3.11e12, bf16=565e12, fp8=1130e12, memory=80e9, units=132),
+    "H200": dict(read=4.30e12, bf16=785e12, fp8=1467e12, memory=141e9, units=132),
 }
 
 # Of an all-reduce: time of the smallest, and bytes per second of a GPU, of one kernel that reads its peers (small ones) and of a ring or a
@@ -33,10 +33,18 @@ LINKS = {
 }
 LINKS["H200 NVLink"] = LINKS["H100 NVLink"]
 
+# The comm plugin local over NVLink 4: its large sums copy through rooms of their own.
+LOCAL = dict(LINKS["H100 NVLink"], start=6 * US, bus=210e9)
+
 MODELS = {
-    "LLaMA-2-7B": dict(layers=32, hidden=4096, vocab=32000, params=6.6e9, kv=2 * 32 * 32 * 128),
-    "LLaMA-2-70B": dict(layers=80, hidden=8192, vocab=32000, params=69e9, kv=2 * 80 * 8 * 128),
+    "LLaMA-2-7B": dict(layers=32, hidden=4096, vocab=32000, params=6.6e9, kv=2 * 32 * 32 * 128, heads=32, kv_heads=32, inner=11008),
+    "LLaMA-2-70B": dict(layers=80, hidden=8192, vocab=32000, params=69e9, kv=2 * 80 * 8 * 128, heads=64, kv_heads=8, inner=28672),
 }
+HEAD = 128 # elements
+
+# Of steps with many rows: time per layer that neither rows nor ranks change, and how often a layer reads or writes rows of `hidden` elements
+# that every rank has whole (norms, residuals, copies). Fitted to 1/1, 1/2, 1/4 and 1/8 of LLaMA-2-7B on one H200.
+LAYER, PASSES = 45 * US, 17
 
 
 def all_reduce(link, n, size):
@@ -57,6 +65,28 @@ def step(model, gpu, link, n, rows, width, context, fixed, kind):
     sums = (2 * m["layers"] + 1) * all_reduce(link, n, rows * m["hidden"] * 2)
     gather = 0 if n == 1 else link["small"] + rows * m["vocab"] / n * 4 * (n - 1) / link["bus"]
     return products + cache + m["layers"] * fixed + sums + gather
+
+
+def waves(units, rows, outputs):
+    """Rows of a matrix, in tiles of 128 tokens, that the busiest multiprocessor computes, with tiles as wide as serves best."""
+    tokens = -(-rows // 128)
+    return min(-(-(-(-outputs // tile) * tokens) // units) * tile for tile in (256, 192, 128))
+
+
+def compute(model, gpu, n, rows):
+    """Time of a step of `rows` rows of one prompt in 16 bits, on one of n tensor-parallel GPUs, without its sums."""
+    m, g = MODELS[model], GPUS[gpu]
+    h, q, kv, inner = m["hidden"], m["heads"] * HEAD // n, max(m["kv_heads"] // n, 1) * HEAD, m["inner"] // n
+    products = sum(2.0 * waves(g["units"], rows, outputs) * 128 * inputs * g["units"] / g["bf16"]
+                   for outputs, inputs in ((q + 2 * kv, h), (h, q), (2 * inner, h), (h, inner)))
+    attention = 2.0 * rows * rows * q / (0.5 * g["bf16"])
+    return m["layers"] * (products + attention + LAYER + PASSES * rows * h * 2 / g["read"])
+
+
+def prompts(model, gpu, link, n, rows):
+    """The same with its sums."""
+    m = MODELS[model]
+    return compute(model, gpu, n, rows) + (2 * m["layers"] + 1) * all_reduce(link, n, rows * m["hidden"] * 2)
 
 
 def decode(model, gpu, link, fixed, ns=(1, 2, 4, 8)):
@@ -89,27 +119,41 @@ def percent(shares):
     return " / ".join("%.0f" % (100 * s) for s in shares[1:]) + "%"
 
 
+def shares(times):
+    """Of 1, 2, 4 and 8 GPUs, in percent."""
+    return percent([times[0] / n / t for n, t in zip((1, 2, 4, 8), times)])
+
+
 def tables():
     fast, ours = 55 * US, 18 * US
     print("| run | TP 2 / 4 / 8, predicted | published |\n|---|---|---|")
-    rates, shares = decode("LLaMA-2-7B", "A100", LINKS["A100 NVLink"], fast)
-    print("| 7B, 1 sequence, A100 NVLink, 55 us per layer | %s | 80 / 61 / 39%% (gpt-fast) |" % percent(shares))
+    _, found = decode("LLaMA-2-7B", "A100", LINKS["A100 NVLink"], fast)
+    print("| 7B, 1 sequence, A100 NVLink, 55 us per layer | %s | 80 / 61 / 39%% (gpt-fast) |" % percent(found))
     for o, was in ((2048, "105 / 86 / 67%"), (128, "78 / 54 / 32%")):
-        _, shares = throughput("LLaMA-2-70B", "H200", LINKS["H200 NVLink"], ours, 128, o)
-        print("| 70B FP8, 128 in, %d out, H200 NVLink, as many as fit | %s | %s (TensorRT-LLM 0.10) |" % (o, percent(shares), was))
-    shares = prefill("LLaMA-2-70B", "A100", LINKS["A100 NVLink"], ours, 8192)
-    print("| 70B, prefill of 8,192 rows, A100 NVLink | %s | 93 / 90 / 88%% (its model and batch are not told) |" % percent(shares))
-    print("\n| Tenon, 18 us per layer | %s |\n|---|%s" % (" | ".join(["link", "decode, 1 sequence", "decode, 64 sequences", "prefill, 4,096 rows"]), "---|" * 4))
+        _, found = throughput("LLaMA-2-70B", "H200", LINKS["H200 NVLink"], ours, 128, o)
+        print("| 70B FP8, 128 in, %d out, H200 NVLink, as many as fit | %s | %s (TensorRT-LLM 0.10) |" % (o, percent(found), was))
+    found = prefill("LLaMA-2-70B", "A100", LINKS["A100 NVLink"], ours, 8192)
+    print("| 70B, prefill of 8,192 rows, A100 NVLink | %s | 93 / 90 / 88%% (its model and batch are not told) |" % percent(found))
+    print("\n| Tenon, 18 us per layer | %s |\n|---|%s" % (" | ".join(["link", "decode, 1 sequence", "decode, 64 sequences", "prefill by 2,048 rows"]), "---|" * 4))
     for gpu, link in (("A100", "A100 NVLink"), ("A100", "PCIe 4 x16"), ("H100", "H100 NVLink"), ("H100", "PCIe 5 x16"), ("H200", "H200 NVLink"), ("H200", "PCIe 5 x16")):
         cells = [link]
+        way = LOCAL if link in ("H100 NVLink", "H200 NVLink") else LINKS[link]
         for rows in (1, 64):
-            t = [step("LLaMA-2-70B" if rows == 64 else "LLaMA-2-7B", gpu, LINKS[link], n, rows, 2, 1024, ours, "bf16") for n in (1, 2, 4, 8)]
-            cells.append(percent([t[0] / n / x for n, x in zip((1, 2, 4, 8), t)]))
-        cells.append(percent(prefill("LLaMA-2-70B", gpu, LINKS[link], ours, 4096)))
+            t = [step("LLaMA-2-70B" if rows == 64 else "LLaMA-2-7B", gpu, way, n, rows, 2, 1024, ours, "bf16") for n in (1, 2, 4, 8)]
+            cells.append(shares(t))
+        cells.append(shares([prompts("LLaMA-2-70B", gpu, way, n, 2048) for n in (1, 2, 4, 8)]))
         print("| %s | %s |" % (gpu, " | ".join(cells)))
     print("\n| pipeline | m = 1 | 2 | 4 | 8 | 16 |\n|---|---|---|---|---|---|")
     for p in (2, 4, 8):
         print("| p = %d | %s |" % (p, " | ".join("%.0f%%" % (100 * (1 - bubble(p, m))) for m in (1, 2, 4, 8, 16))))
+
+
+    print("\n| LLaMA-2-7B, ms per step | 1 / 2 / 4 / 8 GPUs, without sums | with sums | share |\n|---|---|---|---|")
+    for gpu in ("H100", "H200"):
+        for rows in (512, 2048):
+            times = [prompts("LLaMA-2-7B", gpu, LOCAL, n, rows) for n in (1, 2, 4, 8)]
+            both = (" / ".join("%.1f" % (1e3 * x) for x in t) for t in ([compute("LLaMA-2-7B", gpu, n, rows) for n in (1, 2, 4, 8)], times))
+            print("| %s, %s rows | %s | %s |" % (gpu, format(rows, ","), " | ".join(both), shares(times)))
 
 
 CONFIG = dict(model_type="llama", vocab_size=1024, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,

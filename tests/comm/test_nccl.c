@@ -286,8 +286,8 @@ START_TEST(versions_that_do_not_wait_or_misalign_are_helped)
 {
     static const struct {
         int version, fills, broadcasts, reduces; /* of each rank */
-    } cases[] = {{22707, 0, 0, 0}, {22803, 3, 2, 2}, {22806, 3, 2, 2}, {22807, 5, 0, 0},
-                 {22907, 5, 0, 0}, {23006, 5, 0, 0}, {23007, 0, 0, 0}};
+    } cases[] = {{22707, 0, 2, 2}, {22803, 3, 2, 2}, {22809, 3, 2, 2}, {22907, 3, 2, 2},
+                 {23003, 5, 0, 0}, {23006, 5, 0, 0}, {23007, 0, 0, 0}};
 
     t.shim->set_version(cases[_i].version);
     run(2, some_calls, 20000);

@@ -91,11 +91,11 @@ typedef void *nccl_window;
 /*
  * What the kernels for symmetric memory of some versions get wrong, as NCCL's own history has it. From 2.28 until 2.30.7 they are
  * launched so that they may begin before the kernel ahead of them in the stream has ended, but do not wait for it: they read
- * what it has not written yet. Until 2.28.7 those for small gathers and scatters take blocks for aligned that are not, where
- * a rank's part is no multiple of 8 bytes.
+ * what it has not written yet. Until 2.30 those for small gathers and scatters read parts wrongly that begin at odd addresses, as
+ * they do where a rank's part is no multiple of 8 bytes; some also take blocks for aligned that are not.
  */
 #define NCCL_EAGER(version) ((version) >= 22800 && (version) < 23007)
-#define NCCL_MISALIGNS(version) ((version) >= 22800 && (version) < 22807)
+#define NCCL_MISALIGNS(version) ((version) >= 22700 && (version) < 23000)
 
 #define NCCL_WINDOW_FUNCTIONS(X)                                                                   \
     X(mem_alloc, "ncclMemAlloc", (void **out, size_t bytes))                                       \
