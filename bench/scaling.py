@@ -40,7 +40,7 @@ MODELS = {
     "LLaMA-2-7B": dict(layers=32, hidden=4096, vocab=32000, params=6.6e9, kv=2 * 32 * 32 * 128, heads=32, kv_heads=32, inner=11008),
     "LLaMA-2-70B": dict(layers=80, hidden=8192, vocab=32000, params=69e9, kv=2 * 80 * 8 * 128, heads=64, kv_heads=8, inner=28672),
 }
-HEAD = 128 # elements
+HEAD = 128  # elements
 
 # Of steps with many rows: time per layer that neither rows nor ranks change, and how often a layer reads or writes rows of `hidden` elements
 # that every rank has whole (norms, residuals, copies). Fitted to 1/1, 1/2, 1/4 and 1/8 of LLaMA-2-7B on one H200.
