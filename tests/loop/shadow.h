@@ -9,6 +9,7 @@
  * from its launch; expect =
  * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight. layers = true: a whole
  * decoder layer is one op for up to two rows; expect = "layers" ends the process if that op never found what an earlier launch left.
+ * few = true: a kernel for products of up to two rows says that it takes SHADOW_QUICK_NS, all others SHADOW_SLOW_NS.
  */
 #ifndef TESTS_LOOP_SHADOW_H
 #define TESTS_LOOP_SHADOW_H
@@ -23,7 +24,7 @@ struct shadow {
     const tn_host *host;
     uint64_t fail_launch, hang_kernel, hang_launch; /* 0: never */
     bool expect_graphs, expect_overlap, expect_layers;
-    bool layers;
+    bool layers, few;
     uint32_t n_devices; /* 1 if not set */
     bool islands;       /* no device reaches another's memory */
     bool crooked;       /* nor does it, but claims to */
@@ -47,6 +48,8 @@ static inline void *shadow_device(void *host)
 }
 
 #define SHADOW_WEIGHTS 24
+#define SHADOW_QUICK_NS 100000
+#define SHADOW_SLOW_NS 6000000 /* so long that it is measured once */
 
 /* One kernel to run: a reference function and all that it reads, by value. Addresses are the device's. */
 struct shadow_kernel {
@@ -59,6 +62,7 @@ struct shadow_kernel {
     tn_kv_layer kv;
     const void *part[16];
     tn_comm_parts parts;
+    bool quick; /* see `few` above */
 };
 
 /* Runs it, on a stream's thread. */

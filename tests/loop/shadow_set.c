@@ -17,6 +17,12 @@ static const tn_device_api *api = &shadow_device_api;
 
 /* -- Enqueuing ------------------------------------------------------------------------------------- */
 
+/* Products of few rows. */
+static int32_t run_few(void *instance, const tn_launch *l, tn_err *err)
+{
+    return ref_linear_launch(instance, l, err);
+}
+
 static int32_t enqueue(int32_t (*run)(void *, const tn_launch *, tn_err *), const tn_launch *l,
                        tn_err *err)
 {
@@ -24,6 +30,7 @@ static int32_t enqueue(int32_t (*run)(void *, const tn_launch *, tn_err *), cons
     void *params[] = {&k};
     tn_kernel_launch launch = {.h = TN_HDR(tn_kernel_launch), .params = params};
 
+    k.quick = run == run_few;
     if (l->op->n_weights > SHADOW_WEIGHTS)
         return tn_err_set(err, TN_E_UNSUPPORTED, "shadow: too many weights");
     for (uint32_t i = 0; i < l->op->n_in; i++)
@@ -260,13 +267,17 @@ static int32_t launch_packed_logits(void *instance, const tn_launch *l, tn_err *
     return launch_packed(ref_logits_launch, l, err);
 }
 
-/* Whole layers read canonical weights, which nobody else may pack then. */
+/* Who serves few rows only reads canonical weights, which nobody else may pack then. */
 static int32_t packed_linear_check(void *instance, const tn_op *op, tn_err *err)
 {
-    if (((const struct shadow *)instance)->layers)
-        return tn_err_set(err, TN_E_UNSUPPORTED, "layers read the weights as they are");
+    const struct shadow *s = instance;
+
+    if (s->layers || s->few)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "others read the weights as they are");
     return ref_linear_check(instance, op, err);
 }
+
+static const tn_range few_rows[] = {{"rows", 1, 2, 1}};
 
 static double less_ns(void *instance, const tn_op *op, uint32_t rows)
 {
@@ -402,8 +413,6 @@ static int32_t launch_layer(void *instance, const tn_launch *l, tn_err *err)
     return enqueue(run_layer, l, err);
 }
 
-static const tn_range layer_rows[] = {{"rows", 1, 2, 1}};
-
 static const tn_variant variant_layer = {.h = TN_HDR(tn_variant),
                                          .name = "decoder_layer.shadow",
                                          .op = TN_FUSED_DECODER_LAYER,
@@ -414,13 +423,40 @@ static const tn_variant variant_layer = {.h = TN_HDR(tn_variant),
                                          .weight_dtypes = REF_FLOATS,
                                          .kv_dtypes = REF_FLOATS,
                                          .kv_layout = TN_KV_LAYOUT_HND,
-                                         .ranges = layer_rows,
+                                         .ranges = few_rows,
                                          .n_ranges = 1,
                                          .can_run = layer_check,
                                          .cost_ns = less_ns,
                                          .workspace = layer_workspace,
                                          .launch = launch_layer,
                                          .state_bytes = sizeof(struct layer_state)};
+
+/* -- Products of few rows ----------------------------------------------------------------------------------- */
+
+static int32_t few_check(void *instance, const tn_op *op, tn_err *err)
+{
+    if (!((const struct shadow *)instance)->few)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "does products only if it is told to");
+    return ref_linear_check(instance, op, err);
+}
+
+static int32_t launch_few(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return enqueue(run_few, l, err);
+}
+
+static const tn_variant variant_few = {.h = TN_HDR(tn_variant),
+                                       .name = "linear.shadow.few",
+                                       .op = TN_OP_LINEAR,
+                                       .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,
+                                       .act_dtypes = REF_FLOATS,
+                                       .weight_dtypes = REF_FLOATS,
+                                       .ranges = few_rows,
+                                       .n_ranges = 1,
+                                       .can_run = few_check,
+                                       .cost_ns = less_ns,
+                                       .launch = launch_few};
 
 /* -- A fusion that adds up over ranks ----------------------------------------------------------------------- */
 
@@ -540,9 +576,14 @@ static const tn_variant variant_dummy = {.h = TN_HDR(tn_variant),
 
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
 #define ONE(id, op_name, weights, kv) +1
-static const tn_variant *const variants[] = {
-    REF_OPS(ADDRESS) & variant_feed, &variant_dummy, &packed_linear, &packed_logits,
-    &variant_append_attention,       &variant_parts, &variant_layer};
+static const tn_variant *const variants[] = {&variant_few, /* is measured before who is slower */
+                                             REF_OPS(ADDRESS) & variant_feed,
+                                             &variant_dummy,
+                                             &packed_linear,
+                                             &packed_logits,
+                                             &variant_append_attention,
+                                             &variant_parts,
+                                             &variant_layer};
 
 static uint64_t block_bytes(const tn_kv_layer *l)
 {
@@ -563,7 +604,7 @@ static const char *depends_on(void *instance, tn_device *device)
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 7 REF_OPS(ONE),
+                                         .n_variants = 8 REF_OPS(ONE),
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts,
@@ -595,6 +636,8 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->crooked = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "layers") == 0)
             s->layers = strcmp(config[i].value, "true") == 0;
+        if (strcmp(config[i].key, "few") == 0)
+            s->few = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "library") == 0)
             snprintf(s->library, sizeof s->library, "%s", config[i].value);
         if (strcmp(config[i].key, "expect") != 0)
