@@ -116,20 +116,22 @@ static bool pays(const struct fusion *x)
 
 /* -- Finding ------------------------------------------------------------------------------------------ */
 
-/* Notes at `sel` why the variants of a fusion were not taken: each for its own reason, or all for `reason`. */
+/* Notes at `sel` why the variants of a fusion were not taken: each for its own reason, or, if it has none, for `reason`. */
 static int32_t note_fusion(struct selecting *z, struct selected *sel, const struct fusion *x,
                            const char *reason)
 {
     int32_t rc = TN_OK;
 
-    if (reason) {
-        for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++)
-            if (select_same_fusion(&z->s->candidates[i], x->candidate))
-                rc = select_note(z, sel, &z->s->candidates[i], reason);
-        return rc;
+    for (size_t i = 0; i < z->s->n_candidates && rc == TN_OK; i++) {
+        const struct candidate *c = &z->s->candidates[i];
+        const struct verdict *own = x->sel.losers;
+        if (!select_same_fusion(c, x->candidate))
+            continue;
+        while (own && own->candidate != c)
+            own = own->next;
+        if (own || reason)
+            rc = select_note(z, sel, c, own ? own->reason : reason);
     }
-    for (const struct verdict *v = x->sel.losers; v && rc == TN_OK; v = v->next)
-        rc = select_note(z, sel, v->candidate, v->reason);
     return rc;
 }
 
