@@ -465,6 +465,36 @@ START_TEST(without_e4m3_short_rows_are_as_others)
 }
 END_TEST
 
+/* A block keeps a row of the gate in shared memory; rows of fp8 that are short may not be rounded there either. */
+START_TEST(rows_behind_a_gate_are_rounded_where_they_fit_and_may_be)
+{
+    static const tn_kv with[] = {{"driver", FAKE_DRIVER}, {"cublaslt", FAKE_CUBLASLT}};
+    struct shape s = {
+        .in_width = {1024, 1024}, .linear_width = {64}, .act = TN_DT_BF16, .matrix = TN_DT_I8};
+    const tn_variant *v;
+
+    expect_refusal(&cuda, "silu_linear_int8.cublaslt", &s, "cuBLASLt was not found");
+    plug_unload(&ampere);
+    plug_unload(&cuda);
+    plug_load_with(&cuda, "cuda", with, 2);
+    plug_load_on(&ampere, "ampere", &cuda);
+    expect_taken(&cuda, "silu_linear_int8.cublaslt", &s);
+    s.in_width[0] = s.in_width[1] = 32768;
+    expect_refusal(&cuda, "gelu_linear_int8.cublaslt", &s, "up to 60 KiB");
+    s.in_width[0] = s.in_width[1] = 1000;
+    expect_refusal(&cuda, "gelu_linear_int8.cublaslt", &s, "a multiple of 16");
+    s.matrix = TN_DT_F8E4M3;
+    s.in_width[0] = s.in_width[1] = 1008;
+    v = variant(&cuda, "gelu_tanh_linear_fp8.cublaslt");
+    ck_assert(v->cost_ns(cuda.instance, compose(&k, v, &s), 64) < 0);
+    s.in_width[0] = s.in_width[1] = 1024;
+    ck_assert(v->cost_ns(cuda.instance, compose(&k, v, &s), 64) > 0);
+    s.in_width[1] = 512;
+    s.act = TN_DT_F32;
+    expect_refusal(&cuda, "gelu_tanh_linear_fp8.cublaslt", &s, "two equal rows");
+}
+END_TEST
+
 /* -- Failures ------------------------------------------------------------------------------------------------ */
 
 START_TEST(an_attachment_that_fails_leaves_nothing)
@@ -514,6 +544,7 @@ int main(void)
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);
     tcase_add_test(c, few_rows_of_int4_have_a_warp_for_every_two_outputs);
     tcase_add_test(c, quantized_products_without_cublaslt_are_left_to_plain_kernels);
+    tcase_add_test(c, rows_behind_a_gate_are_rounded_where_they_fit_and_may_be);
     tcase_add_test(c, short_rows_of_fp8_are_not_rounded);
     tcase_add_test(c, an_attachment_that_fails_leaves_nothing);
     suite_add_tcase(s, c);

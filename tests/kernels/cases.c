@@ -146,6 +146,8 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
         x.linear_width[1] = n % 32 ? n / 3 + 1 : n / 2;
         x.linear_width[2] = n % 32 ? n / 4 + 1 : n / 4;
     }
+    if (strstr(s->v->op, "_linear.") && !strstr(s->v->op, "norm_")) /* both halves of a gate */
+        x.in_width[1] = k_width;
     b = kit_batch(&k, 1, seq_rows, context, 16, 50, rows != 7);
     case_compare(&k, s, compose(&k, s->v, &x), b, NULL, rounds_rows(s->v), absolute, absolute);
     if (rounds_rows(s->v) == TN_DT_BF16)

@@ -179,7 +179,13 @@ struct quantize_args {
     float *step;       /* [rows] */
     uint64_t k, pitch; /* elements of a row of x; of q, padded with zeros */
     float scale;       /* static; 0: the row's own */
+    /* Behind a gate: what is quantized is act(x) * u, `kind` one of MAP_SILU_MUL and its like. */
+    const void *u;
+    uint32_t kind;
 };
+
+/* Bytes of a row behind a gate, which a block keeps in shared memory: what every GPU has. */
+#define QUANTIZE_GATE_BYTES (60 * 1024)
 
 /* Scales and zero points of int4 weights, one per row of the matrix and `group` inputs. */
 struct int4_groups {

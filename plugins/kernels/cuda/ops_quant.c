@@ -7,6 +7,8 @@
  */
 #include "set.h"
 
+#include <string.h>
+
 #include "device.h"
 
 #define TILE 64
@@ -23,6 +25,12 @@
 #define FLOAT_OPS_PER_NS 6e3
 
 /* -- Questions -------------------------------------------------------------------------------------------------- */
+
+/* The product of `op`, which comes last behind a gate. */
+static const tn_op *linear_of(const tn_op *op)
+{
+    return op->n_members ? op->members[op->n_members - 1] : op;
+}
 
 static uint32_t matrix_dtype(const tn_op *op)
 {
@@ -125,6 +133,7 @@ struct piece {
     const tn_launch *l;
     uint32_t first, rows;
     const void *x; /* the first row */
+    const void *u; /* of gates: that of the second input, else NULL */
     void *y;
     void *library; /* GEMM_WORKSPACE bytes; of plain kernels NULL */
     void *matrix;  /* widened weights, or NULL */
@@ -143,10 +152,20 @@ static uint32_t float_index(const tn_op *op)
     return cuda_float_index(op->in[0]->dtype);
 }
 
+static uint32_t gate_of(const tn_op *op)
+{
+    const char *act = op->members[0]->name;
+
+    return strcmp(act, TN_OP_SILU) == 0   ? MAP_SILU_MUL
+           : strcmp(act, TN_OP_GELU) == 0 ? MAP_GELU_MUL
+                                          : MAP_GELU_TANH_MUL;
+}
+
 static int32_t quantize(const struct piece *p, tn_err *err)
 {
-    const tn_op *op = p->l->op;
+    const tn_op *op = linear_of(p->l->op);
     struct quantize_args a = {.x = p->x,
+                              .u = p->u,
                               .q = p->q,
                               .step = p->step,
                               .k = op->in[0]->width,
@@ -154,6 +173,16 @@ static int32_t quantize(const struct piece *p, tn_err *err)
                               .scale = (float)tn_op_real(op, "act_scale", 0.0)};
     uint32_t entry = matrix_dtype(op) == TN_DT_I8 ? ENTRY_quantize_i8 : ENTRY_quantize_f8;
 
+    if (p->u) {
+        a.kind = gate_of(p->l->op);
+        entry =
+            matrix_dtype(op) == TN_DT_I8 ? ENTRY_quantize_gate_i8_f16 : ENTRY_quantize_gate_f8_f16;
+        return set_launch(p->d, p->l, IMAGE_quant, entry + float_index(op) - 1,
+                          (struct cuda_grid){.x = p->rows,
+                                             .threads = 256,
+                                             .shared_bytes = (uint32_t)(a.k * act_bytes(op))},
+                          &a, err);
+    }
     return set_launch(p->d, p->l, IMAGE_quant, entry + float_index(op),
                       (struct cuda_grid){.x = p->rows, .threads = 256}, &a, err);
 }
@@ -174,7 +203,7 @@ static struct int4_groups groups_of(const tn_launch *l)
 /* The bias is the last weight if there is one more than the op needs. */
 static const void *bias_of(const tn_launch *l, uint32_t *dtype)
 {
-    const tn_op *op = l->op;
+    const tn_op *op = linear_of(l->op);
     uint32_t needs = matrix_dtype(op) == TN_DT_I4 && tn_op_int(op, "zero", 0) ? 3 : 2;
 
     if (op->n_weights == needs)
@@ -186,7 +215,7 @@ static const void *bias_of(const tn_launch *l, uint32_t *dtype)
 /* `wide`: rows were not quantized. */
 static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
 {
-    const tn_op *op = p->l->op;
+    const tn_op *op = linear_of(p->l->op);
     uint32_t dtype = matrix_dtype(op);
     uint32_t entry = dtype == TN_DT_I8   ? ENTRY_product_i8
                      : dtype == TN_DT_I4 ? ENTRY_product_i4
@@ -216,7 +245,7 @@ static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
 /* Sums of the library into outputs. */
 static int32_t descale(const struct piece *p, int widened, tn_err *err)
 {
-    const tn_op *op = p->l->op;
+    const tn_op *op = linear_of(p->l->op);
     struct descale_args a = {.sums = p->sums,
                              .step = widened ? NULL : p->step,
                              .scale = matrix_dtype(op) == TN_DT_I4 ? NULL : p->l->weights[1],
@@ -232,7 +261,7 @@ static int32_t descale(const struct piece *p, int widened, tn_err *err)
 /* The matrix in the dtype of the rows; once per launch. */
 static int32_t widen(const struct piece *p, tn_err *err)
 {
-    const tn_op *op = p->l->op;
+    const tn_op *op = linear_of(p->l->op);
     struct widen_args a = {.w = p->l->weights[0],
                            .y = p->matrix,
                            .n = op->out[0]->width,
@@ -251,7 +280,7 @@ static int32_t widen(const struct piece *p, tn_err *err)
 /* One piece by the library; plain kernels where it has none for the shape. */
 static int32_t multiply(const struct piece *p, int widened, tn_err *err)
 {
-    const tn_op *op = p->l->op;
+    const tn_op *op = linear_of(p->l->op);
     uint32_t dtype = widened ? op->in[0]->dtype : matrix_dtype(op);
     uint64_t k = op->in[0]->width, n = op->out[0]->width;
     struct gemm_call c = {.shape = {.n = n,
@@ -529,6 +558,31 @@ double gemm_wide_cost_ns(void *instance, const tn_op *op, uint32_t rows)
     return library_cost_ns(instance, op, rows, 1);
 }
 
+/* Behind a gate; rows that may not be rounded are not taken. */
+int32_t gate_quant_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    const tn_op *m = linear_of(op);
+    int32_t rc;
+
+    if (op->n_members != 3 || !cuda_form(op, 2, 1, 2, 3) || op->in[0]->width != op->in[1]->width ||
+        op->in[0]->dtype != op->in[1]->dtype || op->in[0]->dtype != op->out[0]->dtype)
+        return cuda_require(op, 0, "needs a gate of two equal rows, and a product of it", err);
+    rc = op->members[2]->n_weights && matrix_dtype(m) == TN_DT_I8
+             ? gemm_int8_can_run(instance, m, err)
+             : gemm_fp8_can_run(instance, m, err);
+    return rc ? rc
+              : cuda_require(op, m->in[0]->width * act_bytes(m) <= QUANTIZE_GATE_BYTES,
+                             "takes rows of up to 60 KiB", err);
+}
+
+double gate_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    const tn_op *m = linear_of(op);
+    double more = (double)rows * (double)m->in[0]->width * 2.0 / 2e3;
+
+    return is_short(instance, m) ? -1.0 : library_cost_ns(instance, m, rows, 0) + more;
+}
+
 static uint32_t run_rows(uint32_t rows)
 {
     return rows > RUN ? RUN : rows < LEAST_ROWS ? LEAST_ROWS : rows;
@@ -556,14 +610,14 @@ static struct parts parts_of(const tn_op *op, uint32_t rows, int widened)
 
 static uint64_t library_workspace(const tn_op *op, uint32_t rows, int widened)
 {
-    struct parts s = parts_of(op, rows, widened);
+    struct parts s = parts_of(linear_of(op), rows, widened);
 
     return GEMM_WORKSPACE + s.matrix + s.q + s.step + s.sums;
 }
 
 static int32_t launch_library(void *instance, const tn_launch *l, int widened, tn_err *err)
 {
-    const tn_op *op = l->op;
+    const tn_op *op = linear_of(l->op);
     struct parts s = parts_of(op, l->batch->n_rows, widened);
     char *at = (char *)l->workspace + GEMM_WORKSPACE;
     struct piece p = {.d = set_device_of(instance, l->device), .l = l, .library = l->workspace};
@@ -579,6 +633,8 @@ static int32_t launch_library(void *instance, const tn_launch *l, int widened, t
         uint32_t left = l->batch->n_rows - p.first;
         p.rows = left < RUN ? left : RUN;
         p.x = (const char *)l->in[0] + p.first * op->in[0]->width * act_bytes(op);
+        if (l->op->n_members)
+            p.u = (const char *)l->in[1] + p.first * op->in[0]->width * act_bytes(op);
         p.y = (char *)l->out[0] + p.first * op->out[0]->width * act_bytes(op);
         if (!widened)
             rc = quantize(&p, err);

@@ -8,6 +8,7 @@
 #include "../common/cuda_dtype.cuh"
 #include "../common/cuda_e4m3.cuh"
 #include "../common/cuda_reduce.cuh"
+#include "act.cuh"
 #include "args.h"
 
 #define TILE 64
@@ -30,8 +31,16 @@ __device__ __forceinline__ float from_e4m3(uint8_t x)
     return __half2float(__half(__nv_cvt_fp8_to_halfraw(x, __NV_E4M3)));
 }
 
-/* One block per row: step = scale, or the row's own if that is 0; q = x / step, rounded. A row that is not finite gets the
- * step NaN. */
+/* What a row is divided by: the static scale, or what its largest element asks for. A row that is not finite gets NaN. */
+template <bool INT8>
+__device__ __forceinline__ float row_step(const quantize_args &p, float largest)
+{
+    const float own = INT8 ? largest / 127.0f : e4m3_step(largest);
+
+    return largest == INFINITY ? NAN : p.scale > 0.0f ? p.scale : own;
+}
+
+/* One block per row: q = x / step, rounded. */
 template <typename T, bool INT8> __device__ __forceinline__ void quantize(const quantize_args &p)
 {
     __shared__ float scratch[32];
@@ -45,13 +54,56 @@ template <typename T, bool INT8> __device__ __forceinline__ void quantize(const 
         if (largest == INFINITY)
             break;
     }
-    largest = block_reduce(largest, max_op(), scratch);
-    float step = INT8 ? largest / 127.0f : e4m3_step(largest);
-    step = p.scale > 0.0f ? p.scale : step;
-    step = largest == INFINITY ? NAN : step;
+    const float step = row_step<INT8>(p, block_reduce(largest, max_op(), scratch));
     for (uint64_t i = threadIdx.x; i < p.pitch; i += blockDim.x) {
         float v = step > 0.0f && i < p.k ? widen(x[i]) / step : 0.0f;
         q[i] = INT8 ? to_int8(v) : to_e4m3(v);
+    }
+    if (threadIdx.x == 0)
+        p.step[blockIdx.x] = step;
+}
+
+/* Of act(x) * u, both rounded as if they had been stored: elements of 16 bits. */
+template <typename T>
+__device__ __forceinline__ void gate8(const quantize_args &p, uint64_t i, float *y)
+{
+    float u[8];
+
+    widen16<T>(((const uint4 *)p.x)[i], y);
+    widen16<T>(((const uint4 *)p.u)[i], u);
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const float s = p.kind == MAP_SILU_MUL   ? silu(y[e])
+                        : p.kind == MAP_GELU_MUL ? gelu(y[e])
+                                                 : gelu_tanh(y[e]);
+        y[e] = widen(narrow<T>(widen(narrow<T>(s)) * u[e]));
+    }
+}
+
+/* The same behind a gate: one block per row, which is computed and read once. */
+template <typename T, bool INT8>
+__device__ __forceinline__ void quantize_gate(const quantize_args &p)
+{
+    extern __shared__ __align__(16) uint4 row[];
+    __shared__ float scratch[32];
+    const uint64_t runs = p.k / 8, first = blockIdx.x * runs;
+    float largest = 0.0f, y[8];
+
+    for (uint64_t i = threadIdx.x; i < runs; i += blockDim.x) {
+        gate8<T>(p, first + i, y);
+        for (int e = 0; e < 8; e++)
+            largest = fmaxf(largest, fabsf(y[e]) <= 3.402823466e38f ? fabsf(y[e]) : INFINITY);
+        row[i] = narrow16<T>(y);
+    }
+    const float step = row_step<INT8>(p, block_reduce(largest, max_op(), scratch));
+    for (uint64_t i = threadIdx.x; i < runs; i += blockDim.x) {
+        uint32_t q[2] = {0, 0};
+        widen16<T>(row[i], y);
+        for (int e = 0; e < 8; e++) {
+            const float v = step > 0.0f ? y[e] / step : 0.0f;
+            q[e / 4] |= (uint32_t)(INT8 ? to_int8(v) : to_e4m3(v)) << e % 4 * 8;
+        }
+        ((uint2 *)p.q)[first + i] = make_uint2(q[0], q[1]);
     }
     if (threadIdx.x == 0)
         p.step[blockIdx.x] = step;
@@ -336,3 +388,10 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
 STAMP(f32, float)
 STAMP(f16, f16)
 STAMP(bf16, bf16)
+
+#define STAMP_GATE(T)                                                                              \
+    KERNEL(quantize_gate_i8_##T, quantize_args, (quantize_gate<T, true>))                          \
+    KERNEL(quantize_gate_f8_##T, quantize_args, (quantize_gate<T, false>))
+
+STAMP_GATE(f16)
+STAMP_GATE(bf16)

@@ -7,6 +7,7 @@
 #include "../common/cuda_dtype.cuh"
 #include "../common/cuda_kv8.cuh"
 #include "../common/cuda_reduce.cuh"
+#include "act.cuh"
 #include "args.h"
 #include "peers.cuh"
 
@@ -16,21 +17,6 @@
 #include <cuda_fp8.h>
 
 /* -- Element by element -------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ float silu(float x)
-{
-    return __fdividef(x, 1.0f + expf(-x)); /* 2 ulp, and no call of a slow path */
-}
-
-__device__ __forceinline__ float gelu(float x)
-{
-    return 0.5f * x * (1.0f + erff(x * 0.707106781f));
-}
-
-__device__ __forceinline__ float gelu_tanh(float x)
-{
-    return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * x * x * x)));
-}
 
 __device__ __forceinline__ float relu(float x)
 {

@@ -71,6 +71,23 @@ GEMM_OPS(GEMM)
     };
 GEMM_QUANT_OPS(GEMM_QUANT)
 
+#define GATE_QUANT(act, scheme, linear, dtype)                                                     \
+    static const tn_variant act##_##scheme = {                                                     \
+        .h = TN_HDR(tn_variant),                                                                   \
+        .name = #act "_linear_" #scheme ".cublaslt",                                               \
+        .op = #act "_linear." #scheme,                                                             \
+        .equals = TN_TEXT_ACT_LINEAR(linear, #act),                                                \
+        .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,                                 \
+        .act_dtypes = TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16),                                \
+        .weight_dtypes = TN_DT_BIT(dtype),                                                         \
+        .gpus = gpus,                                                                              \
+        .can_run = gate_quant_can_run,                                                             \
+        .cost_ns = gate_quant_cost_ns,                                                             \
+        .workspace = gemm_quant_workspace,                                                         \
+        .launch = gemm_quant_launch,                                                               \
+    };
+GATE_QUANT_OPS(GATE_QUANT)
+
 static const tn_range few_rows[] = {{"rows", 1, 16, 1}};
 static const tn_variant few_int4 = {
     .h = TN_HDR(tn_variant),
@@ -103,11 +120,12 @@ static const tn_variant short_fp8 = {
 #define ADDRESS(id, op_name, equals, weights, kv) &variant_##id,
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
 #define GEMM_QUANT_ADDRESS(id, op_name, way, dtype, more) &gemm_quant_##id,
-static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) PARTS_OPS(ADDRESS)
-                                                     WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
-                                                         GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) &
-                                                 few_int4,
-                                             &short_fp8};
+#define GATE_QUANT_ADDRESS(act, scheme, linear, dtype) &act##_##scheme,
+static const tn_variant *const variants[] = {
+    ROWS_OPS(ADDRESS) PARTS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
+            GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) GATE_QUANT_OPS(GATE_QUANT_ADDRESS) &
+        few_int4,
+    &short_fp8};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};

@@ -31,13 +31,16 @@
     F(linear_f16)                                                                                  \
     F(linear_bf16) F(logits_f32) F(logits_f16) F(logits_bf16) X(finish)
 #define QUANT_ENTRIES(X, F)                                                                        \
+    X(quantize_gate_i8_f16)                                                                        \
+    X(quantize_gate_i8_bf16)                                                                       \
+    X(quantize_gate_f8_f16)                                                                        \
+    X(quantize_gate_f8_bf16)                                                                       \
     F(quantize_i8)                                                                                 \
     F(quantize_f8)                                                                                 \
     F(finish_i32)                                                                                  \
     F(finish_f32)                                                                                  \
     F(widen_f8)                                                                                    \
-    F(widen_i4)                                                                                    \
-    F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
+    F(widen_i4) F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
@@ -195,6 +198,18 @@ GEMM_QUANT_OPS(GEMM_QUANT_DECLARE)
     int32_t gemm_##way##_launch(void *instance, const tn_launch *l, tn_err *err);
 GEMM_WAY_DECLARE(quant)
 GEMM_WAY_DECLARE(wide)
+
+/* X(act, scheme, op, dtype of the matrix): the same that round rows, behind a gate that is computed as they are rounded. For sets
+ * whose products have no gates: where some have, they go before. */
+#define GATE_QUANT_OPS(X)                                                                          \
+    X(silu, int8, TN_OP_LINEAR_INT8, TN_DT_I8)                                                     \
+    X(gelu, int8, TN_OP_LINEAR_INT8, TN_DT_I8)                                                     \
+    X(gelu_tanh, int8, TN_OP_LINEAR_INT8, TN_DT_I8)                                                \
+    X(silu, fp8, TN_OP_LINEAR_FP8, TN_DT_F8E4M3)                                                   \
+    X(gelu, fp8, TN_OP_LINEAR_FP8, TN_DT_F8E4M3)                                                   \
+    X(gelu_tanh, fp8, TN_OP_LINEAR_FP8, TN_DT_F8E4M3)
+int32_t gate_quant_can_run(void *instance, const tn_op *op, tn_err *err);
+double gate_quant_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 
 /* linear.fp8 of short rows, which stay as they are, where there is no cuBLASLt or it has nothing for their shape. */
 int32_t short_fp8_can_run(void *instance, const tn_op *op, tn_err *err);

@@ -81,14 +81,16 @@
 
 /**
  * The texts of fusions of quantized products: LINEAR is the linear op, ACT the activation, both as string literals. Sets
- * name such a fusion after the plain one and the scheme, "qkv.fp8". Those with a norm can quantize what it leaves at
- * once, instead of storing and reading it.
+ * name such a fusion after the plain one and the scheme, "qkv.fp8". Those with a norm or a gate in front can quantize
+ * what it leaves at once, instead of storing and reading it.
  */
 #define TN_TEXT_QKV(LINEAR)                                                                        \
     "(x) -> (q, k, v): q = " LINEAR "(x); k = " LINEAR "(x); v = " LINEAR "(x)"
 #define TN_TEXT_LINEAR_ADD(LINEAR) "(x, r) -> (y): h = " LINEAR "(x); y = add(r, h)"
 #define TN_TEXT_GATE(LINEAR, ACT)                                                                  \
     "(x) -> (y): g = " LINEAR "(x); u = " LINEAR "(x); s = " ACT "(g); y = mul(s, u)"
+#define TN_TEXT_ACT_LINEAR(LINEAR, ACT)                                                            \
+    "(g, u) -> (y): s = " ACT "(g); p = mul(s, u); y = " LINEAR "(p)"
 #define TN_TEXT_NORM_LINEAR(LINEAR) "(x) -> (y): n = rms_norm(x); y = " LINEAR "(n)"
 #define TN_TEXT_NORM_QKV(LINEAR)                                                                   \
     "(x) -> (q, k, v): n = rms_norm(x); q = " LINEAR "(n); k = " LINEAR "(n); v = " LINEAR "(n)"
