@@ -239,8 +239,10 @@ static void aligned_product_cases(const struct subject *s)
         if (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)) /* groups of 128, 32 and 64, or one */
             product_case(s, rows[i], 256 + 32 * (rows[i] % 3), 95 + 64 * (rows[i] % 2), i % 2);
     }
+    product_case(s, 300, 272, 160, true); /* more than kernels for few rows take in two runs */
     if (HARNESS_SLOW)
         return;
+    product_case(s, 300, 32, 6528, false); /* tiles enough for the widest to be chosen */
     product_case(s, 1, 4096, 1056, false);
     product_case(s, 4, 2048, 544, true);
     product_case(s, 16, 4096, 288, false);
@@ -500,7 +502,10 @@ static void device_attention_cases(const struct subject *s, uint32_t dtype)
     static const uint32_t ragged[] = {1, 70, 3, 1, 17}, contexts[] = {900, 70, 64, 1, 213};
     static const uint32_t one[] = {1, 1}, two[] = {2, 5}, longest[] = {32768, 4099};
     static const uint32_t prompt[] = {150}, after[] = {500};
+    static const uint32_t alone[] = {1, 1, 1, 1}, brief[] = {200, 1, 64, 33};
 
+    for (uint32_t dim = 64; dim <= 128; dim += 64) /* more heads than blocks run at once */
+        attention_case(s, dim, 67, 1, dtype, 16, 4, alone, brief, 0, 0.0);
     for (int i = 0; i < 7; i++) {
         attention_case(s, dims[i], 2, groups[i % 6], dtype, 16, 5, ragged, contexts, 0, 0.0);
         attention_case(s, dims[i], 1, groups[(i + 3) % 6], dtype, 64, 5, ragged, contexts,

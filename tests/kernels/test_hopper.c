@@ -209,6 +209,7 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
         const struct product_params *p = &product->eight.p;
         tn_batch b = batch_of(t);
         unsigned tile = 256, tokens = 128, stages = 4, threads = 0, chunks = 0;
+        int few;
         const tn_op *op = eight(0, TN_DT_F8E4M3, n, k);
         ck_assert_ok(hopper_linear_fp8.can_run(instance, op, &err), &err);
         launch(&hopper_linear_fp8, op, &b, NULL);
@@ -218,17 +219,18 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
         ck_assert_uint_eq(quantizing->k.block[0], threads);
         ck_assert_uint_ge(threads * chunks * 8, k);
         ck_assert_uint_eq(quantizing->k.grid[0], t);
-        if (t <= 128)
-            ck_assert_int_eq(
-                sscanf(product->entry, "few_e4m3_bf16_%ux%ux%u", &tile, &tokens, &stages), 3);
-        else
-            ck_assert_str_eq(product->entry, "many_e4m3_bf16");
+        few = sscanf(product->entry, "few_e4m3_bf16_%ux%ux%u", &tile, &tokens, &stages) == 3;
+        ck_assert_int_ge(few, t <= 128);
+        ck_assert_int_le(few, t <= 256);
+        if (!few)
+            ck_assert_int_eq(sscanf(product->entry, "many_e4m3_bf16_%ux%u", &tile, &stages), 2);
         ck_assert_uint_eq(p->tiles, (n + tile - 1) / tile);
         ck_assert_uint_ge(p->k_blocks * EIGHT_K, k);
         ck_assert_uint_ge(product->k.shared_bytes, stages * (tile + tokens) * 128);
-        units = t <= 128 ? p->tiles * product->k.cluster[0] : p->tiles * ((t + 255) / 256) * 2;
-        ck_assert_uint_eq(product->k.grid[0],
-                          t > 128 && units > HOPPER_UNITS ? HOPPER_UNITS : units);
+        units = few ? p->tiles * product->k.cluster[0] : p->tiles * ((t + 255) / 256) * 2;
+        ck_assert_uint_eq(product->k.grid[0], !few && units > HOPPER_UNITS ? HOPPER_UNITS : units);
+        if (few) /* runs of tokens */
+            ck_assert_uint_eq(product->k.grid[1], (t + tokens - 1) / tokens);
         ck_assert_ptr_eq(product->eight.step, memory + (uint64_t)t * k);
     }
 }

@@ -19,9 +19,9 @@
 /* From so many rows of a sequence on, a tile of them is worth while. */
 #define PREFILL_FROM 16
 
-#define NAME_BF16(dim, stages) "decode_bf16_" #dim "x" #stages,
-#define NAME_F16(dim, stages) "decode_f16_" #dim "x" #stages,
-#define SHAPE(dim, stages) {dim, stages},
+#define NAME_BF16(dim, stages, blocks) "decode_bf16_" #dim "x" #stages,
+#define NAME_F16(dim, stages, blocks) "decode_f16_" #dim "x" #stages,
+#define SHAPE(dim, stages, blocks) {dim, stages},
 
 static const struct decode_shape {
     uint32_t dim, stages;
@@ -34,10 +34,10 @@ static const struct decode_shape decode8_shapes[] = {DECODE8_SHAPES(SHAPE)};
 
 const char *const decode_entries[] = {DECODE_SHAPES(NAME_BF16) DECODE_SHAPES(NAME_F16)};
 const uint32_t n_decode_entries = 2 * N_DECODE_SHAPES;
-#define NAME_FP8_BF16(dim, stages) "decode_fp8_bf16_" #dim "x" #stages,
-#define NAME_FP8_F16(dim, stages) "decode_fp8_f16_" #dim "x" #stages,
-#define NAME_INT8_BF16(dim, stages) "decode_int8_bf16_" #dim "x" #stages,
-#define NAME_INT8_F16(dim, stages) "decode_int8_f16_" #dim "x" #stages,
+#define NAME_FP8_BF16(dim, stages, blocks) "decode_fp8_bf16_" #dim "x" #stages,
+#define NAME_FP8_F16(dim, stages, blocks) "decode_fp8_f16_" #dim "x" #stages,
+#define NAME_INT8_BF16(dim, stages, blocks) "decode_int8_bf16_" #dim "x" #stages,
+#define NAME_INT8_F16(dim, stages, blocks) "decode_int8_f16_" #dim "x" #stages,
 
 const char *const decode8_entries[] = {DECODE8_SHAPES(NAME_FP8_BF16) DECODE8_SHAPES(
     NAME_FP8_F16) DECODE8_SHAPES(NAME_INT8_BF16) DECODE8_SHAPES(NAME_INT8_F16)};
@@ -236,14 +236,28 @@ static uint32_t choose_splits(const tn_launch *l, uint32_t items)
     return splits;
 }
 
+/* The kernel for heads of `dim` in so many blocks: for more than run at once, the one with the shorter ring if there is one. */
+static uint32_t choose_decode(const struct decode_shape *shapes, uint32_t n, uint32_t dim,
+                              uint32_t blocks)
+{
+    uint32_t shape = 0;
+
+    while (shapes[shape].dim != dim)
+        shape++;
+    if (blocks > 2 * HOPPER_UNITS && shape + 1 < n && shapes[shape + 1].dim == dim)
+        shape++;
+    return shape;
+}
+
 /* Of the cache in the rows' dtype or of 8 bits: an image each, with entries by cache, dtype and shape. */
 static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct attention_params *p,
                       tn_err *err)
 {
     uint32_t dim = l->kv->head_dim, cells = cells_of(l), kind = hopper_type(l->op->in[0]);
     uint32_t items = p->rows * p->kv_heads * p->subgroups, splits = choose_splits(l, items);
+    uint32_t n_shapes = cells ? N_DECODE8_SHAPES : N_DECODE_SHAPES;
     const struct decode_shape *shapes = cells ? decode8_shapes : decode_shapes;
-    uint32_t element = cells ? 1 : 2, shape = 0, stages, shared;
+    uint32_t element = cells ? 1 : 2, shape, stages, shared;
     uint32_t box = p->block_tokens < DECODE_TILE ? p->block_tokens : DECODE_TILE;
     int32_t rc = cells ? tensor_map_cache8(d, l->kv, box, &p->cache, err)
                        : tensor_map_cache(d, l->kv, box, &p->cache, err);
@@ -252,9 +266,8 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         p->box_shift++;
     if (rc)
         return rc;
-    while (shapes[shape].dim != dim)
-        shape++;
-    kind = cells ? (2 * (cells - 1) + kind) * N_DECODE8_SHAPES : kind * N_DECODE_SHAPES;
+    shape = choose_decode(shapes, n_shapes, dim, items * splits);
+    kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
     shared =
         stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;

@@ -91,14 +91,14 @@ template <typename T, int D, int STAGES> struct cells16 {
     }
 };
 
-#define DECODE(name, T, D, STAGES)                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                       \
+#define DECODE(name, T, D, STAGES, BLOCKS)                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                  \
         decode_##name##_##D##x##STAGES(const __grid_constant__ attention_params p)                 \
     {                                                                                              \
         decode<cells16<T, D, STAGES>>(p);                                                          \
     }
 
-#define DECODE_BF16(D, STAGES) DECODE(bf16, __nv_bfloat16, D, STAGES)
-#define DECODE_F16(D, STAGES) DECODE(f16, __half, D, STAGES)
+#define DECODE_BF16(D, STAGES, BLOCKS) DECODE(bf16, __nv_bfloat16, D, STAGES, BLOCKS)
+#define DECODE_F16(D, STAGES, BLOCKS) DECODE(f16, __half, D, STAGES, BLOCKS)
 DECODE_SHAPES(DECODE_BF16)
 DECODE_SHAPES(DECODE_F16)

@@ -116,17 +116,18 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     }
 };
 
-#define DECODE(cells, E, name, T, D, STAGES)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                       \
+#define DECODE(cells, E, name, T, D, STAGES, BLOCKS)                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                  \
         decode_##cells##_##name##_##D##x##STAGES(const __grid_constant__ attention_params p)       \
     {                                                                                              \
         decode<cells8<T, E, D, STAGES>>(p);                                                        \
     }
 
-#define DECODE_FP8_BF16(D, STAGES) DECODE(fp8, e4m3, bf16, __nv_bfloat16, D, STAGES)
-#define DECODE_FP8_F16(D, STAGES) DECODE(fp8, e4m3, f16, __half, D, STAGES)
-#define DECODE_INT8_BF16(D, STAGES) DECODE(int8, int8_t, bf16, __nv_bfloat16, D, STAGES)
-#define DECODE_INT8_F16(D, STAGES) DECODE(int8, int8_t, f16, __half, D, STAGES)
+#define DECODE_FP8_BF16(D, STAGES, BLOCKS) DECODE(fp8, e4m3, bf16, __nv_bfloat16, D, STAGES, BLOCKS)
+#define DECODE_FP8_F16(D, STAGES, BLOCKS) DECODE(fp8, e4m3, f16, __half, D, STAGES, BLOCKS)
+#define DECODE_INT8_BF16(D, STAGES, BLOCKS)                                                        \
+    DECODE(int8, int8_t, bf16, __nv_bfloat16, D, STAGES, BLOCKS)
+#define DECODE_INT8_F16(D, STAGES, BLOCKS) DECODE(int8, int8_t, f16, __half, D, STAGES, BLOCKS)
 DECODE8_SHAPES(DECODE_FP8_BF16)
 DECODE8_SHAPES(DECODE_FP8_F16)
 DECODE8_SHAPES(DECODE_INT8_BF16)

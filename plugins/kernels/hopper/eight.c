@@ -11,7 +11,8 @@
 
 #include "hopper.h"
 
-#define MAX_FEW 128 /* rows that eight_few.cu serves */
+#define MAX_FEW                                                                                    \
+    SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
 
 /* Elements of rows below which they are not rounded to e4m3, unless such a variant is pinned. */
 #define SHORT_ROW 1024
@@ -28,30 +29,38 @@
 #define NAME_S8_BF16(tile, tokens, stages) "few_s8_bf16_" #tile "x" #tokens "x" #stages,
 #define NAME_S8_F16(tile, tokens, stages) "few_s8_f16_" #tile "x" #tokens "x" #stages,
 
-static const struct shape {
-    uint32_t tile, tokens, stages;
-} shapes[] = {SKINNY_SHAPES(SHAPE)};
-
-#define N_SHAPES ((uint32_t)(sizeof shapes / sizeof *shapes))
-
 /* By dtype of the operands, then of the rows, then by shape. */
 const char *const eight_few_entries[] = {SKINNY_SHAPES(NAME_E4M3_BF16) SKINNY_SHAPES(
     NAME_E4M3_F16) SKINNY_SHAPES(NAME_S8_BF16) SKINNY_SHAPES(NAME_S8_F16)};
-const uint32_t n_eight_few_entries = 4 * N_SHAPES;
+const uint32_t n_eight_few_entries = sizeof eight_few_entries / sizeof *eight_few_entries;
 
 #define NAME_HALF_BF16(tile, tokens, stages) "half_bf16_" #tile "x" #tokens "x" #stages,
 #define NAME_HALF_F16(tile, tokens, stages) "half_f16_" #tile "x" #tokens "x" #stages,
 
-static const struct shape half_shapes[] = {HALF_SHAPES(SHAPE)};
+static const struct shape {
+    uint32_t tile, tokens, stages;
+} half_shapes[] = {HALF_SHAPES(SHAPE)};
 
 #define N_HALF ((uint32_t)(sizeof half_shapes / sizeof *half_shapes))
 
 const char *const eight_half_entries[] = {HALF_SHAPES(NAME_HALF_BF16) HALF_SHAPES(NAME_HALF_F16)};
 const uint32_t n_eight_half_entries = 2 * N_HALF;
 
-const char *const eight_many_entries[] = {"many_e4m3_bf16", "many_e4m3_f16", "many_s8_bf16",
-                                          "many_s8_f16"};
-const uint32_t n_eight_many_entries = 4;
+#define MANY(rows, stages) {rows, stages},
+#define MANY_E4M3_BF16(rows, stages) "many_e4m3_bf16_" #rows "x" #stages,
+#define MANY_E4M3_F16(rows, stages) "many_e4m3_f16_" #rows "x" #stages,
+#define MANY_S8_BF16(rows, stages) "many_s8_bf16_" #rows "x" #stages,
+#define MANY_S8_F16(rows, stages) "many_s8_f16_" #rows "x" #stages,
+
+static const struct many_shape {
+    uint32_t rows, stages;
+} many_shapes[] = {MANY_SHAPES(MANY)};
+
+#define N_MANY ((uint32_t)(sizeof many_shapes / sizeof *many_shapes))
+
+const char *const eight_many_entries[] = {MANY_SHAPES(MANY_E4M3_BF16) MANY_SHAPES(MANY_E4M3_F16)
+                                              MANY_SHAPES(MANY_S8_BF16) MANY_SHAPES(MANY_S8_F16)};
+const uint32_t n_eight_many_entries = 4 * N_MANY;
 
 #define QUANTIZE(threads, chunks) {threads, chunks},
 #define QUANTIZE_E4M3_BF16(threads, chunks) "quantize_e4m3_bf16_" #threads "x" #chunks,
@@ -64,7 +73,7 @@ static const struct {
 } row_shapes[] = {QUANTIZE_SHAPES(QUANTIZE)};
 
 #define N_ROW_SHAPES ((uint32_t)(sizeof row_shapes / sizeof *row_shapes))
-#define MANY_ROWS 64 /* for which a multiprocessor shall work on many at a time */
+#define MANY_ROWS 512 /* for which a multiprocessor shall work on many at a time */
 
 const char *const quantize_entries[] = {QUANTIZE_SHAPES(QUANTIZE_E4M3_BF16) QUANTIZE_SHAPES(
     QUANTIZE_E4M3_F16) QUANTIZE_SHAPES(QUANTIZE_S8_BF16) QUANTIZE_SHAPES(QUANTIZE_S8_F16)};
@@ -191,64 +200,66 @@ static uint32_t kind_of(const tn_op *op, const struct form *f)
     return (is_e4m3(op, f) ? 0 : 2) + hopper_type(op->in[0]);
 }
 
-/* As in products.c: large matrices in tiles of 128 rows with a long ring, small ones and those that would leave some
- * multiprocessors with twice the work of others in many blocks of 64 rows. */
-static const struct shape *choose_shape(const tn_op *op, const struct form *f, uint32_t rows,
-                                        uint32_t *blocks)
-{
-    const struct shape *s = shapes;
-    uint32_t tiles = count_tiles(op, f, 128);
-
-    while (s->tokens < rows)
-        s++;
-    *blocks = HOPPER_UNITS;
-    if (s->tokens > 16)
-        return s;
-    if (weight_bytes(op, f) < 40e6 || (tiles > HOPPER_UNITS / 2 && tiles < HOPPER_UNITS)) {
-        *blocks = 2 * HOPPER_UNITS;
-        return s + 1;
-    }
-    *blocks = HOPPER_UNITS / 3;
-    return s;
-}
-
 static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows)
 {
-    uint32_t k_blocks = cuda_div_up(op->in[0]->width, EIGHT_K), blocks;
-    const struct shape *s = choose_shape(op, f, rows, &blocks);
-    struct plan p = {.tile = s->tile,
-                     .tokens = s->tokens,
-                     .box = is_gated(f) ? s->tile / 2 : s->tile,
-                     .tiles = count_tiles(op, f, s->tile),
-                     .splits = 1,
-                     .image = IMAGE_EIGHT_FEW,
-                     .entry = kind_of(op, f) * N_SHAPES + (uint32_t)(s - shapes),
-                     .threads = SKINNY_THREADS,
-                     .shared_bytes = s->stages * ((s->tile + s->tokens) * 128 + 16)};
+    struct skinny_plan s =
+        skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
+                    cuda_div_up(op->in[0]->width, EIGHT_K), rows);
 
-    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
-    while (p.splits < 8 && p.tiles * p.splits < blocks * 9 / 10 && k_blocks >= p.splits * 8)
-        p.splits *= 2;
-    p.blocks = p.tiles * p.splits;
-    return p;
+    return (struct plan){.tile = s.tile,
+                         .tokens = s.tokens,
+                         .box = is_gated(f) ? s.tile / 2 : s.tile,
+                         .tiles = s.tiles,
+                         .splits = s.splits,
+                         .blocks = s.blocks,
+                         .runs = s.runs,
+                         .image = IMAGE_EIGHT_FEW,
+                         .entry = kind_of(op, f) * n_skinny_shapes + s.shape,
+                         .threads = SKINNY_THREADS,
+                         .shared_bytes = s.shared_bytes};
 }
 
+/* Tiles that the busiest cluster computes one after another, by their width. */
+static uint32_t many_work(const tn_op *op, const struct form *f, const struct many_shape *s,
+                          uint32_t rows)
+{
+    uint32_t tiles = count_tiles(op, f, s->rows) * cuda_div_up(rows, EIGHT_CLUSTER * EIGHT_TOKENS);
+
+    return cuda_div_up(tiles, HOPPER_UNITS / EIGHT_CLUSTER) * s->rows;
+}
+
+/* Narrower tiles read more for each product: they are taken where they spare a tenth at least. */
 static struct plan plan_many(const tn_op *op, const struct form *f, uint32_t rows)
 {
-    struct plan p = {.tile = EIGHT_ROWS,
-                     .tokens = EIGHT_TOKENS,
-                     .box = EIGHT_ROWS / 2,
-                     .tiles = count_tiles(op, f, EIGHT_ROWS),
-                     .splits = EIGHT_CLUSTER,
-                     .image = IMAGE_EIGHT_MANY,
-                     .entry = kind_of(op, f),
-                     .threads = EIGHT_THREADS,
-                     .shared_bytes = EIGHT_STAGES * ((EIGHT_ROWS + EIGHT_TOKENS) * 128 + 16)};
+    const struct many_shape *s = many_shapes;
+    struct plan p;
 
+    for (uint32_t i = 1; i < N_MANY; i++)
+        if (many_work(op, f, &many_shapes[i], rows) * 10 <= many_work(op, f, s, rows) * 9)
+            s = &many_shapes[i];
+    p = (struct plan){.tile = s->rows,
+                      .tokens = EIGHT_TOKENS,
+                      .box = s->rows / 2,
+                      .tiles = count_tiles(op, f, s->rows),
+                      .splits = EIGHT_CLUSTER,
+                      .image = IMAGE_EIGHT_MANY,
+                      .entry = kind_of(op, f) * N_MANY + (uint32_t)(s - many_shapes),
+                      .threads = EIGHT_THREADS,
+                      .shared_bytes = s->stages * ((s->rows + EIGHT_TOKENS) * 128 + 16)};
     p.blocks = p.tiles * cuda_div_up(rows, EIGHT_CLUSTER * EIGHT_TOKENS) * EIGHT_CLUSTER;
     if (p.blocks > HOPPER_UNITS)
         p.blocks = HOPPER_UNITS; /* each stays for several tiles */
     return p;
+}
+
+/* Rows of few tiles in two runs leave fewer multiprocessors idle than tiles of eight_many.cu do. */
+static struct plan plan_rounded(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    struct plan many = plan_many(op, f, rows);
+
+    if (rows <= MAX_FEW || (rows <= 2 * MAX_FEW && many.blocks <= HOPPER_UNITS / 2))
+        return plan_few(op, f, rows);
+    return many;
 }
 
 /* Many blocks of 64 rows of the matrix, so that widening is spread over all multiprocessors; three or four of them have room
@@ -400,7 +411,7 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
 {
     uint32_t rows = l->batch->n_rows;
     uint64_t k = l->op->in[0]->width;
-    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
+    struct plan plan = plan_rounded(l->op, f, rows);
     const struct hopper_device *d;
     struct eight_params q;
     int32_t rc = hopper_find(in, l, &d, err);

@@ -17,11 +17,12 @@ struct eight_params {
     const float *bias[PRODUCT_MAX_PARTS];  /* [n] or NULL */
 };
 
-/* Tiles of eight_many.cu: two blocks of a cluster take one each of tokens and share the rows of the matrix. */
+/* Tiles of eight_many.cu: two blocks of a cluster take one each of tokens and share the rows of the matrix.
+ * X(rows of the matrix, stages): its kernels, in the order of their entries; of gated products a tile has half of the rows of each
+ * matrix. */
+#define MANY_SHAPES(X) X(256, 4) X(192, 5)
 #define EIGHT_THREADS 384
 #define EIGHT_TOKENS 128
-#define EIGHT_ROWS 256 /* gated: half of them of each matrix */
-#define EIGHT_STAGES 4
 #define EIGHT_CLUSTER 2
 
 /* -- Matrices of e4m3, rows of 16 bits (eight_half.cu) ------------------------------------------------- */

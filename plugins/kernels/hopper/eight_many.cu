@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of many rows of 8 bits: bound by arithmetic, and next by what the second-level cache can deliver. A block takes
-// tiles of 128 tokens by 256 rows of the matrix; the two blocks of a cluster take neighbouring tokens and the same rows of the
-// matrix, of which each copies one half to both. One thread copies through a ring of four stages, two warpgroups of 64
+// tiles of 128 tokens by N rows of the matrix; the two blocks of a cluster take neighbouring tokens and the same rows of the
+// matrix, of which each copies one half to both. One thread copies through a ring of several stages, two warpgroups of 64
 // tokens each multiply with wgmma and finish from registers. Clusters stay for several tiles, so that copies for the next
 // begin while the last is finished.
 #include "eight.cuh"
 
-#define STAGES EIGHT_STAGES
 #define C EIGHT_CLUSTER
 #define X_BYTES (EIGHT_TOKENS * 128)
-#define HALF_BYTES (EIGHT_ROWS / 2 * 128)
-#define STAGE (X_BYTES + 2 * HALF_BYTES)
 #define RUN 8 // pairs of tiles of tokens that share a tile of the matrix while it is in the cache
 
 struct many_tile {
@@ -39,21 +36,23 @@ __device__ __forceinline__ many_tile many_find(const product_params &p, const ma
     return t;
 }
 
+template <int N>
 __device__ __forceinline__ void many_copy(const product_params &p, const many_block &b,
                                           const many_tile &t, uint32_t k, uint32_t stage)
 {
+    constexpr uint32_t half = N / 2 * 128, bytes = X_BYTES + 2 * half;
     const int32_t x = static_cast<int32_t>(k * EIGHT_K);
-    const uint32_t to = b.ring + stage * STAGE, barrier = b.full + 8 * stage;
+    const uint32_t to = b.ring + stage * bytes, barrier = b.full + 8 * stage;
     const uint32_t matrix = is_gated(p) ? b.rank : t.part;
-    const uint32_t y = t.index * (is_gated(p) ? EIGHT_ROWS / 2 : EIGHT_ROWS) +
-                       (is_gated(p) ? 0 : b.rank * (EIGHT_ROWS / 2));
+    const uint32_t y = t.index * (is_gated(p) ? N / 2 : N) + (is_gated(p) ? 0 : b.rank * (N / 2));
 
-    barrier_arrive_expect(barrier, STAGE);
+    barrier_arrive_expect(barrier, bytes);
     copy_2d(to, &p.x, x, static_cast<int32_t>(t.token), barrier, EVICT_LAST);
-    copy_2d_to(to + X_BYTES + b.rank * HALF_BYTES, &p.weights[matrix], x, static_cast<int32_t>(y),
+    copy_2d_to(to + X_BYTES + b.rank * half, &p.weights[matrix], x, static_cast<int32_t>(y),
                barrier, EVICT_FIRST, (1 << C) - 1);
 }
 
+template <int N, int STAGES>
 __device__ __forceinline__ void many_produce(const product_params &p, const many_block &b)
 {
     uint32_t i = 0;
@@ -63,7 +62,7 @@ __device__ __forceinline__ void many_produce(const product_params &p, const many
         for (uint32_t k = 0; k < p.k_blocks; k++, i++) {
             if (i >= STAGES)
                 barrier_wait(b.empty + 8 * (i % STAGES), (i / STAGES - 1) & 1);
-            many_copy(p, b, t, k, i % STAGES);
+            many_copy<N>(p, b, t, k, i % STAGES);
         }
     }
 }
@@ -79,8 +78,8 @@ __device__ __forceinline__ void many_release(uint32_t empty)
 
 // Four neighbouring outputs from pairs in two groups of eight columns: lanes of even number take the first group, of odd
 // number the second.
-template <typename S>
-__device__ __forceinline__ float4 many_four(const S (&d)[128], int group, int h)
+template <typename S, int SUMS>
+__device__ __forceinline__ float4 many_four(const S (&d)[SUMS], int group, int h)
 {
     const bool odd = threadIdx.x % 2;
     const S a0 = d[4 * group + 2 * h], a1 = d[4 * group + 2 * h + 1];
@@ -98,19 +97,19 @@ struct many_place {
 };
 
 // FINISH: which activation, known to the compiler so that it is not asked for each output.
-template <typename T, int FINISH, typename S>
+template <typename T, int FINISH, int N, typename S>
 __device__ __forceinline__ void many_finish_gated(const eight_params &q, const many_place &at,
-                                                  const S (&d)[128])
+                                                  const S (&d)[N / 2])
 {
     const product_part &part = q.p.parts[0];
 
 #pragma unroll
-    for (int group = 0; group < 16; group += 2) {
+    for (int group = 0; group < N / 16; group += 2) {
         const uint32_t n = at.n + 8 * group, from = min(n, part.n - 4);
         const float4 f = eight_scale(q, 0, from), g = eight_scale(q, 1, from);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float4 v = many_four(d, group, h), u = many_four(d, group + 16, h);
+            float4 v = many_four(d, group, h), u = many_four(d, group + N / 16, h);
             v = eight_scaled(q, 0, from, at.step[h], f, v);
             u = eight_scaled(q, 1, from, at.step[h], g, u);
             v = make_float4(product_act(v.x, FINISH) * u.x, product_act(v.y, FINISH) * u.y,
@@ -122,15 +121,15 @@ __device__ __forceinline__ void many_finish_gated(const eight_params &q, const m
 }
 
 // Residuals and scales are loaded for several outputs at once, since no load passes the stores before it.
-template <typename T, bool ADD, typename S>
+template <typename T, bool ADD, int N, typename S>
 __device__ __forceinline__ void many_finish_plain(const eight_params &q, uint32_t index,
-                                                  const many_place &at, const S (&d)[128])
+                                                  const many_place &at, const S (&d)[N / 2])
 {
     const product_params &p = q.p;
     const product_part &part = p.parts[index];
 
 #pragma unroll
-    for (int run = 0; run < 32; run += 8) {
+    for (int run = 0; run < N / 8; run += 8) {
         uint2 raw[8];
         float4 scale[4];
 #pragma unroll
@@ -159,43 +158,43 @@ __device__ __forceinline__ void many_finish_plain(const eight_params &q, uint32_
     }
 }
 
-template <typename T, typename S>
+template <typename T, int N, typename S>
 __device__ __forceinline__ void many_finish(const eight_params &q, const many_tile &t,
-                                            const S (&d)[128])
+                                            const S (&d)[N / 2])
 {
     const uint32_t lane = threadIdx.x % 32, column = lane % 2 * 8 + lane % 4 / 2 * 4;
-    const uint32_t width = is_gated(q.p) ? EIGHT_ROWS / 2 : EIGHT_ROWS;
+    const uint32_t width = is_gated(q.p) ? N / 2 : N;
     many_place at = {t.token + threadIdx.x / 32 * 16 - 64 + lane / 4, t.index * width + column, {}};
 
 #pragma unroll
     for (int h = 0; h < 2; h++)
         at.step[h] = at.token + 8 * h < q.p.rows ? q.step[at.token + 8 * h] : 0.0f;
     switch (q.p.finish) {
-    case PRODUCT_STORE: many_finish_plain<T, false>(q, t.part, at, d); break;
-    case PRODUCT_ADD: many_finish_plain<T, true>(q, t.part, at, d); break;
-    case PRODUCT_SILU: many_finish_gated<T, PRODUCT_SILU>(q, at, d); break;
-    case PRODUCT_GELU: many_finish_gated<T, PRODUCT_GELU>(q, at, d); break;
-    default: many_finish_gated<T, PRODUCT_GELU_TANH>(q, at, d); break;
+    case PRODUCT_STORE: many_finish_plain<T, false, N>(q, t.part, at, d); break;
+    case PRODUCT_ADD: many_finish_plain<T, true, N>(q, t.part, at, d); break;
+    case PRODUCT_SILU: many_finish_gated<T, PRODUCT_SILU, N>(q, at, d); break;
+    case PRODUCT_GELU: many_finish_gated<T, PRODUCT_GELU, N>(q, at, d); break;
+    default: many_finish_gated<T, PRODUCT_GELU_TANH, N>(q, at, d); break;
     }
 }
 
-template <typename E, typename T>
+template <typename E, typename T, int N, int STAGES>
 __device__ __forceinline__ void many_consume(const eight_params &q, const many_block &b)
 {
     const uint32_t half = (threadIdx.x / 128 - 1) * 8192;
     uint32_t i = 0; // stages so far
-    typename E::sum d[128];
+    typename E::sum d[N / 2];
 
     for (uint32_t tile = b.first; tile < b.count; tile += b.step) {
         const many_tile t = many_find(q.p, b, tile);
         for (uint32_t k = 0; k < q.p.k_blocks; k++, i++) {
-            const uint32_t s = i % STAGES, at = b.ring + s * STAGE;
+            const uint32_t s = i % STAGES, at = b.ring + s * (X_BYTES + N * 128);
             barrier_wait(b.full + 8 * s, (i / STAGES) & 1);
             wgmma_fence();
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                wgmma8<E, EIGHT_ROWS>::run(d, wgmma_operand(at + half) + 2 * j,
-                                           wgmma_operand(at + X_BYTES) + 2 * j, k > 0 || j > 0);
+                wgmma8<E, N>::run(d, wgmma_operand(at + half) + 2 * j,
+                                  wgmma_operand(at + X_BYTES) + 2 * j, k > 0 || j > 0);
             wgmma_commit();
             wgmma_wait<1>();
             if (k > 0)
@@ -203,15 +202,16 @@ __device__ __forceinline__ void many_consume(const eight_params &q, const many_b
         }
         wgmma_wait<0>();
         many_release(b.empty + 8 * ((i - 1) % STAGES));
-        many_finish<T>(q, t, d);
+        many_finish<T, N>(q, t, d);
     }
 }
 
-template <typename E, typename T> __device__ __forceinline__ void many(const eight_params &q)
+template <typename E, typename T, int N, int STAGES>
+__device__ __forceinline__ void many(const eight_params &q)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
     const product_params &p = q.p;
-    const uint32_t ring = shared_address(memory), full = ring + STAGES * STAGE;
+    const uint32_t ring = shared_address(memory), full = ring + STAGES * (X_BYTES + N * 128);
     const uint32_t pairs = (p.rows + C * EIGHT_TOKENS - 1) / (C * EIGHT_TOKENS);
     const many_block b = {ring,           full,          full + 8 * STAGES,
                           blockIdx.x / C, gridDim.x / C, pairs * p.tiles,
@@ -232,23 +232,27 @@ template <typename E, typename T> __device__ __forceinline__ void many(const eig
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 0)
-            many_produce(p, b);
+            many_produce<N, STAGES>(p, b);
         __syncwarp();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        many_consume<E, T>(q, b);
+        many_consume<E, T, N, STAGES>(q, b);
     }
     cluster_sync(); // the other block may still copy to this one, and tell it what it has read
 }
 
-#define MANY(E, name, T)                                                                           \
+#define MANY(E, name, T, N, STAGES)                                                                \
     extern "C" __global__ void __launch_bounds__(EIGHT_THREADS, 1)                                 \
-        many_##E##_##name(const __grid_constant__ eight_params p)                                  \
+        many_##E##_##name##_##N##x##STAGES(const __grid_constant__ eight_params p)                 \
     {                                                                                              \
-        many<E, T>(p);                                                                             \
+        many<E, T, N, STAGES>(p);                                                                  \
     }
 
-MANY(e4m3, bf16, __nv_bfloat16)
-MANY(e4m3, f16, __half)
-MANY(s8, bf16, __nv_bfloat16)
-MANY(s8, f16, __half)
+#define MANY_E4M3_BF16(N, STAGES) MANY(e4m3, bf16, __nv_bfloat16, N, STAGES)
+#define MANY_E4M3_F16(N, STAGES) MANY(e4m3, f16, __half, N, STAGES)
+#define MANY_S8_BF16(N, STAGES) MANY(s8, bf16, __nv_bfloat16, N, STAGES)
+#define MANY_S8_F16(N, STAGES) MANY(s8, f16, __half, N, STAGES)
+MANY_SHAPES(MANY_E4M3_BF16)
+MANY_SHAPES(MANY_E4M3_F16)
+MANY_SHAPES(MANY_S8_BF16)
+MANY_SHAPES(MANY_S8_F16)

@@ -103,6 +103,26 @@ int32_t tensor_map_pages(const struct hopper_device *d, const tn_kv_layer *kv, u
 int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
                           struct tensor_map *out, tn_err *err);
 
+/* -- Products of few rows: products.c ------------------------------------------------------------------ */
+
+#define SKINNY_ROWS 128 /* that a kernel of skinny.cuh serves at a time */
+
+/* How a product of few rows is launched. */
+struct skinny_plan {
+    uint32_t shape;         /* of SKINNY_SHAPES */
+    uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
+    uint32_t tiles, splits; /* along the matrices; blocks of a cluster, which share one along K */
+    uint32_t blocks, runs;  /* of a run of tokens; runs */
+    uint32_t shared_bytes;
+};
+
+extern const uint32_t n_skinny_shapes;
+
+/* Plans a product of `rows` rows with matrices of `bytes` bytes in all, which are `narrow` tiles of 64 rows or `wide` ones of 128,
+ * in `stages` stages along K. */
+struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
+                               uint32_t rows);
+
 /* -- Variants ---------------------------------------------------------------------------------------- */
 
 /* The forms of products of 8 bits, of scheme q. eight.c */

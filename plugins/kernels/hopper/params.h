@@ -43,10 +43,17 @@ struct product_params {
     float scale, softcap;
 };
 
-/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. */
+/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. Of a number of tokens,
+ * wide tiles come first, and of the same tiles those with the longer ring. */
 #ifndef SKINNY_SHAPES
 #define SKINNY_SHAPES(X)                                                                           \
-    X(128, 8, 8) X(64, 8, 7) X(128, 16, 8) X(64, 16, 7) X(64, 32, 7) X(64, 64, 6) X(128, 128, 3)
+    X(128, 8, 8)                                                                                   \
+    X(128, 8, 6)                                                                                   \
+    X(64, 8, 7)                                                                                    \
+    X(128, 16, 8)                                                                                  \
+    X(128, 16, 6)                                                                                  \
+    X(64, 16, 7)                                                                                   \
+    X(128, 32, 5) X(64, 32, 7) X(64, 32, 5) X(128, 64, 4) X(64, 64, 6) X(64, 64, 4) X(128, 128, 3)
 #endif
 #define SKINNY_THREADS 160
 
@@ -96,9 +103,11 @@ struct rope_params {
     float mscale;
 };
 
-/* X(head_dim, stages): the kernels of decode.cu, in the order of their entries. */
-#define DECODE_SHAPES(X) X(128, 3) X(64, 6)
-#define DECODE8_SHAPES(X) X(128, 6) X(64, 12) /* decode8.cu */
+/* X(head_dim, stages, blocks per multiprocessor): the kernels of decode.cu, in the order of their entries. Of a head_dim, the first
+ * is for steps whose blocks run at once: two per multiprocessor with long rings. The second, if there is one, is for more: while one
+ * of four blocks begins or ends, the others have enough on their way. */
+#define DECODE_SHAPES(X) X(128, 3, 2) X(64, 6, 2)
+#define DECODE8_SHAPES(X) X(128, 6, 2) X(128, 3, 4) X(64, 12, 2) X(64, 6, 4) /* decode8.cu */
 #define DECODE_THREADS 160
 #define DECODE_TILE 64 /* tokens per stage */
 

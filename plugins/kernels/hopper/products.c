@@ -7,8 +7,6 @@
 
 #include "hopper.h"
 
-#define MAX_FEW 128 /* rows that skinny.cu serves */
-
 /* Prior of the time: bytes per nanosecond from memory, and what a launch adds. */
 #define BYTES_PER_NS 3600.0
 #define FLOPS_PER_NS 600e3
@@ -24,6 +22,7 @@ static const struct shape {
 
 #define N_SHAPES ((uint32_t)(sizeof shapes / sizeof *shapes))
 
+const uint32_t n_skinny_shapes = N_SHAPES;
 const char *const skinny_entries[] = {SKINNY_SHAPES(NAME_BF16) SKINNY_SHAPES(NAME_F16)};
 const uint32_t n_skinny_entries = 2 * N_SHAPES;
 
@@ -128,47 +127,72 @@ static double weight_bytes(const tn_op *op, enum product_finish f)
     return bytes;
 }
 
-/* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H100, not to kernels alone: what
- * counts is how the loads of one kernel follow on those of the one before. Large matrices take tiles of 128 rows with a long
- * ring, one block per multiprocessor, beside which blocks of the next kernel find room. Small ones, and those that
- * would leave some multiprocessors with twice the work of others, take many blocks of 64 rows. */
-static const struct shape *choose_shape(const tn_op *op, enum product_finish f, uint32_t rows,
-                                        uint32_t *blocks)
+/* Of the shapes for so many tokens: the first, or the last, with tiles of so many rows; the first of all if there is none. */
+static uint32_t find_shape(uint32_t tokens, uint32_t tile, int last)
 {
-    const struct shape *s = shapes;
-    uint32_t tiles = count_tiles(op, f, 128);
+    uint32_t found = N_SHAPES, first = 0;
 
-    while (s->tokens < rows)
-        s++;
-    *blocks = HOPPER_UNITS;
-    if (s->tokens > 16)
-        return s;
-    if (weight_bytes(op, f) < 40e6 || (tiles > HOPPER_UNITS / 2 && tiles < HOPPER_UNITS)) {
-        *blocks = 2 * HOPPER_UNITS;
-        return s + 1;
+    while (shapes[first].tokens != tokens)
+        first++;
+    for (uint32_t i = first; i < N_SHAPES && shapes[i].tokens == tokens; i++)
+        if (shapes[i].tile == tile && (last || found == N_SHAPES))
+            found = i;
+    return found < N_SHAPES ? found : first;
+}
+
+/* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H200, not to kernels alone: what
+ * counts is how the loads of one kernel follow on those of the one before, and that enough of them are on their way. Small
+ * matrices, and those whose wide tiles would leave some multiprocessors with twice the work of others, take blocks of 64 rows.
+ * Large ones take 128: in two blocks per multiprocessor, or, of few tiles and few tokens, in one here and there with a long
+ * ring, beside which blocks of the next kernel find room. */
+struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
+                               uint32_t rows)
+{
+    struct skinny_plan p = {.tokens = SKINNY_ROWS, .tiles = wide, .splits = 1};
+    uint32_t blocks = HOPPER_UNITS;
+
+    for (uint32_t i = N_SHAPES; i-- > 0;)
+        if (shapes[i].tokens >= rows)
+            p.tokens = shapes[i].tokens;
+    p.runs = cuda_div_up(rows, p.tokens);
+    if (p.tokens < SKINNY_ROWS && bytes < 40e6) {
+        p.shape = find_shape(p.tokens, 64, 0);
+        p.tiles = narrow;
+        blocks = p.tokens <= 16 ? 2 * HOPPER_UNITS : HOPPER_UNITS;
+    } else if (p.tokens < SKINNY_ROWS && wide > HOPPER_UNITS / 2 && wide < HOPPER_UNITS) {
+        p.shape = find_shape(p.tokens, 64, 1);
+        p.tiles = narrow;
+        blocks = 2 * HOPPER_UNITS;
+    } else if (p.tokens <= 16 && wide * 4 < HOPPER_UNITS) {
+        p.shape = find_shape(p.tokens, 128, 0);
+        blocks = HOPPER_UNITS / 3;
+    } else {
+        p.shape = find_shape(p.tokens, 128, 1);
     }
-    *blocks = HOPPER_UNITS / 3;
-    return s;
+    p.tile = shapes[p.shape].tile;
+    p.shared_bytes = shapes[p.shape].stages * ((p.tile + p.tokens) * 128 + 16);
+    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
+    while (p.splits < 8 && p.tiles * p.runs * p.splits < blocks * 9 / 10 && stages >= p.splits * 8)
+        p.splits *= 2;
+    p.blocks = p.tiles * p.splits;
+    return p;
 }
 
 static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t rows)
 {
-    uint32_t k_blocks = cuda_div_up(op->in[0]->width, PRODUCT_K), blocks;
-    const struct shape *s = choose_shape(op, f, rows, &blocks);
-    struct plan p = {.tile = s->tile,
-                     .tokens = s->tokens,
-                     .tiles = count_tiles(op, f, s->tile),
-                     .splits = 1,
-                     .image = IMAGE_SKINNY,
-                     .entry = hopper_type(op->in[0]) * N_SHAPES + (uint32_t)(s - shapes),
-                     .threads = SKINNY_THREADS,
-                     .shared_bytes = s->stages * ((s->tile + s->tokens) * 128 + 16)};
+    struct skinny_plan s =
+        skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
+                    cuda_div_up(op->in[0]->width, PRODUCT_K), rows);
 
-    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
-    while (p.splits < 8 && p.tiles * p.splits < blocks * 9 / 10 && k_blocks >= p.splits * 8)
-        p.splits *= 2;
-    p.blocks = p.tiles * p.splits;
-    return p;
+    return (struct plan){.tile = s.tile,
+                         .tokens = s.tokens,
+                         .tiles = s.tiles,
+                         .splits = s.splits,
+                         .blocks = s.blocks,
+                         .image = IMAGE_SKINNY,
+                         .entry = hopper_type(op->in[0]) * N_SHAPES + s.shape,
+                         .threads = SKINNY_THREADS,
+                         .shared_bytes = s.shared_bytes};
 }
 
 /* Tiles that the busiest multiprocessor computes one after another, by their width: what the time of many rows is in
@@ -215,7 +239,7 @@ static double cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
     double bytes = weight_bytes(op, f), moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
     double computing = bytes * rows / FLOPS_PER_NS;
 
-    if (rows > MAX_FEW) /* what the busiest multiprocessor does */
+    if (rows > SKINNY_ROWS) /* what the busiest multiprocessor does */
         computing = 2.0 * wide_work(op, f, choose_wide(op, f, rows), rows) * WIDE_TOKENS *
                     (double)op->in[0]->width * HOPPER_UNITS / FLOPS_PER_NS;
     return LAUNCH_NS + (moving > computing ? moving : computing);
@@ -267,7 +291,7 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
                       tn_err *err)
 {
     uint32_t rows = f == PRODUCT_LOGITS ? l->batch->n_logits : l->batch->n_rows;
-    struct plan plan = rows <= MAX_FEW ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
+    struct plan plan = rows <= SKINNY_ROWS ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
     const struct hopper_device *d;
     struct product_params p;
     const void *x = l->in[0];

@@ -27,6 +27,14 @@ __device__ __forceinline__ void allow_successor()
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+// -- Memory ----------------------------------------------------------------------------------------------
+
+// Brings the line of a global address to the second-level cache.
+__device__ __forceinline__ void prefetch(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 // -- mbarrier --------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals)

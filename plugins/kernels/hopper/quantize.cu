@@ -48,9 +48,36 @@ template <typename T> __device__ __forceinline__ void unpack8(const uint4 &raw, 
     }
 }
 
+// Weights of the norm.
+template <int CHUNKS> struct quantize_weights {
+    static constexpr bool kept = CHUNKS <= 2; // of more there are too many for the registers
+    float w[kept ? CHUNKS : 1][8];
+};
+
+// They do not depend on the kernel before: of few chunks they are loaded at once, of more they are brought near.
+template <int THREADS, int CHUNKS>
+__device__ __forceinline__ void quantize_prepare(const quantize_params &p,
+                                                 quantize_weights<CHUNKS> &to)
+{
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        const uint32_t i = (c * THREADS + threadIdx.x) * 8;
+        if (i >= p.width)
+            continue;
+        if constexpr (quantize_weights<CHUNKS>::kept) {
+            load_weight8(p.weight, p.weight_dtype, i, to.w[c]);
+        } else {
+            const uint32_t bytes = p.weight_dtype == TN_DT_F32 ? 4 : 2;
+            prefetch(static_cast<const unsigned char *>(p.weight) + i * bytes);
+        }
+    }
+}
+
 // What the norm makes of a row, rounded as if it had been stored. A thread has CHUNKS times eight elements of it.
 template <typename T, int THREADS, int CHUNKS>
-__device__ __forceinline__ void quantize_norm(const quantize_params &p, uint4 (&raw)[CHUNKS])
+__device__ __forceinline__ void quantize_norm(const quantize_params &p,
+                                              const quantize_weights<CHUNKS> &weights,
+                                              uint4 (&raw)[CHUNKS])
 {
     float squares = 0.0f;
 
@@ -69,11 +96,15 @@ __device__ __forceinline__ void quantize_norm(const quantize_params &p, uint4 (&
         float x[8], w[8];
         if (i >= p.width)
             continue;
-        load_weight8(p.weight, p.weight_dtype, i, w);
+        if constexpr (!quantize_weights<CHUNKS>::kept)
+            load_weight8(p.weight, p.weight_dtype, i, w);
         unpack8<T>(raw[c], x);
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < 8; j++) {
+            if constexpr (quantize_weights<CHUNKS>::kept)
+                w[j] = weights.w[c][j];
             x[j] *= norm * (p.offset + w[j]);
+        }
         raw[c] = make_uint4(element<T>::pack(x[0], x[1]), element<T>::pack(x[2], x[3]),
                             element<T>::pack(x[4], x[5]), element<T>::pack(x[6], x[7]));
     }
@@ -101,8 +132,11 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
 {
     const uint64_t row = static_cast<uint64_t>(blockIdx.x) * p.width;
     uint4 raw[CHUNKS];
+    quantize_weights<CHUNKS> weights;
 
     allow_successor();
+    if (p.weight)
+        quantize_prepare<THREADS>(p, weights);
     wait_for_predecessor();
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
@@ -112,7 +146,7 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
             raw[c] = *reinterpret_cast<const uint4 *>(static_cast<const T *>(p.x) + row + i);
     }
     if (p.weight)
-        quantize_norm<T, THREADS, CHUNKS>(p, raw);
+        quantize_norm<T, THREADS, CHUNKS>(p, weights, raw);
     const float largest = quantize_largest<T, THREADS, CHUNKS>(raw);
     float step = p.scale > 0.0f ? p.scale : E::step(largest);
     step = largest == INFINITY ? NAN : step;

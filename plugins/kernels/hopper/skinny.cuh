@@ -127,11 +127,12 @@ __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32
                 O::template multiply<BN>(d[m], wgmma_operand(at + m * 8192) + 2 * k,
                                          wgmma_operand(at + shape::w_bytes) + 2 * k);
         wgmma_commit();
-        wgmma_wait<1>();
-        if (i > 0 && threadIdx.x % 32 == 0)
-            barrier_arrive(empty + 8 * ((i - 1) % STAGES));
+        // Given back at once: memory is what takes time, and a stage that waited for the next one's products would be missing
+        // among those on their way.
+        wgmma_wait<0>();
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive(empty + 8 * s);
     }
-    wgmma_wait<0>();
     skinny_consumers_sync(); // the ring is read; now it takes the result
 
     const uint32_t row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, token = threadIdx.x % 4 * 2;

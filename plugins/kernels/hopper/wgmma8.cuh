@@ -28,11 +28,13 @@ template <typename E, int N> struct wgmma8;
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43"                    \
                  ", %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55"                    \
                  ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_128                                                                              \
+#define REGISTERS_96                                                                               \
     REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75"                    \
                  ", %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87"                    \
-                 ", %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"                    \
-                 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"        \
+                 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_128                                                                              \
+    REGISTERS_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, "    \
+                 "%109, %110, %111"                                                                \
                  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123"        \
                  ", %124, %125, %126, %127"
 
@@ -41,6 +43,7 @@ template <typename E, int N> struct wgmma8;
 #define SUMS_16(c, i) SUMS_8(c, i), SUMS_8(c, i + 8)
 #define SUMS_32(c, i) SUMS_16(c, i), SUMS_16(c, i + 16)
 #define SUMS_64(c, i) SUMS_32(c, i), SUMS_32(c, i + 32)
+#define SUMS_96(c, i) SUMS_64(c, i), SUMS_32(c, i + 64)
 #define SUMS_128(c, i) SUMS_64(c, i), SUMS_64(c, i + 64)
 
 // `sums`: N / 2; a, b, add: the numbers of the operands behind them.
@@ -63,6 +66,7 @@ template <typename E, int N> struct wgmma8;
     WGMMA8(E, types, c, scales, 32, 16, 16, 17, 18)                                                \
     WGMMA8(E, types, c, scales, 64, 32, 32, 33, 34)                                                \
     WGMMA8(E, types, c, scales, 128, 64, 64, 65, 66)                                               \
+    WGMMA8(E, types, c, scales, 192, 96, 96, 97, 98)                                               \
     WGMMA8(E, types, c, scales, 256, 128, 128, 129, 130)
 
 WGMMA8_ALL(e4m3, "f32.e4m3.e4m3", "+f", ", 1, 1")
