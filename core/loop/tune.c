@@ -567,6 +567,15 @@ static uint32_t rows_to_measure(const tn_op *op, uint32_t max_rows)
     return max_rows > least ? max_rows : least;
 }
 
+/* The most rows that a variant serves of `max_rows`, whatever steps have now. */
+static uint32_t rows_served(const tn_variant *v, uint32_t max_rows)
+{
+    for (uint32_t i = 0; i < v->n_ranges; i++)
+        if (strcmp(v->ranges[i].dim, "rows") == 0 && v->ranges[i].max < max_rows)
+            max_rows = (uint32_t)v->ranges[i].max;
+    return max_rows;
+}
+
 /* The candidates of an op that is to be measured; 0 if it is not. */
 static uint32_t candidates(const struct tune_options *o, const struct binding *b,
                            const struct selected *sel, struct binding_candidate *list,
@@ -582,7 +591,7 @@ static uint32_t candidates(const struct tune_options *o, const struct binding *b
     *max_rows = rows_to_measure(op, most);
     for (uint32_t i = 0; i < n; i++)
         if (list[i].rows[1] == most)
-            list[i].rows[1] = *max_rows;
+            list[i].rows[1] = rows_served(list[i].candidate->v, *max_rows);
     return measurable(op) && !known(o->tuning, op, list, n, *max_rows) ? n : 0;
 }
 

@@ -233,6 +233,23 @@ START_TEST(who_is_fast_for_few_rows_puts_nobody_out_who_serves_all)
 }
 END_TEST
 
+/* Steps may be as small now as what a variant serves; larger ones are not its business for that. */
+START_TEST(nobody_is_measured_beyond_what_he_serves)
+{
+    tn_kv small[sizeof tuned / sizeof *tuned];
+    char path[200];
+
+    memcpy(small, tuned, sizeof tuned);
+    small[1].value = small[2].value = "2";
+    small[3] = (tn_kv){"kv.block_tokens", "2"}; /* a step takes a page at least */
+    forget_times(path);
+    tn_close(open_on(true, small));
+    ck_assert_int_eq(rows_measured(path, "shadow/linear.shadow.few "), 2);
+    ck_assert_int_eq(rows_measured(path, "shadow/decoder_layer.shadow "), 2);
+    ck_assert_int_gt(rows_measured(path, "shadow/linear.shadow "), 8);
+}
+END_TEST
+
 /* A host computes as it did when nothing was measured: its first load takes no longer. */
 START_TEST(host_is_not_measured_at_first_load)
 {
@@ -701,6 +718,7 @@ int main(void)
     tcase_add_test(m, first_load_measures_and_keeps_the_times);
     tcase_add_test(m, times_that_cannot_be_kept_stop_nothing);
     tcase_add_test(m, who_is_fast_for_few_rows_puts_nobody_out_who_serves_all);
+    tcase_add_test(m, nobody_is_measured_beyond_what_he_serves);
     tcase_add_test(m, host_is_not_measured_at_first_load);
     suite_add_tcase(s, m);
     t = tcase_create("ranks");
