@@ -65,7 +65,7 @@ ROOMS = {
     "tenon_text.h": Room(2, "sdk"),
     "apps": Room(6, "sdk base api tenon.h tenon_text.h", r"jansson\.h|microhttpd\.h"),
     "bench": Room(
-        6, "sdk jinja text tenon.h tenon_text.h " + " ".join(CORE_ROOMS), r"jansson\.h|dlfcn\.h|immintrin\.h"
+        6, "sdk jinja text tenon.h tenon_text.h " + " ".join(CORE_ROOMS), r"jansson\.h|dlfcn\.h|immintrin\.h|cupti\.h"
     ),
     "examples": Room(7, "sdk tenon.h tenon_text.h"),
     # A plugin sees the SDK, its own directory, and plugins/FAMILY/common/. Which vendor it needs is its business.
