@@ -17,6 +17,7 @@
 
 /* How long ranks may take to come back after their groups were aborted. */
 #define ABORT_GRACE_NS (2 * NS_PER_S)
+#define REASON_GRACE_NS NS_PER_S /* for a process that goes to say why */
 #define BEAT_NS (250 * NS_PER_MS)
 /* Calls have the same deadline as steps, and know best who is missing: they get the time to say so. */
 #define STEP_GRACE_NS (2 * NS_PER_S)
@@ -213,6 +214,26 @@ static bool keep_for_later(struct crew *c, uint32_t rank, const tn_err *err)
     return true;
 }
 
+/* Waits until a failure is known; false when the time is over. With the lock held. */
+static bool await_failure(struct crew *c, uint64_t ns)
+{
+    uint64_t until_ns = clock_ns() + ns;
+    struct timespec until = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
+
+    while (!c->failed)
+        if (pthread_cond_timedwait(&c->moved, &c->lock, &until) != 0 && clock_ns() >= until_ns)
+            break;
+    return c->failed;
+}
+
+/* Whether a rank's peer may have gone because its process has found a failure, which it tells the leader in another way: what
+ * it closes may be seen before what it says. */
+static bool may_be_told_why(const struct crew *c, uint32_t rank, bool own, const tn_err *err)
+{
+    return own && rank != CONTROL_NO_RANK && err->code == TN_E_COMM && c->control &&
+           control_leads(c->control);
+}
+
 /* Notes a failure that `rank` of the run (CONTROL_NO_RANK: nobody in particular) has found; the first one stays. Who waited in
  * vain was let down by somebody else, who is named where that can be known. `own`: this process has found it. */
 static void fail(struct crew *c, uint32_t rank, bool own, const tn_err *err)
@@ -222,6 +243,8 @@ static void fail(struct crew *c, uint32_t rank, bool own, const tn_err *err)
 
     pthread_mutex_lock(&c->lock);
     c->status = c->status == TN_OK ? err->code : c->status;
+    if (may_be_told_why(c, rank, own, err))
+        await_failure(c, REASON_GRACE_NS);
     if (!c->failed) {
         bool known = err->code == TN_E_TIMEOUT && find_late(c, rank, late, sizeof late);
         first = known || !own || !keep_for_later(c, rank, err);
@@ -355,13 +378,7 @@ static bool wait_idle(struct crew *c, uint64_t until_ns)
 /* After a rank was let down: gives the others time to tell who is to blame. False if nobody did. With the lock held. */
 static bool hear_others(struct crew *c)
 {
-    uint64_t until_ns = clock_ns() + STEP_GRACE_NS;
-    struct timespec until = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
-
-    while (c->let_down.code != TN_OK && !c->failed)
-        if (pthread_cond_timedwait(&c->moved, &c->lock, &until) != 0 && clock_ns() >= until_ns)
-            return c->failed;
-    return true;
+    return c->let_down.code == TN_OK || c->failed || await_failure(c, STEP_GRACE_NS);
 }
 
 /* Waits for the job. Past its deadline the late rank is named and everything aborted. */
@@ -763,9 +780,10 @@ int32_t crew_follow(struct crew *c, int (*stop)(void *arg), void *arg, tn_err *e
             beat = clock_ns();
         }
     }
-    if (rc == TN_E_CLOSED)
+    /* A leader that has been told of a failure says farewell, too. */
+    if (rc == TN_E_CLOSED && !crew_failed(c, NULL))
         return TN_OK;
-    if (rc != TN_OK)
+    if (rc != TN_OK && rc != TN_E_CLOSED)
         fail(c, CONTROL_NO_RANK, true, &why);
     crew_failed(c, err);
     if (err && rc != TN_E_CANCELED)
