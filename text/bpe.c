@@ -46,6 +46,7 @@ void bpe_release(struct bpe *b)
     mem_free(b->prefix);
     mem_free(b->suffix);
     mem_free(b->bigrams);
+    mem_free(b->whole);
     memset(b, 0, sizeof *b);
 }
 
@@ -119,7 +120,7 @@ static void note_bigrams(struct bpe *b, const char *text, size_t len)
  */
 static bool collect_bigrams(struct bpe *b)
 {
-    if (b->vocab->bytes || b->prefix || b->suffix || b->ignore_merges)
+    if (b->vocab->bytes || b->prefix || b->suffix || b->ignore_merges || b->whole)
         return true;
     b->bigrams = mem_zarray(BPE_BIGRAM_BITS / 64, sizeof *b->bigrams);
     if (!b->bigrams)
@@ -266,11 +267,19 @@ static int32_t byte_symbols(const struct bpe *b, struct bpe_work *w, const char 
     return TN_OK;
 }
 
+/* The token that a word is as it stands, whatever merges would make of it. */
+static uint32_t whole_token(const struct bpe *b, const char *text, size_t len)
+{
+    uint32_t id = b->ignore_merges || b->whole ? vocab_key(b->vocab, text, len) : BPE_NONE;
+
+    return id != BPE_NONE && b->whole && !(b->whole[id >> 6] >> (id & 63) & 1) ? BPE_NONE : id;
+}
+
 /* Splits one word; the tokens are left in w->tokens. */
 static int32_t split_word(const struct bpe *b, struct bpe_work *w, const char *text, size_t len,
                           size_t *count, tn_err *err)
 {
-    uint32_t whole = b->ignore_merges ? vocab_key(b->vocab, text, len) : BPE_NONE;
+    uint32_t whole = whole_token(b, text, len);
     size_t n;
     int32_t rc;
 

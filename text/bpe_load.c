@@ -197,6 +197,26 @@ static int32_t load_options(struct bpe *b, const struct tape *t, uint32_t node, 
     return rc;
 }
 
+/* "whole_words", which the importers write: the ids of words that do not go through merges. */
+static int32_t load_whole(struct bpe *b, const struct tape *t, uint32_t node, tn_err *err)
+{
+    uint32_t list = tape_get(t, node, "whole_words");
+
+    if (list == TAPE_NONE)
+        return TN_OK;
+    if (!tape_is(t, list, TAPE_ARRAY))
+        return tape_err(t, list, "model.whole_words", err, "must be a list");
+    b->whole = mem_zarray(b->vocab->size / 64 + 1, sizeof *b->whole);
+    if (!b->whole)
+        return err_nomem(err, "a vocabulary");
+    for (uint32_t i = 0, id; i < t->nodes[list].len; i++) {
+        if (!tape_uint(t, list + 1 + i, &id) || id >= b->vocab->size)
+            return tape_err(t, list, "model.whole_words", err, "names no id of the vocabulary");
+        b->whole[id >> 6] |= UINT64_C(1) << (id & 63);
+    }
+    return TN_OK;
+}
+
 static void bpe_model_free(struct model *m)
 {
     struct bpe_model *b = (struct bpe_model *)m;
@@ -221,6 +241,8 @@ static int32_t bpe_model_load(const struct tape *t, uint32_t node, const struct 
         rc = load_options(&m->bpe, t, node, err);
     if (rc == TN_OK)
         rc = load_unk(&m->bpe, t, node, err);
+    if (rc == TN_OK)
+        rc = load_whole(&m->bpe, t, node, err);
     if (rc == TN_OK)
         rc = load_merges(&m->bpe, t, node, err);
     if (rc == TN_OK)

@@ -192,14 +192,31 @@ static int32_t rank_pieces(struct spm_file *f, tn_err *err)
     return TN_OK;
 }
 
+/* User-defined pieces, which the pre-tokenizer cuts out. No other piece may be found whole: text that looks like a control
+ * or byte piece is text. */
+static void print_whole_words(const struct spm_file *f, struct strbuf *out)
+{
+    const char *comma = "";
+
+    if (!f->any_user)
+        return;
+    strbuf_puts(out, ",\"whole_words\":[");
+    for (size_t i = 0; i < f->count; i++) {
+        if (f->pieces[i].type != USER_DEFINED)
+            continue;
+        strbuf_printf(out, "%s%zu", comma, i);
+        comma = ",";
+    }
+    strbuf_putc(out, ']');
+}
+
 static void print_bpe(const struct spm_file *f, struct strbuf *out)
 {
     const struct spm_piece *unk = &f->pieces[f->unk];
 
     strbuf_puts(out, "{\"type\":\"BPE\",\"fuse_unk\":true,\"unk_token\":");
     import_quote(out, unk->text, unk->len);
-    strbuf_printf(out, ",\"byte_fallback\":%s,\"ignore_merges\":%s,\"vocab\":{",
-                  f->byte_fallback ? "true" : "false", f->any_user ? "true" : "false");
+    strbuf_printf(out, ",\"byte_fallback\":%s,\"vocab\":{", f->byte_fallback ? "true" : "false");
     for (size_t i = 0; i < f->count; i++) {
         strbuf_puts(out, i ? ",\n" : "\n");
         import_quote(out, f->pieces[i].text, f->pieces[i].len);
@@ -213,7 +230,9 @@ static void print_bpe(const struct spm_file *f, struct strbuf *out)
         else
             strbuf_printf(out, "%u", (unsigned)f->pieces[i].rank);
     }
-    strbuf_puts(out, "]}");
+    strbuf_puts(out, "]");
+    print_whole_words(f, out);
+    strbuf_putc(out, '}');
 }
 
 static void print_unigram(const struct spm_file *f, struct strbuf *out)

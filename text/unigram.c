@@ -15,6 +15,7 @@
 #include "unidata.h"
 
 #define UNKNOWN_PENALTY 10.0
+#define RESET_SUM 100000.0 /* kScoreResetThreshold */
 
 struct unigram {
     struct model base;
@@ -79,20 +80,21 @@ static int32_t add_token(struct unigram *m, const struct tape *t, uint32_t node,
 /* Types of sentencepiece_model.proto. */
 enum { NORMAL = 1, USER_DEFINED = 4 };
 
+/* What a user-defined piece scores: more than the log probabilities of any other cut of its bytes, and the more the
+ * longer it is. SentencePiece's formula (unigram_model.cc), since ties of sums go by its rounding to float. */
+static float user_defined_score(size_t len)
+{
+    return (float)(0.1 * ((double)len - 1));
+}
+
 /* The scores of user-defined pieces, and the trie, of normal pieces and those. */
 static int32_t load_types(struct unigram *m, const struct tape *t, uint32_t list, tn_err *err)
 {
-    double min = HUGE_VAL, max = FLT_MIN; /* SentencePiece's start, so 0 in effect */
+    float min = FLT_MAX; /* SentencePiece's start */
 
     if (!tape_is(t, list, TAPE_ARRAY) || t->nodes[list].len != m->base.vocab.size)
         return tape_err(t, list, "model.piece_types", err,
                         "must be a list as long as the vocabulary");
-    for (uint32_t id = 0, type; id < t->nodes[list].len; id++) {
-        if (!tape_uint(t, list + 1 + id, &type) || type != NORMAL)
-            continue;
-        min = m->scores[id] < min ? m->scores[id] : min;
-        max = m->scores[id] > max ? m->scores[id] : max;
-    }
     for (uint32_t id = 0, type; id < t->nodes[list].len; id++) {
         const char *text;
         size_t len;
@@ -100,11 +102,13 @@ static int32_t load_types(struct unigram *m, const struct tape *t, uint32_t list
             continue;
         vocab_text(&m->base.vocab, id, &text, &len);
         if (type == USER_DEFINED)
-            m->scores[id] = (float)((double)((float)len * (float)max) - 0.1);
+            m->scores[id] = user_defined_score(len);
+        else if (m->scores[id] < min)
+            min = (float)m->scores[id];
         if (!trie_add(&m->trie, text, len, id, NULL))
             return err_nomem(err, "a vocabulary");
     }
-    m->unknown_score = (float)min - (float)UNKNOWN_PENALTY;
+    m->unknown_score = min - (float)UNKNOWN_PENALTY;
     return TN_OK;
 }
 
@@ -202,31 +206,61 @@ static bool improve(const struct unigram *m, struct best *at, double score, size
     return true;
 }
 
+/* Sums of long texts lose their fraction in float: past RESET_SUM SentencePiece counts on from 0. All places that a path
+ * reaches and that are not left behind, from `pos` to `frontier`, are moved by the same amount. */
+static void reset_sums(struct best *best, size_t pos, size_t frontier)
+{
+    float offset = (float)best[pos].score;
+
+    for (size_t i = pos; i <= frontier; i++)
+        if (best[i].begin != NOWHERE)
+            best[i].score = (float)best[i].score - offset;
+}
+
+/* Tries all tokens that begin at `pos`, whose character has `n` bytes; returns where the longest ends, or `pos`.
+ * `single`: one of them is the character. */
+static size_t try_tokens(const struct unigram *m, struct best *best, const char *text, size_t len,
+                         size_t pos, size_t n, bool *single)
+{
+    size_t longest = pos;
+    uint32_t node = 0, id;
+
+    *single = false;
+    for (size_t end = pos; end < len;) {
+        node = trie_next(&m->trie, node, (unsigned char)text[end++]);
+        if (node == 0)
+            break;
+        id = m->trie.values[node];
+        if (id == TRIE_NONE)
+            continue;
+        improve(m, &best[end], m->scores[id] + best[pos].score, pos, id);
+        *single = *single || end - pos == n;
+        longest = end;
+    }
+    return longest;
+}
+
 /* Fills best[1..len] for all places that a path reaches. False if a character needs an unknown token and there is
  * none. */
 static bool find_best(const struct unigram *m, struct best *best, const char *text, size_t len)
 {
+    size_t frontier = 0;
+
     for (size_t i = 0; i <= len; i++)
         best[i].begin = NOWHERE;
     best[0].score = 0;
-    for (size_t pos = 0, n; pos < len; pos += n) {
-        double here = best[pos].score;
-        bool single = false;
-        uint32_t node = 0, id;
+    for (size_t pos = 0, n, end; pos < len; pos += n) {
+        bool single;
         uni_next(text + pos, &n);
-        for (size_t end = pos; end < len;) {
-            node = trie_next(&m->trie, node, (unsigned char)text[end++]);
-            if (node == 0)
-                break;
-            id = m->trie.values[node];
-            if (id == TRIE_NONE)
-                continue;
-            improve(m, &best[end], m->scores[id] + here, pos, id);
-            single = single || end - pos == n;
-        }
+        if (m->sentencepiece && fabs(best[pos].score) > RESET_SUM)
+            reset_sums(best, pos, frontier);
+        end = try_tokens(m, best, text, len, pos, n, &single);
+        if (!single && end < pos + n)
+            end = pos + n;
+        frontier = end > frontier ? end : frontier;
         if (single)
             continue;
-        if (improve(m, &best[pos + n], m->unknown_score + here, pos, m->unk) &&
+        if (improve(m, &best[pos + n], m->unknown_score + best[pos].score, pos, m->unk) &&
             m->unk == VOCAB_NONE)
             return false;
     }

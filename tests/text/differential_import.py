@@ -65,6 +65,9 @@ def tiktoken_files():
         yield name, file, lines, config, list(special) + ["<|reserved_token_"], encoding.encode_ordinary
 
 
+LONG = " ".join(corpus.text_lines())[:120_000]
+
+
 def compare(driver, folder, model, share, first):
     name, file, data, config, special, encode = model
     path = os.path.join(folder, name)
@@ -72,7 +75,9 @@ def compare(driver, folder, model, share, first):
     for n, content in ((file, data), ("tokenizer_config.json", json.dumps(config).encode())):
         with open(os.path.join(path, n), "wb") as f:
             f.write(content)
-    raw = [s for s in corpus.strings(share=share, first=first) if not any(x in s.decode("utf-8", "replace") for x in special)]
+    # The last is long enough for SentencePiece to start its sums anew (kScoreResetThreshold).
+    raw = list(corpus.strings(share=share, first=first)) + [LONG.encode()]
+    raw = [s for s in raw if not any(x in s.decode("utf-8", "replace") for x in special)]
     answers = differential.run(driver, path, raw, [])
     tally = differential.Tally(name)
     if answers is None:

@@ -202,6 +202,27 @@ START_TEST(sentencepiece_bpe_opens)
 }
 END_TEST
 
+/* Without a prefix a text may be a piece as it stands. */
+START_TEST(sentencepiece_text_is_no_control_piece)
+{
+    struct bytes b;
+    tn_tokenizer *t = NULL;
+    tn_err err;
+
+    begin_model(&b);
+    for (const char *c = "</s>"; *c; c++)
+        put_piece(&b, (char[]){*c, '\0'}, -1, NORMAL); /* 3 to 6 */
+    put_piece(&b, "ss", 0, USER);                      /* 7 */
+    put_trainer(&b, 2, false);
+    put_normalizer(&b, false, false);
+    put_file("tokenizer.model", b.data, b.len);
+    ck_assert_ok(tn_tokenizer_open(dir, &t, &err), &err);
+    check_tokens(t, "</s>", 0, "3:0-1 4:1-2 5:2-3 6:3-4");
+    check_tokens(t, "ss", 0, "7:0-2");
+    tn_tokenizer_close(t);
+}
+END_TEST
+
 START_TEST(sentencepiece_unigram_opens)
 {
     struct bytes b = unigram_model();
@@ -217,6 +238,29 @@ START_TEST(sentencepiece_unigram_opens)
     check_tokens(t, "aab", 0, "5:0-1 6:1-3");
     check_tokens(t, "xyz", 0, "3:0-1 0:0-3");
     check_tokens(t, "   ", 0, "");
+    tn_tokenizer_close(t);
+}
+END_TEST
+
+/* Sums of scores are equal but for what the sum before them leaves of their last bits; so a user-defined piece must
+ * score what SentencePiece has it score. */
+START_TEST(sentencepiece_ties_go_by_rounding)
+{
+    struct bytes b;
+    tn_tokenizer *t = NULL;
+    tn_err err;
+
+    begin_model(&b);
+    put_piece(&b, META, -2, NORMAL);    /* 3 */
+    put_piece(&b, "a", -2.02, NORMAL);  /* 4 */
+    put_piece(&b, "aa", -3.11, NORMAL); /* 5 */
+    put_piece(&b, "<t*>", 0, USER);     /* 6 */
+    put_trainer(&b, 1, false);
+    put_normalizer(&b, true, true);
+    put_file("spiece.model", b.data, b.len);
+    ck_assert_ok(tn_tokenizer_open(dir, &t, &err), &err);
+    check_tokens(t, "<t*>aaa", 0, "3:0-1 6:0-4 4:4-5 5:5-7");
+    check_tokens(t, "aaa", 0, "3:0-1 5:0-2 4:2-3");
     tn_tokenizer_close(t);
 }
 END_TEST
@@ -446,7 +490,9 @@ int main(void)
     uni_init();
     tcase_add_checked_fixture(c, make_dir, remove_dir);
     tcase_add_test(c, sentencepiece_bpe_opens);
+    tcase_add_test(c, sentencepiece_text_is_no_control_piece);
     tcase_add_test(c, sentencepiece_unigram_opens);
+    tcase_add_test(c, sentencepiece_ties_go_by_rounding);
     tcase_add_loop_test(c, tiktoken_opens, 0, 3);
     tcase_add_test(c, a_directory_without_vocabulary_is_told);
     tcase_add_loop_test(c, double_tokens_and_ranks_are_refused, 0, 2);
