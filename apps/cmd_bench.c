@@ -39,27 +39,43 @@ struct machine {
 
 /* -- One run ------------------------------------------------------------------------------------------- */
 
-static int32_t submit_one(tn_runtime *rt, const struct shape *s, struct rng *rng, uint32_t vocab,
-                          tn_request **out, tn_err *err)
+/* What every sequence asks for, but for prompt and seed. */
+static tn_request_params common_params(const struct shape *s)
 {
     tn_request_params p = TN_REQUEST_PARAMS_INIT;
-    int32_t *ids = mem_array(s->input, sizeof *ids);
-    int32_t rc;
 
-    if (!ids)
-        return err_nomem(err, "a prompt");
-    for (uint32_t i = 0; i < s->input; i++)
-        ids[i] = (int32_t)rng_below(rng, vocab);
-    p.prompt = ids;
     p.n_prompt = s->input;
     p.max_new_tokens = s->output;
     p.ignore_eos = 1;
     p.temperature = s->temperature;
     p.top_k = s->top_k;
     p.top_p = s->top_p;
-    p.seed = rng_u64(rng);
-    rc = tn_submit(rt, &p, out, err);
+    return p;
+}
+
+/* All at once, so that a step takes as many prompts as it holds. */
+static int32_t submit_all(tn_runtime *rt, const struct shape *s, struct rng *rng, uint32_t vocab,
+                          tn_request **reqs, tn_err *err)
+{
+    int32_t *ids = mem_array((size_t)s->batch * s->input, sizeof *ids);
+    tn_request_params *params = mem_array(s->batch, sizeof *params);
+    const tn_request_params **list = mem_array(s->batch, sizeof *list);
+    int32_t rc = ids && params && list ? TN_OK : err_nomem(err, "prompts");
+
+    for (uint32_t i = 0; rc == TN_OK && i < s->batch; i++) {
+        int32_t *prompt = ids + (size_t)i * s->input;
+        for (uint32_t k = 0; k < s->input; k++)
+            prompt[k] = (int32_t)rng_below(rng, vocab);
+        params[i] = common_params(s);
+        params[i].prompt = prompt;
+        params[i].seed = rng_u64(rng);
+        list[i] = &params[i];
+    }
+    if (rc == TN_OK)
+        rc = tn_submit_many(rt, list, s->batch, reqs, err);
     mem_free(ids);
+    mem_free(params);
+    mem_free(list);
     return rc;
 }
 
@@ -89,7 +105,7 @@ static int32_t drain(tn_request *req, uint32_t output, uint64_t *times_ns, uint3
     return TN_OK;
 }
 
-/* times[sequence][token], since each was submitted; submitting them takes microseconds, which is neglected. */
+/* times[sequence][token], since each was submitted; they were within microseconds, which is neglected. */
 static void evaluate(const struct shape *s, const uint64_t *times, struct timing *out)
 {
     uint64_t begin = 0, end = UINT64_MAX;
@@ -123,8 +139,8 @@ static int32_t run_batch(tn_runtime *rt, const struct shape *s, struct rng *rng,
     int32_t rc = reqs && times ? TN_OK : err_nomem(err, "a batch");
 
     *out = (struct timing){0};
-    for (uint32_t i = 0; i < s->batch && rc == TN_OK; i++)
-        rc = submit_one(rt, s, rng, vocab, &reqs[i], err);
+    if (rc == TN_OK)
+        rc = submit_all(rt, s, rng, vocab, reqs, err);
     for (uint32_t i = 0; i < s->batch && rc == TN_OK; i++)
         rc = drain(reqs[i], s->output, times + (size_t)i * s->output, &out->cached, err);
     for (uint32_t i = 0; reqs && i < s->batch; i++)

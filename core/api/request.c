@@ -92,29 +92,79 @@ static struct request_spec to_spec(const tn_runtime *rt, const tn_request_params
 
 int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **out, tn_err *err)
 {
-    struct request_spec spec;
-    tn_request *r;
+    return tn_submit_many(rt, &params, 1, out, err);
+}
+
+static int32_t to_loop(const tn_runtime *rt, const tn_request_params *p, struct loop_request *out,
+                       tn_err *err)
+{
     int32_t rc;
 
-    err_reset(err);
-    if (!params || params->h.size < sizeof *params || !out)
+    if (!p || p->h.size < sizeof *p)
         return tn_err_set(err, TN_E_INVALID, "tn_submit needs params");
-    if (!rt->loop)
-        return tn_err_set(err, TN_E_INVALID, "this process follows another; requests go there");
-    rc = check_lengths(rt, params, err);
+    rc = check_lengths(rt, p, err);
+    if (rc == TN_OK)
+        *out = (struct loop_request){to_spec(rt, p), p->on_logits, p->arg};
+    return rc;
+}
+
+/* A handle for each ticket, or none. */
+static int32_t make_handles(tn_request **out, uint32_t n, tn_err *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        out[i] = mem_zalloc(sizeof *out[i]);
+        if (out[i])
+            continue;
+        while (i > 0)
+            mem_free(out[--i]);
+        return err_nomem(err, "a request");
+    }
+    return TN_OK;
+}
+
+static int32_t submit(tn_runtime *rt, const struct loop_request *requests, uint32_t n,
+                      struct ticket **tickets, tn_request **out, tn_err *err)
+{
+    int32_t rc = make_handles(out, n, err);
+
     if (rc != TN_OK)
         return rc;
-    r = mem_zalloc(sizeof *r);
-    if (!r)
-        return err_nomem(err, "a request");
-    spec = to_spec(rt, params);
-    rc = loop_submit(rt->loop, &spec, params->on_logits, params->arg, &r->ticket, err);
-    if (rc != TN_OK) {
-        mem_free(r);
-        return rc;
+    rc = loop_submit(rt->loop, requests, n, tickets, err);
+    for (uint32_t i = 0; i < n; i++) {
+        if (rc == TN_OK)
+            out[i]->ticket = tickets[i];
+        else
+            mem_free(out[i]);
     }
-    *out = r;
-    return TN_OK;
+    return rc;
+}
+
+int32_t tn_submit_many(tn_runtime *rt, const tn_request_params *const *params, uint32_t n,
+                       tn_request **out, tn_err *err)
+{
+    struct loop_request *requests = NULL;
+    struct ticket **tickets = NULL;
+    int32_t rc = TN_OK;
+
+    err_reset(err);
+    if (!params || !out || n == 0)
+        return tn_err_set(err, TN_E_INVALID, "tn_submit needs params, and room for requests");
+    if (!rt->loop)
+        return tn_err_set(err, TN_E_INVALID, "this process follows another; requests go there");
+    requests = mem_zarray(n, sizeof *requests);
+    tickets = mem_zarray(n, sizeof(struct ticket *));
+    if (!requests || !tickets)
+        rc = err_nomem(err, "requests");
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        rc = to_loop(rt, params[i], &requests[i], err);
+        if (rc != TN_OK && n > 1)
+            err_prefix(err, "request %" PRIu32 " of %" PRIu32, i, n);
+    }
+    if (rc == TN_OK)
+        rc = submit(rt, requests, n, tickets, out, err);
+    mem_free(requests);
+    mem_free(tickets);
+    return rc;
 }
 
 /* -- Events -------------------------------------------------------------------------------------------------- */

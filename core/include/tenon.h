@@ -230,6 +230,12 @@ typedef struct tn_event {
 TN_API int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **out,
                          tn_err *err);
 
+/** Queues `n` requests at once, all or none: a step that has room for several of them takes them together, where calls of
+ *  tn_submit one after another may find it begun with the first. Errors as those of tn_submit; the message names the
+ *  request, counted from 0. */
+TN_API int32_t tn_submit_many(tn_runtime *rt, const tn_request_params *const *params, uint32_t n,
+                              tn_request **out, tn_err *err);
+
 /** Takes the next event, waiting up to timeout_ms (-1: as long as it takes). TN_E_TIMEOUT if none
  *  came; TN_E_CLOSED after FINISHED was taken. */
 TN_API int32_t tn_next_event(tn_request *req, int64_t timeout_ms, tn_event *event, tn_err *err);

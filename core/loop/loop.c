@@ -451,7 +451,7 @@ void loop_get_stats(struct loop *l, struct loop_stats *out)
 /* -- Submitting, on the caller's thread ------------------------------------------------------------------ */
 
 /* The queue's own check comes later, on the loop's thread; this one answers at once when it is plainly full. */
-static int32_t check_queue(struct loop *l, tn_err *err)
+static int32_t check_queue(struct loop *l, uint32_t n, tn_err *err)
 {
     uint32_t max = sched_get_config(l->sched)->max_queued;
     struct loop_stats s;
@@ -462,44 +462,54 @@ static int32_t check_queue(struct loop *l, tn_err *err)
         return TN_E_COMM;
     }
     loop_get_stats(l, &s);
-    if (s.sched.n_waiting + mailbox_pending(l->mailbox) < max)
+    if ((uint64_t)s.sched.n_waiting + mailbox_pending(l->mailbox) + n <= max)
         return TN_OK;
     err_at(err, TN_E_BUSY, NULL, TN_NO_OFFSET, "scheduler.max_queue",
-           "%" PRIu32 " requests are waiting already", max);
+           "%" PRIu32 " requests may wait, and %" PRIu32 " do already", max,
+           s.sched.n_waiting + mailbox_pending(l->mailbox));
     err_remedy(err, "try again later");
     return TN_E_BUSY;
 }
 
-int32_t loop_submit(struct loop *l, const struct request_spec *spec, loop_logits on_logits,
-                    void *arg, struct ticket **out, tn_err *err)
+static int32_t prepare(struct loop *l, const struct loop_request *r, struct submission *out,
+                       tn_err *err)
 {
-    const struct sched_config *limits = sched_get_config(l->sched);
-    struct request_spec s = *spec;
-    struct request *request = NULL;
-    struct ticket *t = NULL;
-    int32_t rc;
+    uint32_t longest = sched_get_config(l->sched)->max_seq_len; /* more is refused below */
+    uint32_t n = r->spec.max_new_tokens;
+    struct request_spec s = r->spec;
+    int32_t rc = ticket_new(l->mailbox, n < longest ? n : longest, &out->ticket, err);
 
-    rc = check_queue(l, err);
-    if (rc == TN_OK)
-        rc = ticket_new(l->mailbox,
-                        s.max_new_tokens < limits->max_seq_len ? s.max_new_tokens
-                                                               : limits->max_seq_len,
-                        &t, err); /* more is refused below */
     if (rc != TN_OK)
         return rc;
-    t->on_logits = on_logits;
-    t->arg = arg;
-    s.user = (uint64_t)(uintptr_t)t;
-    s.want_logits = on_logits != NULL;
-    rc = request_new(l->sched, &s, &request, err);
-    if (rc == TN_OK && !mailbox_post(l->mailbox, t, request, WISH_NONE)) {
-        request_free(request);
+    out->ticket->on_logits = r->on_logits;
+    out->ticket->arg = r->arg;
+    s.user = (uint64_t)(uintptr_t)out->ticket;
+    s.want_logits = r->on_logits != NULL;
+    return request_new(l->sched, &s, &out->request, err);
+}
+
+int32_t loop_submit(struct loop *l, const struct loop_request *requests, uint32_t n,
+                    struct ticket **out, tn_err *err)
+{
+    struct submission *list = mem_zarray(n, sizeof *list);
+    int32_t rc = list ? check_queue(l, n, err) : err_nomem(err, "requests");
+
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        rc = prepare(l, &requests[i], &list[i], err);
+        if (rc != TN_OK && n > 1)
+            err_prefix(err, "request %" PRIu32 " of %" PRIu32, i, n);
+    }
+    if (rc == TN_OK && !mailbox_submit(l->mailbox, list, n))
         rc = tn_err_set(err, TN_E_CLOSED, "the runtime is shutting down");
+    for (uint32_t i = 0; list && i < n; i++) {
+        if (rc == TN_OK) {
+            out[i] = list[i].ticket;
+            continue;
+        }
+        request_free(list[i].request);
+        if (list[i].ticket)
+            ticket_unref(list[i].ticket);
     }
-    if (rc != TN_OK) {
-        ticket_unref(t);
-        return rc;
-    }
-    *out = t;
-    return TN_OK;
+    mem_free(list);
+    return rc;
 }

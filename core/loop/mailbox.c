@@ -58,31 +58,44 @@ void mailbox_unref(struct mailbox *m)
     mem_free(m);
 }
 
-bool mailbox_post(struct mailbox *m, struct ticket *t, struct request *request,
-                  enum ticket_wish wish)
+/* Puts a ticket in line, if it is not there. The lock is held. */
+static void enqueue(struct mailbox *m, struct ticket *t)
+{
+    if (t->posted)
+        return;
+    t->posted = true;
+    t->next = NULL;
+    *m->last = t;
+    m->last = &t->next;
+    ticket_ref(t);
+}
+
+bool mailbox_submit(struct mailbox *m, const struct submission *list, uint32_t n)
 {
     bool open;
 
     pthread_mutex_lock(&m->lock);
     open = !m->closed;
-    if (open) {
-        if (request) {
-            t->request = request;
-            m->n_requests++;
-        }
-        if (wish != WISH_NONE && t->wish != WISH_CANCEL)
+    for (uint32_t i = 0; open && i < n; i++) {
+        list[i].ticket->request = list[i].request;
+        m->n_requests++;
+        enqueue(m, list[i].ticket);
+    }
+    pthread_cond_signal(&m->wake);
+    pthread_mutex_unlock(&m->lock);
+    return open;
+}
+
+void mailbox_wish(struct mailbox *m, struct ticket *t, enum ticket_wish wish)
+{
+    pthread_mutex_lock(&m->lock);
+    if (!m->closed) {
+        if (t->wish != WISH_CANCEL)
             t->wish = wish;
-        if (!t->posted) {
-            t->posted = true;
-            t->next = NULL;
-            *m->last = t;
-            m->last = &t->next;
-            ticket_ref(t);
-        }
+        enqueue(m, t);
         pthread_cond_signal(&m->wake);
     }
     pthread_mutex_unlock(&m->lock);
-    return open;
 }
 
 struct ticket *mailbox_take(struct mailbox *m, struct request **request, enum ticket_wish *wish)

@@ -15,9 +15,18 @@ int32_t mailbox_new(struct mailbox **out, tn_err *err);
 struct mailbox *mailbox_ref(struct mailbox *m);
 void mailbox_unref(struct mailbox *m); /* NULL is allowed */
 
-/* What a ticket wants. `request` (may be NULL) is handed over on success. False if the mailbox is closed. */
-bool mailbox_post(struct mailbox *m, struct ticket *t, struct request *request,
-                  enum ticket_wish wish);
+/* A request, and the ticket that will tell of it. */
+struct submission {
+    struct ticket *ticket;
+    struct request *request;
+};
+
+/* Hands over requests, all at once: who takes the first finds the others behind it. False if the mailbox is closed, and
+ * then they stay the caller's. */
+bool mailbox_submit(struct mailbox *m, const struct submission *list, uint32_t n);
+
+/* A ticket that was handed over wants something else. */
+void mailbox_wish(struct mailbox *m, struct ticket *t, enum ticket_wish wish);
 
 /* The oldest ticket and its wants; NULL if there is none. The caller takes over one reference to the ticket. */
 struct ticket *mailbox_take(struct mailbox *m, struct request **request, enum ticket_wish *wish);

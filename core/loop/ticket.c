@@ -144,7 +144,7 @@ static void wish(struct ticket *t, enum ticket_wish w)
     finished = t->finished;
     pthread_mutex_unlock(&t->lock);
     if (!finished)
-        mailbox_post(t->mailbox, t, NULL, w);
+        mailbox_wish(t->mailbox, t, w);
 }
 
 void ticket_cancel(struct ticket *t)

@@ -293,6 +293,59 @@ START_TEST(end_token_ends_the_output_unless_ignored)
 }
 END_TEST
 
+/* -- Many at once ------------------------------------------------------------------------------------------- */
+
+START_TEST(requests_submitted_at_once_share_a_step)
+{
+    enum { N = 8 };
+    tn_runtime *rt = open_with(NULL, 0);
+    tn_runtime_stats before = {.h = TN_HDR(tn_runtime_stats)}, after = before;
+    const tn_request_params *list[N];
+    tn_request *reqs[N];
+    struct job jobs[N];
+    tn_err err = TN_ERR_INIT;
+
+    for (uint32_t i = 0; i < N; i++) {
+        make_job(&jobs[i], 2 * i + 1);
+        jobs[i].params.n_prompt = 5;
+        jobs[i].params.max_new_tokens = 1;
+        list[i] = &jobs[i].params;
+    }
+    tn_stats(rt, &before);
+    ck_assert_ok(tn_submit_many(rt, list, N, reqs, &err), &err);
+    for (uint32_t i = 0; i < N; i++)
+        collect(reqs[i], &jobs[i]);
+    tn_stats(rt, &after);
+    ck_assert_uint_eq(after.n_steps - before.n_steps, 1);
+    tn_close(rt);
+}
+END_TEST
+
+START_TEST(one_bad_request_of_many_refuses_all)
+{
+    tn_runtime *rt = open_with((tn_kv[]){{"scheduler.max_queue", "3"}}, 1);
+    struct job jobs[4];
+    const tn_request_params *list[4];
+    tn_request *reqs[4];
+    tn_err err = TN_ERR_INIT;
+
+    for (uint32_t i = 0; i < 4; i++) {
+        make_job(&jobs[i], i + 1);
+        list[i] = &jobs[i].params;
+    }
+    jobs[1].params.temperature = -1;
+    ck_assert_int_ne(tn_submit_many(rt, list, 3, reqs, &err), TN_OK);
+    ck_assert_err_has(&err, "request 1 of 3");
+    ck_assert_int_eq(tn_submit_many(rt, list, 0, reqs, &err), TN_E_INVALID);
+    make_job(&jobs[1], 2);
+    ck_assert_int_eq(tn_submit_many(rt, list, 4, reqs, &err), TN_E_BUSY);
+    ck_assert_ok(tn_submit_many(rt, list, 3, reqs, &err), &err);
+    for (uint32_t i = 0; i < 3; i++)
+        collect(reqs[i], &jobs[i]);
+    tn_close(rt);
+}
+END_TEST
+
 /* -- Refusals --------------------------------------------------------------------------------------------- */
 
 static void refused(tn_runtime *rt, const tn_request_params *p, const char *field)
@@ -437,6 +490,8 @@ int main(void)
     tcase_add_test(t, cancel_ends_a_request_in_any_state);
     tcase_add_test(t, close_finishes_what_runs_and_requests_may_be_released_later);
     tcase_add_test(t, end_token_ends_the_output_unless_ignored);
+    tcase_add_test(t, requests_submitted_at_once_share_a_step);
+    tcase_add_test(t, one_bad_request_of_many_refuses_all);
     tcase_add_test(t, bad_parameters_are_refused_by_name);
     tcase_add_test(t, bad_openings_name_the_cause);
     tcase_add_test(t, logits_of_every_prompt_row_come_in_order);
