@@ -322,6 +322,8 @@ bool added_search(const struct added *a, const struct added_matcher *m, const ch
         if (t->single_word && !is_single_word(text, len, &x))
             continue;
         strip(t, text, len, free_from, &x);
+        if (x.begin >= x.end)
+            continue; /* a space that the token before took */
         free_from = x.end;
         out->items[kept++] = x;
     }

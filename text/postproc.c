@@ -29,10 +29,10 @@ void postproc_trim(const struct postproc *p, struct tn_encoding *e)
             trim(&p->steps[i], e);
 }
 
-/* Tokens before and after the text of one sequence, as all templates together make them. The text itself is not moved
- * until the end. */
+/* Tokens before and after the text, as all templates together make them. The text itself is not moved until the end. */
 struct segment {
     bool text;             /* the tokens of the text */
+    bool joined;           /* belongs to the same sequence as the segment before */
     uint32_t first, count; /* else ids of a template */
 };
 
@@ -51,24 +51,70 @@ static bool put(struct layout *l, struct segment s)
     return true;
 }
 
-static int32_t apply_template(const struct postproc_step *s, const struct layout *in,
-                              struct layout *out, bool add_special, tn_err *err)
+static size_t count_sequences(const struct layout *l)
 {
-    const struct postproc_template *t = in->count == 1 ? &s->single : &s->pair;
+    size_t n = 0;
 
-    out->count = 0;
-    if (in->count > 2 || t->broken)
-        return tn_err_set(err, TN_E_UNSUPPORTED,
-                          "the post-processors of the tokenizer do not fit together");
-    for (size_t i = 0; i < t->count; i++) {
+    for (size_t i = 0; i < l->count; i++)
+        n += !l->items[i].joined;
+    return n;
+}
+
+/* Copies sequence `which` behind what is there, as one of its own or as part of the one before. */
+static bool put_sequence(struct layout *out, const struct layout *in, size_t which, bool joined)
+{
+    size_t at = 0;
+    bool ok = true;
+
+    for (size_t seen = 0; at < in->count; at++) {
+        seen += !in->items[at].joined;
+        if (seen == which + 1)
+            break;
+    }
+    for (size_t i = at; ok && i < in->count && (i == at || in->items[i].joined); i++) {
+        struct segment s = in->items[i];
+        s.joined = i > at || joined;
+        ok = put(out, s);
+    }
+    return ok;
+}
+
+/* Lays out one template. `which` is the sequence that its A is; all that comes of it is one sequence if `join`. */
+static bool lay_out(const struct postproc_template *t, const struct layout *in, size_t which,
+                    bool join, bool add_special, struct layout *out)
+{
+    bool ok = true, first = true;
+
+    for (size_t i = 0; ok && i < t->count; i++) {
         const struct postproc_piece *p = &t->pieces[i];
+        bool joined = join && !first;
         if (!p->sequence && !add_special)
             continue;
-        if (!put(out,
-                 p->sequence ? in->items[p->which] : (struct segment){false, p->first, p->count}))
-            return err_nomem(err, "an encoding");
+        ok = p->sequence ? put_sequence(out, in, which + p->which, joined)
+                         : put(out, (struct segment){false, joined, p->first, p->count});
+        first = false;
     }
-    return TN_OK;
+    return ok;
+}
+
+static int32_t apply_step(const struct postproc_step *s, const struct layout *in,
+                          struct layout *out, bool add_special, tn_err *err)
+{
+    size_t n = count_sequences(in);
+    bool ok = true;
+
+    out->count = 0;
+    if (s->kind == POSTPROC_AROUND) {
+        for (size_t i = 0; ok && i < n; i++)
+            ok = lay_out(i == 0 ? &s->single : &s->pair, in, i, true, add_special, out);
+    } else {
+        const struct postproc_template *t = n == 1 ? &s->single : &s->pair;
+        if (n == 0 || n > 2 || t->broken)
+            return tn_err_set(err, TN_E_UNSUPPORTED,
+                              "the post-processors of the tokenizer do not fit together");
+        ok = lay_out(t, in, 0, false, add_special, out);
+    }
+    return ok ? TN_OK : err_nomem(err, "an encoding");
 }
 
 static void put_ids(const struct postproc *p, const struct segment *s, struct tn_encoding *e,
@@ -120,13 +166,13 @@ int32_t postproc_apply(const struct postproc *p, struct tn_encoding *e, bool add
 
     if (p->count == 0)
         return TN_OK;
-    if (!put(&now, (struct segment){true, 0, 0}))
+    if (!put(&now, (struct segment){true, false, 0, 0}))
         return err_nomem(err, "an encoding");
     for (size_t i = 0; rc == TN_OK && i < p->count; i++) {
         struct layout swap = now;
-        if (p->steps[i].kind != POSTPROC_TEMPLATE)
+        if (p->steps[i].kind == POSTPROC_TRIM)
             continue;
-        rc = apply_template(&p->steps[i], &now, &next, add_special, err);
+        rc = apply_step(&p->steps[i], &now, &next, add_special, err);
         now = next;
         next = swap;
     }

@@ -24,7 +24,11 @@ struct postproc_template {
     bool broken; /* it names tokens that the file does not define; an error once it is used */
 };
 
-enum postproc_kind { POSTPROC_TRIM, POSTPROC_TEMPLATE };
+enum postproc_kind {
+    POSTPROC_TRIM,
+    POSTPROC_TEMPLATE, /* `single` for one sequence, `pair` for two; each piece is a sequence to the next step */
+    POSTPROC_AROUND /* `single` around the first sequence, `pair` around any other; each stays one */
+};
 
 struct postproc_step {
     enum postproc_kind kind;

@@ -129,15 +129,15 @@ static int32_t load_named(const struct tape *t, uint32_t node, const char *field
     return TN_OK;
 }
 
-/* CLS A SEP, and for two: CLS A SEP (SEP) B SEP. */
+/* CLS A SEP, and what follows: (SEP) B SEP. */
 static int32_t load_cls_sep(struct postproc *p, const struct tape *t, uint32_t node, bool roberta,
                             tn_err *err)
 {
-    struct postproc_step *s = append(p, POSTPROC_TEMPLATE, err);
+    struct postproc_step *s = append(p, POSTPROC_AROUND, err);
     struct postproc_piece cls = {false, 0, (uint32_t)p->id_count, 1};
     struct postproc_piece sep = {false, 0, (uint32_t)p->id_count + 1, 1};
-    struct postproc_piece a = {true, 0, 0, 0}, b = {true, 1, 0, 0};
-    const struct postproc_piece single[] = {cls, a, sep}, pair[] = {cls, a, sep, sep, b, sep};
+    struct postproc_piece text = {true, 0, 0, 0};
+    const struct postproc_piece single[] = {cls, text, sep}, pair[] = {sep, text, sep};
     uint32_t ids[2];
     int32_t rc = s ? load_named(t, node, "cls", &ids[0], err) : TN_E_NOMEM;
 
@@ -147,9 +147,8 @@ static int32_t load_cls_sep(struct postproc *p, const struct tape *t, uint32_t n
         rc = add_ids(p, ids, 2, err);
     for (size_t i = 0; rc == TN_OK && i < 3; i++)
         rc = add_piece(&s->single, single[i], err);
-    for (size_t i = 0; rc == TN_OK && i < 6; i++)
-        if (i != 3 || roberta)
-            rc = add_piece(&s->pair, pair[i], err);
+    for (size_t i = roberta ? 0 : 1; rc == TN_OK && i < 3; i++)
+        rc = add_piece(&s->pair, pair[i], err);
     return rc;
 }
 

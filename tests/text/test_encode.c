@@ -166,6 +166,49 @@ START_TEST(an_encoding_moves_between_tokenizers_with_and_without_trimming)
 }
 END_TEST
 
+#define STRIPS(text, id, left, right)                                                              \
+    "{\"id\":" #id ",\"content\":\"" text "\",\"single_word\":false,\"lstrip\":" #left             \
+    ",\"rstrip\":" #right ",\"normalized\":false,\"special\":false}"
+
+START_TEST(white_space_belongs_to_one_added_token)
+{
+    tn_tokenizer *t =
+        open_bytes(NO_TOKENS, "[]",
+                   "," PLAIN ",\"added_tokens\":[" STRIPS("\\n", 256, true, true) "," STRIPS(
+                       "ing", 257, false, true) "," STRIPS(" ", 258, true, false) "]");
+
+    ck_encodes(t, "\n\n\nx", 0, "256:0-3 120:3-4");
+    ck_encodes(t, "ing\n \nx", 0, "257:0-6 120:6-7");
+    ck_encodes(t, "ing \n ", 0, "257:0-6");
+    ck_encodes(t, "\n  x  ", 0, "256:0-3 120:3-4 258:4-5 258:5-6");
+    tn_tokenizer_close(t);
+}
+END_TEST
+
+#define CLS_SEP(kind) "{\"type\":\"" kind "\",\"cls\":[\"a\",97],\"sep\":[\"b\",98]}"
+
+START_TEST(post_processors_follow_one_another)
+{
+    tn_tokenizer *t =
+        open_bytes(NO_TOKENS, "[]",
+                   "," PLAIN ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[" CLS_SEP(
+                       "BertProcessing") "," CLS_SEP("RobertaProcessing") "]}");
+
+    ck_encodes(t, "x", TN_ENCODE_ADD_SPECIAL, "97:0-0 97:0-0 120:0-1 98:0-0 98:0-0");
+    ck_encodes(t, "x", 0, "120:0-1");
+    tn_tokenizer_close(t);
+    t = open_bytes(
+        NO_TOKENS, "[]",
+        "," PLAIN ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":["
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"s\"}},"
+        "{\"Sequence\":{\"id\":\"A\"}}],\"pair\":[],\"special_tokens\":{\"s\":{\"id\":\"s\","
+        "\"ids\":[115],\"tokens\":[\"s\"]}}}," CLS_SEP("BertProcessing") "]}");
+    /* The token that the template put in is a sequence of its own to what follows. */
+    ck_encodes(t, "x", TN_ENCODE_ADD_SPECIAL, "97:0-0 115:0-0 98:0-0 120:0-1 98:0-0");
+    tn_tokenizer_close(t);
+}
+END_TEST
+
 /* -- Files around the tokenizer ------------------------------------------------------------------------------------- */
 
 static void put(const char *dir, const char *name, const char *text)
@@ -330,6 +373,8 @@ int main(void)
     tcase_add_test(c, spans_are_whole_characters_even_where_tokens_split_them);
     tcase_add_test(c, without_offsets_there_are_no_spans);
     tcase_add_test(c, an_encoding_moves_between_tokenizers_with_and_without_trimming);
+    tcase_add_test(c, white_space_belongs_to_one_added_token);
+    tcase_add_test(c, post_processors_follow_one_another);
     tcase_add_test(c, roles_settings_and_templates_are_found_beside_the_vocabulary);
     tcase_add_test(c, broken_files_beside_the_vocabulary_are_refused_by_name);
     tcase_add_test(c, many_threads_share_one_tokenizer);
