@@ -19,11 +19,12 @@ struct weight_source {
     uint64_t unit;               /* of `stored`: its rows per row of the weight; 0: one */
 };
 
-/* What quantization makes of a weight on the way: each may be NULL. */
+/* What quantization makes of a weight on the way, in this order: each may be NULL. */
 struct weight_scale {
     const float *divide; /* per entry of dims[0]: (w + offset) / divide - offset */
     float offset;
     const float *multiply; /* per column */
+    const uint32_t *rows;  /* entry i of dims[0] is entry rows[i] of what it was */
 };
 
 struct quantized;
@@ -32,7 +33,7 @@ struct quantized;
 struct weight_origin {
     uint32_t n_sources;
     const struct weight_source *sources;
-    const float *table;               /* TN_ROLE_TABLE: the values themselves */
+    const void *table;                /* the elements themselves: of TN_ROLE_TABLE, or found out */
     const struct weight_scale *scale; /* NULL: as in the checkpoint */
     struct quantized *made; /* tensor `part` of a quantized matrix (quant.h); NULL: not one */
     uint32_t part;

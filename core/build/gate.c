@@ -160,26 +160,30 @@ static int32_t record(struct record *r, const struct run_moment *m, tn_err *err)
     return *to ? m->get(m->io, m->after, 0, *to, err) : err_nomem(err, "measuring errors");
 }
 
-/* Hands the linear the input that it has in the model, divided as it is in the quantized engine. */
+/* Hands the linear the input that it has in the model, divided and in the order as it is in the quantized engine. */
 static int32_t inject(struct measuring *x, const struct quant_linear *l, const struct record *r,
                       const struct run_moment *m, tn_err *err)
 {
     const float *divide = x->q->groups[l->group].divide;
+    const uint32_t *order = l->chosen ? l->order : NULL;
     size_t width = (size_t)m->op->in[0]->width;
 
     if (m->n_rows != r->n_rows)
         return TN_OK;
     if (!mem_grow(&x->got, &x->cap_got, m->n_rows * width, sizeof *x->got))
         return err_nomem(err, "measuring errors");
-    for (size_t i = 0; i < m->n_rows * width; i++)
-        x->got[i] = r->in[i] / (divide ? divide[i % width] : 1.0f);
+    for (size_t i = 0; i < m->n_rows * width; i++) {
+        size_t k = order ? order[i % width] : i % width;
+        x->got[i] = r->in[i - i % width + k] / (divide ? divide[k] : 1.0f);
+    }
     return m->set(m->io, false, 0, x->got, err);
 }
 
 static int32_t compare_output(struct measuring *x, struct quant_linear *l, const struct record *r,
                               const struct run_moment *m, tn_err *err)
 {
-    const float *scaled = x->q->scales[l->weight].divide; /* rows of this matrix, for the next */
+    /* What became of the rows of this matrix for the sake of the next. */
+    const struct weight_scale *scale = &x->q->scales[l->weight];
     size_t width = (size_t)m->op->out[0]->width;
     double sum = 0.0, difference = 0.0;
     int32_t rc;
@@ -190,7 +194,9 @@ static int32_t compare_output(struct measuring *x, struct quant_linear *l, const
         return err_nomem(err, "measuring errors");
     rc = m->get(m->io, true, 0, x->got, err);
     for (size_t i = 0; i < m->n_rows * width && rc == TN_OK; i++) {
-        double y = (double)r->out[i], d = (double)x->got[i] * (scaled ? scaled[i % width] : 1.0f);
+        size_t k = scale->rows ? scale->rows[i % width] : i % width;
+        double y = (double)r->out[i - i % width + k];
+        double d = (double)x->got[i] * (scale->divide ? scale->divide[k] : 1.0f);
         sum += y * y;
         difference += (d - y) * (d - y);
     }

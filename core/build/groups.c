@@ -30,8 +30,7 @@ uint32_t quant_resolve(const struct plan *p, uint32_t value)
     return value;
 }
 
-/* How many ops read the value, as it is. */
-static uint32_t n_readers(const struct plan *p, uint32_t value)
+uint32_t quant_readers(const struct plan *p, uint32_t value)
 {
     uint32_t n = 0;
 
@@ -41,7 +40,7 @@ static uint32_t n_readers(const struct plan *p, uint32_t value)
     return n;
 }
 
-static uint32_t n_users(const struct plan *p, uint32_t weight)
+uint32_t quant_users(const struct plan *p, uint32_t weight)
 {
     uint32_t n = 0;
 
@@ -73,14 +72,14 @@ static int32_t add_linear(struct quant *q, uint32_t index, tn_err *err)
         g = &q->groups[q->n_groups++];
         g->value = value;
         g->n_channels = p->values[op->in[0]].width;
-        g->linears = arena_array(&q->arena, n_readers(p, op->in[0]) + 1, sizeof *g->linears);
+        g->linears = arena_array(&q->arena, quant_readers(p, op->in[0]) + 1, sizeof *g->linears);
         if (!g->linears)
             return err_nomem(err, "quantization");
     }
     g->linears[g->n_linears++] = q->n_linears;
     *l = (struct quant_linear){
         .op = index, .weight = op->weights[0], .group = (uint32_t)(g - q->groups), .error = -1.0};
-    if (n_users(p, l->weight) > 1)
+    if (quant_users(p, l->weight) > 1)
         snprintf(l->why, sizeof l->why, "several ops share its matrix");
     else if (g->value != op->in[0])
         snprintf(l->why, sizeof l->why, "reads what a collective leaves");
@@ -96,7 +95,7 @@ static bool aim_at(const struct plan *p, struct quant_group *g, const struct pla
     if (op->n_weights > 2)
         return false;
     for (uint32_t i = 0; i < op->n_weights; i++)
-        if (n_users(p, op->weights[i]) > 1)
+        if (quant_users(p, op->weights[i]) > 1)
             return false;
     g->n_targets = op->n_weights;
     memcpy(g->targets, op->weights, op->n_weights * sizeof *op->weights);
@@ -118,7 +117,7 @@ static void aim_at_factor(const struct plan *p, struct quant_group *g, const str
 {
     for (uint32_t i = 0; i < 2; i++) {
         const struct plan_op *up = &p->ops[p->values[mul->in[i]].producer];
-        if (is_op(up, TN_OP_LINEAR) && n_readers(p, mul->in[i]) == 1 && aim_at(p, g, up)) {
+        if (is_op(up, TN_OP_LINEAR) && quant_readers(p, mul->in[i]) == 1 && aim_at(p, g, up)) {
             g->before = TN_QUANT_BEFORE_LINEAR;
             return;
         }
@@ -136,8 +135,8 @@ static int32_t aim_at_values(struct quant *q, struct quant_group *g,
     uint64_t shared = heads / (uint64_t)plan_attr(attention, "n_kv_heads")->i;
     uint32_t *entry;
 
-    if (!is_op(v, TN_OP_LINEAR) || n_readers(p, append->in[1]) != 1 ||
-        n_readers(p, attention->in[1]) != 1 || !aim_at(p, g, v))
+    if (!is_op(v, TN_OP_LINEAR) || quant_readers(p, append->in[1]) != 1 ||
+        quant_readers(p, attention->in[1]) != 1 || !aim_at(p, g, v))
         return TN_OK;
     entry = arena_array(&q->arena, (size_t)g->n_channels, sizeof *entry);
     if (!entry)
@@ -154,7 +153,7 @@ static int32_t find_before(struct quant *q, struct quant_group *g, tn_err *err)
     const struct plan *p = q->from->plan;
     const struct plan_op *op = &p->ops[p->values[g->value].producer];
 
-    if (n_readers(p, g->value) != g->n_linears)
+    if (quant_readers(p, g->value) != g->n_linears)
         return TN_OK;
     if (is_op(op, TN_OP_RMS_NORM) || is_op(op, TN_OP_LAYER_NORM))
         aim_at_norm(p, g, op);

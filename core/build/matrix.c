@@ -90,6 +90,21 @@ static void apply_scale(const struct weight_scale *s, uint64_t rows, uint64_t co
     }
 }
 
+/* Brings rows into their order. */
+static int32_t apply_order(const uint32_t *order, uint64_t rows, uint64_t cols, float **w,
+                           tn_err *err)
+{
+    float *from = *w, *to = mem_array((size_t)(rows * cols), sizeof *to);
+
+    if (!to)
+        return err_nomem(err, "a matrix in another order");
+    for (uint64_t r = 0; r < rows; r++)
+        memcpy(to + r * cols, from + order[r] * cols, (size_t)cols * sizeof *to);
+    mem_free(from);
+    *w = to;
+    return TN_OK;
+}
+
 int32_t matrix_load(const struct checkpoint *c, const struct plan_weight *w,
                     const struct weight_origin *o, float **out, tn_err *err)
 {
@@ -110,12 +125,14 @@ int32_t matrix_load(const struct checkpoint *c, const struct plan_weight *w,
         rc = load_source(&l, &o->sources[i], all + done);
         done += (o->sources[i].row_end - o->sources[i].row_begin) * l.cols;
     }
+    if (rc == TN_OK && o->scale)
+        apply_scale(o->scale, matrix_rows(w), l.cols, all);
+    if (rc == TN_OK && o->scale && o->scale->rows)
+        rc = apply_order(o->scale->rows, matrix_rows(w), l.cols, &all, err);
     if (rc != TN_OK) {
         mem_free(all);
         return rc;
     }
-    if (o->scale)
-        apply_scale(o->scale, matrix_rows(w), l.cols, all);
     *out = all;
     return TN_OK;
 }

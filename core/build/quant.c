@@ -236,8 +236,9 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
                  q->o.tp_size, l->made.source.dims[1]);
         return TN_OK;
     }
-    l->chosen = true;
-    return TN_OK;
+    rc = q->scheme ? TN_OK : quant_find_order(q, l, err);
+    l->chosen = rc == TN_OK;
+    return rc;
 }
 
 static int32_t check_needs(const struct quant *q, tn_err *err)
@@ -303,13 +304,35 @@ static uint64_t tensor_bytes(const tn_quant_tensor *t)
     return plan_weight_bytes(&w);
 }
 
+/* Rows of what the checkpoint has quantized, in the order that the linear behind needs; a scheme gets its matrix so. */
+static int32_t order_rows(const struct quantized *m, tn_err *err)
+{
+    const uint32_t *rows = m->origin.scale ? m->origin.scale->rows : NULL;
+
+    for (uint32_t i = 0; rows && i < m->plan.n_tensors; i++) {
+        const tn_quant_tensor *t = &m->plan.tensors[i];
+        size_t bytes = (size_t)tensor_bytes(t), row = bytes / (size_t)t->dims[0];
+        uint8_t *copy = t->rows ? mem_alloc(bytes) : NULL;
+        if (t->rows && !copy)
+            return err_nomem(err, "a quantized matrix in another order");
+        if (copy)
+            memcpy(copy, m->out[i], bytes);
+        for (size_t r = 0; copy && r < (size_t)t->dims[0]; r++)
+            memcpy((uint8_t *)m->out[i] + r * row, copy + rows[r] * row, row);
+        mem_free(copy);
+    }
+    return TN_OK;
+}
+
 static int32_t make(struct quantized *m, const float *matrix, tn_err *err)
 {
     int32_t rc;
 
-    if (m->stored)
-        return stored_fill(m->stored, m->origin.sources, m->origin.n_sources, m->out,
-                           &m->weight_error, err);
+    if (m->stored) {
+        rc = stored_fill(m->stored, m->origin.sources, m->origin.n_sources, m->out,
+                         &m->weight_error, err);
+        return rc == TN_OK ? order_rows(m, err) : rc;
+    }
     rc = m->scheme->quantize(m->build, &m->op, m->stats, matrix, m->out, err);
     if (rc != TN_OK && err) {
         err_plugin(err, m->plugin);
@@ -345,7 +368,8 @@ struct rewriting {
     uint32_t *ids;              /* of the old plan's weights in the new one */
     uint32_t *values;           /* of its values */
     struct quant_linear **made; /* per old weight: the linear it is the chosen matrix of */
-    bool stored;                /* ranges of the cache come from the checkpoint */
+    uint32_t *ordered; /* per linear: 1 + the value that a `reorder` for it (and others) makes */
+    bool stored;       /* ranges of the cache come from the checkpoint */
     tn_err *err;
 };
 
@@ -414,7 +438,7 @@ static int32_t put_weights(struct rewriting *r)
             rc = put_parts(r, r->made[i]);
             continue;
         }
-        if (s->divide || s->multiply)
+        if (s->divide || s->multiply || s->rows)
             origin.scale = s;
         rc = put_weight(r, &from->plan->weights[i], &origin, &r->ids[i]);
     }
@@ -623,6 +647,55 @@ static int32_t put_hadamard(struct rewriting *r, struct plan_op *op, const char 
     return plan_add_op(r->out->plan, &turn, &value, &op->in[0], r->err);
 }
 
+static int32_t put_order(struct rewriting *r, const struct quant_linear *l, uint32_t *id)
+{
+    const char *name = l->made.source.name;
+    size_t n = strlen(name), tail = strlen(".weight");
+    char *order = arena_alloc(&r->q->arena, n + 8);
+    struct weight_origin origin = {.table = l->order};
+    struct plan_weight w = {.name = order,
+                            .role = TN_ROLE_SCALE,
+                            .dtype = TN_DT_I32,
+                            .n_dims = 1,
+                            .dims = {l->made.source.dims[1]}};
+
+    if (!order)
+        return err_nomem(r->err, "a quantized plan");
+    if (n > tail && strcmp(name + n - tail, ".weight") == 0)
+        n -= tail;
+    snprintf(order, n + 8, "%.*s.order", (int)n, name);
+    return put_weight(r, &w, &origin, id);
+}
+
+/* The op that brings input 0 of `op` into the order of the linear's columns, once for all that agree. */
+static int32_t put_reorder(struct rewriting *r, const struct quant_linear *l, struct plan_op *op)
+{
+    const struct quant_group *g = &r->q->groups[l->group];
+    struct plan_value value = r->out->plan->values[op->in[0]];
+    struct plan_op turn = {.name = TN_OP_REORDER,
+                           .layer = op->layer,
+                           .n_in = 1,
+                           .n_weights = 1,
+                           .n_out = 1,
+                           .in = {op->in[0]}};
+    uint32_t first = 0, id = 0;
+    int32_t rc;
+
+    while (r->q->linears[g->linears[first]].order != l->order)
+        first++;
+    first = g->linears[first];
+    if (r->ordered[first]) {
+        op->in[0] = r->ordered[first] - 1;
+        return TN_OK;
+    }
+    rc = put_order(r, l, &turn.weights[0]);
+    if (rc == TN_OK)
+        rc = plan_add_op(r->out->plan, &turn, &value, &id, r->err);
+    if (rc == TN_OK)
+        r->ordered[first] = (op->in[0] = id) + 1;
+    return rc;
+}
+
 static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool ranges)
 {
     const struct plan *p = r->q->from->plan;
@@ -649,8 +722,10 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
             op.weights[op.n_weights++] = r->ids[l->weight] + i;
         for (uint32_t i = 1; i < from->n_weights; i++)
             op.weights[op.n_weights++] = r->ids[from->weights[i]];
+        if (l->order && !l->folded)
+            rc = put_reorder(r, l, &op);
     }
-    if (ranges && appends && op.n_weights == 0)
+    if (rc == TN_OK && ranges && appends && op.n_weights == 0)
         rc = r->stored ? put_stored_ranges(r, from, &op) : put_ranges(r, from, &op);
     /* Scales that came with the checkpoint are those of keys as they are. */
     if (rc == TN_OK && r->q->o.hadamard && !r->stored &&
@@ -701,7 +776,10 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
     r.ids = mem_zarray(n, sizeof *r.ids);
     r.values = mem_zarray(q->from->plan->n_values, sizeof *r.values);
     r.made = mem_zarray(n, sizeof *r.made);
-    rc = r.ids && r.values && r.made ? plan_new(&e.plan, err) : err_nomem(err, "a quantized plan");
+    r.ordered = mem_zarray(q->n_linears, sizeof *r.ordered);
+    quant_fold(q);
+    rc = r.ids && r.values && r.made && r.ordered ? plan_new(&e.plan, err)
+                                                  : err_nomem(err, "a quantized plan");
     for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
         if (q->linears[i].chosen)
             r.made[q->linears[i].weight] = &q->linears[i];
@@ -710,6 +788,7 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
     mem_free(r.ids);
     mem_free(r.values);
     mem_free(r.made);
+    mem_free(r.ordered);
     if (rc != TN_OK) {
         emission_release(&e);
         return rc;

@@ -44,8 +44,11 @@ struct quant_linear {
     uint32_t op;     /* in plan->ops */
     uint32_t weight; /* its matrix, in plan->weights */
     uint32_t group;
-    bool chosen;         /* it becomes what made.plan says; else `why` tells */
-    bool raised;         /* by the gate: stays as it is, whatever the scheme would do */
+    /* Its tensors have column order[k] of the matrix as column k; NULL: k. Linears of a group that agree share the array. */
+    const uint32_t *order;
+    bool folded; /* what it reads comes in that order, see order.c; else behind a `reorder` */
+    bool chosen; /* it becomes what made.plan says; else `why` tells */
+    bool raised; /* by the gate: stays as it is, whatever the scheme would do */
     char why[QUANT_WHY]; /* "" if chosen */
     struct quantized made;
     double error; /* relative error of its output, measured; negative: not measured */
@@ -119,6 +122,16 @@ int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct c
 /* feedback.c: fills q->feedback, once everything is smoothed. */
 int32_t quant_shape_errors(struct quant *q, const struct checkpoint *c,
                            const struct calibration *calib, tn_err *err);
+
+/* How many ops read the value, as it is, and how many the weight. */
+uint32_t quant_readers(const struct plan *p, uint32_t value);
+uint32_t quant_users(const struct plan *p, uint32_t weight);
+
+/* order.c: finds l->order, of a linear whose plan was made from the checkpoint. */
+int32_t quant_find_order(struct quant *q, struct quant_linear *l, tn_err *err);
+/* order.c: which of the chosen linears' inputs come in order by themselves (l->folded, and the rows in q->scales). Those that
+ * ranks could not bring in order are chosen no longer. */
+void quant_fold(struct quant *q);
 
 /* The value whose data `value` has once collectives of one rank are removed. */
 uint32_t quant_resolve(const struct plan *p, uint32_t value);

@@ -26,6 +26,10 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
         json_object_set_new(o, "op", json_string(l->made.plan.op));
     else
         json_object_set_new(o, "kept", json_string(l->why));
+    if (l->chosen && l->order)
+        json_object_set_new(o, "columns",
+                            json_string(l->folded ? "in order by the rows of what it reads"
+                                                  : "in order by reorder"));
     if (q->groups[l->group].divide)
         json_object_set_new(o, "smoothed", json_true());
     if (l->error >= 0.0)

@@ -319,6 +319,39 @@ int32_t stored_fill(const struct stored *s, const struct weight_source *sources,
     return rc;
 }
 
+static int32_t check_order(const uint32_t *order, uint64_t n, tn_err *err)
+{
+    bool *seen = mem_zarray((size_t)n, sizeof *seen);
+    int32_t rc = seen ? TN_OK : err_nomem(err, "an order of columns");
+
+    for (uint64_t k = 0; k < n && rc == TN_OK; k++) {
+        if (order[k] >= n || seen[order[k]])
+            rc = tn_err_set(err, TN_E_FORMAT, "the order of its columns is none: column %llu is %u",
+                            (unsigned long long)k, order[k]);
+        else
+            seen[order[k]] = true;
+    }
+    mem_free(seen);
+    return rc;
+}
+
+int32_t stored_order(const struct stored *s, const struct weight_source *sources, uint32_t n,
+                     uint32_t *order, uint64_t n_columns, tn_err *err)
+{
+    tn_quant_part *parts = NULL;
+    int32_t rc;
+
+    if (!TN_HAS(tn_quant_format, s->format, order) || !s->format->order)
+        return TN_E_NOTFOUND;
+    rc = make_parts(sources, n, &parts, err);
+    if (rc == TN_OK)
+        rc = s->format->order(s->build, parts, n, order, err);
+    if (rc == TN_OK)
+        rc = check_order(order, n_columns, err);
+    mem_free(parts);
+    return blame_plugin(s, rc, err);
+}
+
 int32_t stored_widen(const struct stored *s, const struct weight_source *source, float *w,
                      tn_err *err)
 {

@@ -38,6 +38,11 @@ int32_t stored_plan(const struct stored *s, const struct weight_source *sources,
 int32_t stored_fill(const struct stored *s, const struct weight_source *sources, uint32_t n,
                     void *const *out, double *error, tn_err *err);
 
+/* The order in which those tensors have the matrix's `n_columns` columns, as tn_quant_format::order; a plugin that leaves one out is
+ * refused. TN_E_NOTFOUND, err unfilled: its own. */
+int32_t stored_order(const struct stored *s, const struct weight_source *sources, uint32_t n,
+                     uint32_t *order, uint64_t n_columns, tn_err *err);
+
 /* The source's rows as float32. */
 int32_t stored_widen(const struct stored *s, const struct weight_source *source, float *w,
                      tn_err *err);

@@ -19,7 +19,7 @@ static int32_t write_dummies(struct building *b, struct engine_writer *w)
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < p->n_weights && rc == TN_OK; i++) {
-        const float *table = building_final(b)->origins[i].table;
+        const void *table = building_final(b)->origins[i].table;
         rc = table
                  ? engine_writer_append(w, table, (size_t)plan_weight_bytes(&p->weights[i]), b->err)
                  : engine_writer_dummy(w, i + 1, b->err);

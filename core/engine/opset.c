@@ -292,6 +292,17 @@ static int32_t shape_hadamard(const struct shapes *s)
                : rc;
 }
 
+static int32_t shape_reorder(const struct shapes *s)
+{
+    int32_t rc = expect_rows(s);
+
+    if (rc == TN_OK)
+        rc = equal_widths(s);
+    if (rc == TN_OK)
+        rc = name_weight(s, 0, expect_dims(s, 0, 1, s->out[0].width, 0));
+    return rc == TN_OK ? expect_dtype(s, 0, "the dtype of an order", TN_DT_I32) : rc;
+}
+
 static int32_t shape_kv_append(const struct shapes *s)
 {
     uint64_t width = (uint64_t)int_attr(s, "n_kv_heads", 0) * (uint64_t)int_attr(s, "head_dim", 0);
@@ -455,6 +466,7 @@ static const struct op_rule rules[] = {
       REAL("mscale", false, 0.0, 1e6), REAL("base", false, 0.0, 1e12),
       REAL("factor", false, 0.0, 1e6), INT("max_position", false, 0, LIMIT_POSITIONS)}},
     {TN_OP_HADAMARD, 1, 0, 0, 1, shape_hadamard, {HEADS, HEAD_DIM}},
+    {TN_OP_REORDER, 1, 1, 1, 1, shape_reorder, {{0}}},
     {TN_OP_KV_APPEND, 2, 0, 5, 1, shape_kv_append, {KV_HEADS, HEAD_DIM}},
     {TN_OP_ATTENTION,
      2,

@@ -369,6 +369,19 @@ bool graph_exports(const struct graph *g, uint32_t value)
 
 /* -- Checking the cut -------------------------------------------------------------------------------- */
 
+/* A rank has a part of the row, and the order reaches beyond it. */
+static int32_t scattered_order(const struct graph *g, const struct plan_op *op, tn_err *err)
+{
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, g->plan->weights[op->weights[0]].name,
+           "the columns of a group (desc_act, g_idx) lie across the parts of %" PRIu32 " ranks",
+           g->topo.tp_size);
+    err_remedy(err,
+               "run it with --tp-size 1, or build the engine with --tp-size %" PRIu32
+               ", which widens the matrix behind it",
+               g->topo.tp_size);
+    return TN_E_CONFIG;
+}
+
 /* The plan as this rank sees it, for the opset's rules; its arrays are the arena's. */
 static bool local_plan(const struct graph *g, struct arena *a, struct plan *out)
 {
@@ -401,6 +414,8 @@ static int32_t check_local_op(const struct graph *g, const struct plan *local,
         local->weights[op->weights[0]].shard == TN_SHARD_AXIS0)
         return err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, op->name,
                       "positions cannot be shared out among ranks");
+    if (strcmp(op->name, TN_OP_REORDER) == 0 && width != g->plan->values[op->in[0]].width)
+        return scattered_order(g, op, err);
     if (strcmp(op->name, TN_OP_ALL_GATHER) != 0)
         return opset_check(local, op, out, err);
     if (width * g->topo.tp_size != out[0].width)

@@ -486,6 +486,36 @@ static int32_t load_all(struct binding *b, tn_err *err)
     return rc == TN_OK && b->stream ? b->o.api->stream_sync(b->o.device, b->stream, err) : rc;
 }
 
+/* An order that points beside its row would have a kernel read what is not its own. */
+static int32_t check_order(const struct binding *b, const struct graph_op *op, tn_err *err)
+{
+    uint32_t id = op->weight_ids[0];
+    const tn_weight *w = &b->graph->weights[id];
+    struct host_view v;
+    int32_t rc = bound_view_open(b, id, &v, err);
+
+    for (uint64_t i = 0; i < w->dims[0] && rc == TN_OK; i++) {
+        int32_t from;
+        memcpy(&from, v.data + i * sizeof from, sizeof from);
+        if (from < 0 || (uint64_t)from >= op->op.in[0]->width)
+            rc = err_at(err, TN_E_FORMAT, b->o.engine->path, TN_NO_OFFSET, w->name,
+                        "element %" PRIu64 " is %" PRId32 ", of a row of %" PRIu64, i, from,
+                        op->op.in[0]->width);
+    }
+    bound_view_close(b, id, &v);
+    return rc;
+}
+
+static int32_t check_orders(const struct binding *b, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < b->graph->n_ops && rc == TN_OK; i++)
+        if (strcmp(b->graph->ops[i]->op.name, TN_OP_REORDER) == 0)
+            rc = check_order(b, b->graph->ops[i], err);
+    return rc;
+}
+
 int32_t bound_load_weights(struct binding *b, tn_err *err)
 {
     uint64_t begin = clock_ns();
@@ -495,6 +525,8 @@ int32_t bound_load_weights(struct binding *b, tn_err *err)
     if (alone)
         file_map_expect(&b->o.engine->map, true);
 
+    if (rc == TN_OK)
+        rc = check_orders(b, err);
     if (rc == TN_OK)
         rc = load_all(b, err);
     end_loading(b);

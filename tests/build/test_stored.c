@@ -72,6 +72,9 @@ static void close_all(void)
     ck_assert_ok(dir_remove(dir, &err), &err);
 }
 
+/* Which of two groups each of 16 columns is in. */
+static const int32_t by_importance[16] = {1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0};
+
 static struct weight_source rows_of(const char *tensor, uint64_t begin, uint64_t end)
 {
     return (struct weight_source){
@@ -224,10 +227,12 @@ START_TEST(memory_running_out_is_an_error)
     put("a.qweight", TN_DT_I32, 2, 8, words);
     put("a.qzeros", TN_DT_I32, 2, 1, zeros);
     put("a.scales", TN_DT_F16, 2, 8, scales);
+    put("a.g_idx", TN_DT_I32, 16, 0, by_importance);
     ck_assert_ok(open_checkpoint(text, &err), &err);
     for (n = 1; rc != TN_OK; n++) {
         uint8_t codes[64] = {0};
         float scale[16], wide[128];
+        uint32_t order[16];
         int8_t zero[16];
         void *out[] = {codes, scale, zero};
         struct weight_source source;
@@ -242,6 +247,8 @@ START_TEST(memory_running_out_is_an_error)
         if (rc == TN_OK)
             rc = stored_plan(stored, &source, 1, &plan, &err);
         if (rc == TN_OK)
+            rc = stored_order(stored, &source, 1, order, 16, &err);
+        if (rc == TN_OK)
             rc = stored_fill(stored, &source, 1, out, &error, &err);
         if (rc == TN_OK)
             rc = stored_widen(stored, &source, wide, &err);
@@ -250,6 +257,46 @@ START_TEST(memory_running_out_is_an_error)
                       err.msg);
     }
     ck_assert_uint_gt(n, 10);
+}
+END_TEST
+
+/* Columns of a group come together and keep their order; codes go with them, scales stay. */
+START_TEST(groups_by_importance_are_brought_together)
+{
+    static const char text[] =
+        "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4, "
+        "\"group_size\": 8, \"desc_act\": true}}";
+    static const uint32_t zeros[2] = {0x77777777, 0x77777777}; /* 8 less 1 */
+    uint32_t words[16], order[16];
+    uint16_t scales[16];
+    uint8_t codes[64] = {0};
+    float scale[16];
+    void *out[] = {codes, scale};
+    struct weight_source source = rows_of("a.weight", 0, 8);
+    tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
+    double error = 1.0;
+    tn_err err = TN_ERR_INIT;
+
+    for (uint32_t i = 0; i < 16; i++) {
+        words[i] = i < 8 ? 0x76543210 : 0xfedcba98; /* column k has code k */
+        scales[i] = i < 8 ? 0x3c00 : 0x4000;        /* 1 and 2 */
+    }
+    put("a.qweight", TN_DT_I32, 2, 8, words);
+    put("a.qzeros", TN_DT_I32, 2, 1, zeros);
+    put("a.scales", TN_DT_F16, 2, 8, scales);
+    put("a.g_idx", TN_DT_I32, 16, 0, by_importance);
+    ck_assert_ok(open_checkpoint(text, &err), &err);
+    ck_assert_ok(stored_open(view, config, "config.json", checkpoint, &stored, &err), &err);
+    ck_assert_ok(stored_plan(stored, &source, 1, &plan, &err), &err);
+    ck_assert_ok(stored_order(stored, &source, 1, order, 16, &err), &err);
+    ck_assert_ok(stored_fill(stored, &source, 1, out, &error, &err), &err);
+    ck_assert_double_eq(error, 0.0);
+    for (uint32_t k = 0; k < 16; k++) {
+        ck_assert_uint_eq(order[k], k < 8 ? 2 * k + 1 : 2 * (k - 8));
+        ck_assert_uint_eq(codes[k / 2] >> (k % 2 * 4) & 15, (order[k] + 8) % 16);
+    }
+    ck_assert_float_eq(scale[0], 1.0f);
+    ck_assert_float_eq(scale[1], 2.0f);
 }
 END_TEST
 
@@ -293,7 +340,10 @@ static void put_anything(struct rng *r)
                                       TN_DT_I64, TN_DT_F8E4M3, TN_DT_I8};
     static uint8_t bytes[4096];
     static const int64_t shape[2] = {8, 16};
+    static int32_t groups[16];
 
+    for (uint32_t i = 0; i < 16; i++)
+        groups[i] = by_importance[i] ^ (rng_below(r, 64) == 0);
     n_tensors = 0;
     for (size_t i = 0; i < sizeof bytes; i++)
         bytes[i] = (uint8_t)(rng_below(r, 4) ? 0x3c : rng_below(r, 256));
@@ -302,9 +352,9 @@ static void put_anything(struct rng *r)
         uint32_t dtype = odd ? dtypes[rng_below(r, 7)] : usual[i].dtype;
         uint64_t d0 = odd ? rng_below(r, 18) : usual[i].d0,
                  d1 = odd ? rng_below(r, 18) : usual[i].d1;
-        const void *data = i == 5 && rng_below(r, 4) ? (const void *)shape : bytes;
+        const void *data = i == 5 ? (const void *)shape : i > 9 ? (const void *)groups : bytes;
         if (rng_below(r, 5))
-            put(usual[i].name, dtype, d0, d1, data == shape && odd ? bytes : data);
+            put(usual[i].name, dtype, d0, d1, odd || rng_below(r, 4) == 0 ? bytes : data);
     }
 }
 
@@ -331,6 +381,7 @@ static void ask_all(void)
             out[i] = mem_zalloc((size_t)(bits + 7) / 8);
         }
         stored_fill(stored, &source, 1, out, &error, NULL);
+        stored_order(stored, &source, 1, (uint32_t *)wide, dims[1], NULL);
         for (uint32_t i = 0; i < plan.n_tensors; i++)
             mem_free(out[i]);
     }
@@ -412,6 +463,7 @@ int main(void)
     tcase_add_test(t, parts_of_two_kinds_are_declined);
     tcase_add_test(t, groups_of_two_sizes_and_zero_points_of_one_part_are_joined);
     tcase_add_test(t, memory_running_out_is_an_error);
+    tcase_add_test(t, groups_by_importance_are_brought_together);
     tcase_add_loop_test(t, whatever_the_files_say_nothing_breaks, 0, 4);
     tcase_add_test(t, tensors_know_whose_they_are);
     suite_add_tcase(s, t);

@@ -51,12 +51,12 @@ static void teardown(void)
 START_TEST(the_portable_set_has_every_op_in_every_float_dtype)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING, TN_OP_POSITION, TN_OP_RMS_NORM,    TN_OP_LAYER_NORM, TN_OP_LINEAR,
-        TN_OP_HADAMARD,  TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,  TN_OP_ADD,
-        TN_OP_MUL,       TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,  TN_OP_RELU,
-        TN_OP_RELU2,     TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,  TN_OP_MOE_MLP,
-        TN_OP_LOGITS,    TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8, TN_OP_LINEAR_INT4,
-        TN_OP_FEED};
+        TN_OP_EMBEDDING,   TN_OP_POSITION, TN_OP_RMS_NORM, TN_OP_LAYER_NORM,  TN_OP_LINEAR,
+        TN_OP_REORDER,     TN_OP_HADAMARD, TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,
+        TN_OP_ADD,         TN_OP_MUL,      TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,
+        TN_OP_RELU,        TN_OP_RELU2,    TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
+        TN_OP_MOE_MLP,     TN_OP_LOGITS,   TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
+        TN_OP_LINEAR_INT4, TN_OP_FEED};
     const uint32_t floats = TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16);
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {

@@ -84,7 +84,7 @@ START_TEST(table_and_names_agree)
         for (size_t i = 0; i < n; i++)
             ck_assert_str_ne(name, opset_name(i));
     }
-    ck_assert_uint_eq(n, 27);
+    ck_assert_uint_eq(n, 28);
     ck_assert(!opset_has("acme.x"));
     ck_assert(!opset_has(""));
 }
@@ -223,6 +223,20 @@ START_TEST(hadamard)
     good(.name = TN_OP_HADAMARD, IN(x16), ATTRS(a), OUT(ROWS(16)));
     a[1].i = 4;
     bad(TN_E_FORMAT, "width", .name = TN_OP_HADAMARD, IN(x16), ATTRS(a), OUT(ROWS(16)));
+}
+END_TEST
+
+START_TEST(reorder)
+{
+    uint32_t order = odd_weight(TN_ROLE_SCALE, TN_DT_I32, 16, 0, 0);
+    uint32_t shorter = odd_weight(TN_ROLE_SCALE, TN_DT_I32, 8, 0, 0);
+
+    good(.name = TN_OP_REORDER, IN(x16), WEIGHTS(order), OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "dimension 0", .name = TN_OP_REORDER, IN(x16), WEIGHTS(shorter),
+        OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "dtype", .name = TN_OP_REORDER, IN(x16), WEIGHTS(vector(16)), OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "width", .name = TN_OP_REORDER, IN(x16), WEIGHTS(order), OUT(ROWS(8)));
+    bad(TN_E_FORMAT, "weights", .name = TN_OP_REORDER, IN(x16), OUT(ROWS(16)));
 }
 END_TEST
 
@@ -454,6 +468,7 @@ int main(void)
     tcase_add_test(t, linear_and_its_int8_form);
     tcase_add_test(t, rope);
     tcase_add_test(t, hadamard);
+    tcase_add_test(t, reorder);
     tcase_add_test(t, kv_append);
     tcase_add_test(t, attention);
     tcase_add_test(t, elementwise_ops);

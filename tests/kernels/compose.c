@@ -122,6 +122,18 @@ static void finish_hadamard(struct kit *k, tn_op *op, const struct shape *s)
     add_out(k, op, TN_VALUE_ROWS, act(s), op->in[0]->width);
 }
 
+/* An order with entries that stand twice, and others nowhere. */
+static void finish_reorder(struct kit *k, tn_op *op, const struct shape *s)
+{
+    uint64_t width = op->in[0]->width;
+    tn_weight *w = kit_weight(k, TN_DT_I32, width, 0, 1.0f, 0);
+
+    for (uint64_t i = 0; i < width; i++)
+        ((int32_t *)w->data)[i] = (int32_t)((i * 7919 + i / 3) % width);
+    op_weight(op, w);
+    add_out(k, op, TN_VALUE_ROWS, act(s), width);
+}
+
 static void finish_attention(struct kit *k, tn_op *op, const struct shape *s)
 {
     op_int(op, "n_kv_heads", s->kv_heads);
@@ -175,6 +187,8 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
         finish_rope(k, op, s);
     else if (is(name, TN_OP_HADAMARD))
         finish_hadamard(k, op, s);
+    else if (is(name, TN_OP_REORDER))
+        finish_reorder(k, op, s);
     else if (is(name, TN_OP_KV_APPEND) || is(name, TN_OP_ATTENTION))
         finish_attention(k, op, s);
     else if (is(name, TN_OP_MOE_ROUTE) || is(name, TN_OP_MOE_MLP))

@@ -385,6 +385,22 @@ START_TEST(hadamard_spreads_one_channel_and_is_its_own_inverse)
 }
 END_TEST
 
+START_TEST(reorder_takes_elements_from_where_its_order_says)
+{
+    struct shape s = {.in_width = {37}};
+    tn_batch *b = rows_at(0, 3);
+    struct env e = {.kv = NULL};
+    tn_op *op = compose_basic(&k, TN_OP_REORDER, &s);
+    const int32_t *order = op->weights[0]->data;
+
+    env_fill(&k, &e, op->in[0], b, 2.0f, false);
+    run_reference(&k, &reference, op, b, &e);
+    for (uint32_t t = 0; t < 3; t++)
+        for (uint32_t i = 0; i < 37; i++)
+            ck_assert(at(op->out[0], &e, t, i) == at(op->in[0], &e, t, (uint64_t)order[i]));
+}
+END_TEST
+
 /* Attention of row t, head h of the whole sequence, from keys and values that were never in a cache. */
 static void attend_in_double(const struct shape *s, const struct env *e, const tn_value *q,
                              const tn_value *keys, const tn_value *values, uint32_t t, uint32_t h,
@@ -522,11 +538,12 @@ END_TEST
 START_TEST(every_op_but_collectives_is_there)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING, TN_OP_POSITION, TN_OP_RMS_NORM,    TN_OP_LAYER_NORM, TN_OP_LINEAR,
-        TN_OP_HADAMARD,  TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,  TN_OP_ADD,
-        TN_OP_MUL,       TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,  TN_OP_RELU,
-        TN_OP_RELU2,     TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,  TN_OP_MOE_MLP,
-        TN_OP_LOGITS,    TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8, TN_OP_LINEAR_INT4};
+        TN_OP_EMBEDDING,  TN_OP_POSITION, TN_OP_RMS_NORM, TN_OP_LAYER_NORM,  TN_OP_LINEAR,
+        TN_OP_REORDER,    TN_OP_HADAMARD, TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,
+        TN_OP_ADD,        TN_OP_MUL,      TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,
+        TN_OP_RELU,       TN_OP_RELU2,    TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
+        TN_OP_MOE_MLP,    TN_OP_LOGITS,   TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
+        TN_OP_LINEAR_INT4};
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         const tn_variant *v = plug_variant(&reference, ops[i]);
@@ -626,6 +643,7 @@ int main(void)
     tcase_add_test(c, tables_are_gathered_and_scaled);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
     tcase_add_test(c, hadamard_spreads_one_channel_and_is_its_own_inverse);
+    tcase_add_test(c, reorder_takes_elements_from_where_its_order_says);
     tcase_add_test(c, feedback_leaves_of_a_sum_the_error_of_one_element);
     tcase_add_test(c, attention_sees_what_was_appended);
     tcase_add_test(c, experts_are_mixed);

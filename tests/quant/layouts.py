@@ -147,16 +147,16 @@ def awq(w, group=32):
     return {"qweight": pack(codes.T, order), "qzeros": pack(zero.T, order), "scales": scale.T}, numbers
 
 
-def gptq(w, group=32, symmetric=True, v2=False, act_order=False, with_order=True):
+def gptq(w, group=32, symmetric=True, v2=False, act_order=False, with_order=True, bits=4, seed=None):
     k = w.shape[1]
     group = k if group < 0 else group
     order = np.arange(k) // group
     if act_order:
-        order = np.random.default_rng(k).permutation(order)
-    codes, scale, zero, numbers = grids(w, group, symmetric, order)
+        order = np.random.default_rng(k if seed is None else seed).permutation(order)
+    codes, scale, zero, numbers = grids(w, group, symmetric, order, bits)
     t = {
-        "qweight": pack(codes.reshape(-1, k)).T,
-        "qzeros": pack(zero.T - (0 if v2 else 1)),
+        "qweight": pack(codes.reshape(-1, k), bits=bits).T,
+        "qzeros": pack(zero.T - (0 if v2 else 1), bits=bits),
         "scales": scale.T,
     }
     if with_order:
@@ -164,10 +164,13 @@ def gptq(w, group=32, symmetric=True, v2=False, act_order=False, with_order=True
     return t, numbers
 
 
-def packed(w, group=32, symmetric=True, bits=4):
+def packed(w, group=32, symmetric=True, bits=4, act_order=False):
     n, k = w.shape
-    codes, scale, zero, numbers = grids(w, k if group < 0 else group, symmetric, bits=bits)
+    order = np.random.default_rng(k).permutation(np.arange(k) // group) if act_order else None
+    codes, scale, zero, numbers = grids(w, k if group < 0 else group, symmetric, order, bits)
     t = {"weight_packed": pack(codes, bits=bits), "weight_scale": scale, "weight_shape": np.array([n, k], np.int64)}
+    if act_order:
+        t["weight_g_idx"] = order.astype(np.int32)
     if not symmetric:
         t["weight_zero_point"] = pack(zero.T, bits=bits).T
     return t, numbers

@@ -256,11 +256,107 @@ class Four(Case):
         r = tenon("build", "--quiet", "--model", model, "--output", self.path("bad"))
         self.assertRegex(r.stderr, "layers.1.mlp.up_proj.bias.*no use")
 
-    def test_gptq_by_importance_is_widened_and_says_so(self):
+    def columns(self, engine):
+        linears = self.meta(engine)["quant"]["linears"]
+        return {x["name"].split(".")[-2]: x.get("columns", "").split(" ")[-1] for x in linears if ".1." in x["name"]}
+
+    def reorders(self, engine):
+        return len(re.findall(r"\breorder\(", self.ok("engine", "plan", engine)))
+
+    def test_gptq_by_importance_stays_at_four_bits(self):
+        # As people have them: one order for the matrices that read one value. That of `down` goes into the rows of two others.
+        want = dict.fromkeys(("q", "k", "v", "o", "gate", "up"), "reorder") | {"down": "reads"}
+        for symmetric, v2, group in ((True, False, 32), (False, False, 128), (False, True, 16)):
+            self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
+            self.checkpoint.quantize(layouts.gptq, group=group, symmetric=symmetric, v2=v2, act_order=True)
+            config = {**GPTQ, "group_size": group, "sym": symmetric, "desc_act": True, "checkpoint_format": "gptq_v2" if v2 else "gptq"}
+            engine = self.check(config, "linear.int4", None)
+            # 128 columns in one group of 128 are in order.
+            self.assertEqual(self.columns(engine), dict.fromkeys(want, "") | {"down": "reads"} if group == 128 else want)
+            self.assertEqual(self.reorders(engine), 0 if group == 128 else 9)
+            sizes = self.meta(engine)["quant"]["bytes"]
+            self.assertLess(sizes["after"] / sizes["before"], 0.25)  # float32 here
+
+    def test_gptq_with_an_order_for_each_matrix(self):
+        for i, m in enumerate(self.checkpoint.modules()):
+            self.checkpoint.quantize(layouts.gptq, modules=[m], act_order=True, seed=i)
+        engine = self.check({**GPTQ, "desc_act": True}, "linear.int4", None)
+        self.assertEqual(self.reorders(engine), 18)
+
+    def test_an_order_goes_into_rows_that_stay_at_full_precision_too(self):
+        kept = [m for m in self.checkpoint.modules() if m.endswith(("gate_proj", "layers.0.mlp.up_proj"))]
+        self.checkpoint.quantize(layouts.gptq, modules=[m for m in self.checkpoint.modules() if m not in kept], act_order=True)
+        engine = self.build({**GPTQ, "desc_act": True})
+        self.assertEqual(self.columns(engine)["down"], "reads")
+        self.assertClose(engine, "reference", None, 1e-5)
+        # What is measured of each linear takes the orders into account.
+        IDS.astype(np.int32).tofile(self.path("eval.i32"))
+        engine = self.build({**GPTQ, "desc_act": True}, "--eval-data", self.path("eval.i32"), name="measured")
+        errors = [x["error"] for x in self.meta(engine)["quant"]["linears"] if "op" in x]
+        self.assertEqual(len(errors), 17)
+        self.assertLess(max(errors), 5e-3)  # int4 on a CPU rounds rows to 16 bits
+
+    def test_ranks_and_an_order_of_columns(self):
+        self.checkpoint.quantize(layouts.gptq, act_order=True, group=16)
+        config = {**GPTQ, "desc_act": True, "group_size": 16}
+        engine = self.build(config, "--tp-size", "2")
+        linears = {x["name"]: x for x in self.meta(engine)["quant"]["linears"]}
+        self.assertEqual({n for n, x in linears.items() if "op" not in x}, {"layers.%d.attn.o.weight" % i for i in range(3)})
+        self.assertRegex(linears["layers.0.attn.o.weight"]["kept"], "desc_act.*2 ranks")
+        self.assertClose(engine, "cpu,reference", None, 1e-3, "--tp-size", "2")
+        one = self.build(config, name="one")
+        r = tenon("eval", "logits", "--engine", one, "--ids", self.path("ids.safetensors"), "--out", self.path("x"), "--tp-size", "2")
+        self.assertNotEqual(r.returncode, 0)
+        self.assertRegex(r.stderr, r"layers\.0\.attn\.o\.order.*desc_act[\s\S]*--tp-size 2, which widens")
+
+    def test_an_engine_whose_order_points_beside_the_row_is_refused(self):
         self.checkpoint.quantize(layouts.gptq, act_order=True)
         engine = self.build({**GPTQ, "desc_act": True})
-        self.assertRegex(self.ops(engine).pop(), "desc_act")
-        self.assertClose(engine, "cpu", None, 1e-5)
+        order = np.argsort(self.checkpoint.tensors["model.layers.1.mlp.up_proj.g_idx"], kind="stable").astype(np.int32)
+        with open(os.path.join(engine, "model.engine"), "rb") as f:
+            whole = f.read()
+        self.assertEqual(whole.count(order.tobytes()), 9)
+        for value in (128, -1, 1 << 30):
+            bad = order.copy()
+            bad[7] = value
+            with open(os.path.join(engine, "model.engine"), "wb") as f:
+                f.write(whole.replace(order.tobytes(), bad.tobytes(), 1))
+            for kernels in ("reference", "cpu"):
+                r = tenon("eval", "logits", "--engine", engine, "--ids", self.path("ids.safetensors"), "--out", self.path("x"),
+                          "--kernels", kernels)
+                self.assertEqual(r.returncode, 3, r.stderr)
+                self.assertRegex(r.stderr, r"model\.engine.*\.order.*element 7 is %d, of a row of 128" % value)
+
+    def test_groups_of_unequal_size_are_widened_and_say_so(self):
+        self.checkpoint.quantize(layouts.gptq, act_order=True)
+        order = self.checkpoint.tensors["model.layers.1.mlp.up_proj.g_idx"]
+        module = "model.layers.1.mlp.up_proj"
+        t = {n: self.checkpoint.tensors[module + "." + n] for n in ("qweight", "scales")}
+        codes = (t["qweight"].view(np.uint32)[:, None] >> np.arange(0, 32, 4, dtype=np.uint32)[:, None] & 15).reshape(128, -1)
+        for missing in (False, True):
+            order[:] = np.where(order == 3, 0, order) if missing else np.where(np.arange(128) == 5, (order + 1) % 4, order)
+            numbers = (codes.astype(np.float64) - 8) * t["scales"][order].astype(np.float64)
+            self.checkpoint.numbers[module + ".weight"] = numbers.T
+            engine = self.build({**GPTQ, "desc_act": True}, name="engine%d" % missing)
+            linears = {x["name"]: x for x in self.meta(engine)["quant"]["linears"]}
+            self.assertRegex(linears["layers.1.mlp.up.weight"]["kept"], "unequal numbers")
+            self.assertEqual(sum("kept" in x for x in linears.values()), 1)
+            self.assertClose(engine, "reference", None, 1e-5)
+
+    def test_gptq_of_eight_bits_is_widened_and_says_so(self):
+        for symmetric, v2, act_order in ((True, False, True), (False, True, False)):
+            self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
+            self.checkpoint.quantize(layouts.gptq, symmetric=symmetric, v2=v2, act_order=act_order, bits=8)
+            config = {**GPTQ, "bits": 8, "sym": symmetric, "desc_act": act_order, "checkpoint_format": "gptq_v2" if v2 else "gptq"}
+            engine = self.build(config)
+            self.assertRegex(self.ops(engine).pop(), "only its weights")
+            self.assertClose(engine, "cpu", None, 1e-5)
+
+    def test_compressed_packed_by_importance(self):
+        self.checkpoint.quantize(layouts.packed, symmetric=False, act_order=True)
+        weights = {"num_bits": 4, "type": "int", "symmetric": False, "group_size": 32, "strategy": "group", "actorder": "group"}
+        engine = self.check(compressed("pack-quantized", weights), "linear.int4", None)
+        self.assertEqual(self.reorders(engine), 9)
 
     def test_compressed_packed(self):
         for symmetric, group in ((True, 32), (False, 32), (True, -1)):
@@ -303,14 +399,14 @@ class Architectures(Case):
     """Models whose matrices have biases, are stored transposed and in one piece, or are experts: what is taken as it comes beside
     the same numbers widened."""
 
-    def engines(self, model, how, config):
+    def engines(self, model, how, config, **options):
         base = os.path.join(os.path.dirname(OPTIONS["model"]), model)
         with open(os.path.join(base, "config.json"), encoding="utf-8") as f:
             self.checkpoint.config = json.load(f)
         self.checkpoint.tensors = {}
         for name, a in layouts.read_safetensors(os.path.join(base, "model.safetensors")).items():
             if re.search(r"(proj|w[123]|c_attn|c_fc)\.weight$", name):
-                tensors, _ = how(a.astype(np.float64).T if model == "gpt2" else a.astype(np.float64), group=16)
+                tensors, _ = how(a.astype(np.float64).T if model == "gpt2" else a.astype(np.float64), group=16, **options)
                 self.checkpoint.tensors.update({name[: -len("weight")] + n: t for n, t in tensors.items()})
             else:
                 self.checkpoint.tensors[name] = layouts.bf16(a)
@@ -326,7 +422,14 @@ class Architectures(Case):
         self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
 
     def test_matrices_that_the_model_stores_transposed_and_in_one_piece(self):
-        quant = self.engines("gpt2", layouts.gptq, {**GPTQ, "group_size": 16})
+        for order in (False, True):
+            quant = self.engines("gpt2", layouts.gptq, {**GPTQ, "group_size": 16, "desc_act": order}, act_order=order)
+            self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
+            down = [x for x in quant["linears"] if ".down." in x["name"] or ".fc2." in x["name"] or ".proj." in x["name"]]
+            self.assertEqual({"reads" in x.get("columns", "") for x in down}, {order})
+
+    def test_an_order_of_columns_goes_into_biases_too(self):
+        quant = self.engines("qwen2", layouts.gptq, {**GPTQ, "group_size": 16, "desc_act": True}, act_order=True)
         self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
 
     def test_experts_are_widened_and_say_so(self):
@@ -445,6 +548,9 @@ class Hostile(Case):
             (layouts.gptq, GPTQ, "g_idx", put(11), "group 11; there are 11"),
             (layouts.gptq, GPTQ, "g_idx", put(-2), "group -2"),
             (layouts.gptq, GPTQ, "g_idx", lambda a: a[:-1], "must be 352 int32"),
+            (layouts.gptq, GPTQ, "g_idx", lambda a: a.astype(np.int64), "must be 352 int32"),
+            (layouts.gptq, GPTQ, "g_idx", put(1 << 30), "group 1073741824; there are 11"),
+            (layouts.gptq, GPTQ, "scales", put(nan), "finite"),
             (layouts.gptq, GPTQ, "scales", put(0), "above 0"),
         ):
             self.damaged(how, {}, config, suffix, change, says)

@@ -113,7 +113,8 @@ START_TEST(the_model_sample_emits_a_sound_plan)
     ck_assert_int_eq(plan_hyper_int(e.plan, TN_HP_HEAD_DIM, 0), 12);
     for (size_t i = 0; i < e.plan->n_weights; i++)
         if (strcmp(e.plan->weights[i].name, "rope.freqs") == 0)
-            ck_assert_float_eq_tol(e.origins[i].table[1], powf(1e6f, -2.0f / 12.0f), 1e-7f);
+            ck_assert_float_eq_tol(((const float *)e.origins[i].table)[1],
+                                   powf(1e6f, -2.0f / 12.0f), 1e-7f);
     emission_release(&e);
 
     ck_assert_ok(emit(", \"tie_word_embeddings\": true", &e, &err), &err);

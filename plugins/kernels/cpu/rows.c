@@ -21,6 +21,7 @@ struct job {
 #define COPY_NS 0.1
 #define NORM_NS 0.2
 #define MAP_NS 0.2
+#define REORDER_NS 0.7
 
 static uint64_t width_in(const tn_launch *l, uint32_t i)
 {
@@ -287,6 +288,45 @@ int32_t reduce_add_layer_norm_launch(const struct cpu_instance *in, const tn_lau
                                      const struct isa *isa, tn_err *err)
 {
     return launch_parts(in, l, isa, err);
+}
+
+/* -- Order ----------------------------------------------------------------------------------------- */
+
+int32_t reorder_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_require(op,
+                         check_form(op, 1, 1, 1, 1) && op->in[0]->width == op->out[0]->width &&
+                             op->weights[0]->n_dims == 1 &&
+                             op->weights[0]->dims[0] == op->out[0]->width &&
+                             op->weights[0]->dtype == TN_DT_I32,
+                         "needs float32 rows of one width and an int32 for each element", err);
+}
+
+static void reorder_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
+{
+    const struct job *job = arg;
+    const int32_t *order = job->l->weights[0];
+    uint64_t width = width_in(job->l, 0);
+
+    (void)worker;
+    for (uint32_t t = first; t < last; t++) {
+        const float *x = (const float *)job->l->in[0] + t * width;
+        float *y = (float *)job->l->out[0] + t * width;
+        for (uint64_t i = 0; i < width; i++)
+            y[i] = x[order[i]];
+    }
+}
+
+int32_t reorder_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,
+                       tn_err *err)
+{
+    struct job job = {.l = l, .isa = isa};
+
+    (void)err;
+    share_items(in, l, reorder_rows, &job, l->batch->n_rows,
+                REORDER_NS * (double)(l->batch->n_rows * width_in(l, 0)));
+    return TN_OK;
 }
 
 /* -- Element by element -------------------------------------------------------------------------- */

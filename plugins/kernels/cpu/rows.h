@@ -34,6 +34,7 @@
     X(gelu_tanh_mul, "cpu.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0)  \
     X(rope, TN_OP_ROPE, NULL, 0, 0)                                                                \
     X(hadamard, TN_OP_HADAMARD, NULL, 0, 0)                                                        \
+    X(reorder, TN_OP_REORDER, NULL, 0, 0)                                                          \
     X(kv_append, TN_OP_KV_APPEND, NULL, 0, ROWS_CACHE)                                             \
     X(rope_append, "cpu.rope_append",                                                              \
       "(q, k, v) -> (y, kv): y = rope(q); r = rope(k); kv = kv_append(r, v)", 0, ROWS_CACHE)

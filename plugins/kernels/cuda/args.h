@@ -152,6 +152,14 @@ struct hadamard_args {
     uint32_t dim, order;
 };
 
+/* One block per row: y[t][i] = x[t][order[i]]. */
+struct reorder_args {
+    const void *x;
+    void *y;
+    const int32_t *order;
+    uint64_t width;
+};
+
 struct attention_args {
     const void *q;
     void *y;

@@ -395,7 +395,19 @@ int32_t hadamard_can_run(void *instance, const tn_op *op, tn_err *err)
                         "needs rows of n_heads * head_dim, of one float dtype", err);
 }
 
+int32_t reorder_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return cuda_require(
+        op,
+        cuda_form(op, 1, 1, 1, 1) && same_dtypes(op) && op->in[0]->width == op->out[0]->width &&
+            op->weights[0]->n_dims == 1 && op->weights[0]->dims[0] == op->out[0]->width &&
+            op->weights[0]->dtype == TN_DT_I32,
+        "needs rows of one width and float dtype, and an int32 for each element", err);
+}
+
 ROWS_COST(hadamard)
+ROWS_COST(reorder)
 ROWS_COST(rope)
 ROWS_COST(kv_append)
 ROWS_COST(rope_append)
@@ -451,6 +463,16 @@ int32_t hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
 
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
                       ENTRY_hadamard + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
+}
+
+int32_t reorder_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct reorder_args a = {
+        .x = l->in[0], .y = l->out[0], .order = l->weights[0], .width = l->op->out[0]->width};
+    struct cuda_grid g = {.x = l->batch->n_rows, .threads = 256};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                      ENTRY_reorder + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
 }
 
 int32_t kv_append_launch(void *instance, const tn_launch *l, tn_err *err)

@@ -442,6 +442,19 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
         y[i] = narrow<T>(head[i]);
 }
 
+/* -- Order --------------------------------------------------------------------------------------------------- */
+
+/* One block per row. What is read lies anywhere in a row, which the caches hold; what is written, side by side. */
+template <typename T> __device__ __forceinline__ void reorder(const reorder_args &p)
+{
+    const T *x = (const T *)p.x + blockIdx.x * p.width;
+    T *y = (T *)p.y + blockIdx.x * p.width;
+
+    wait_for_previous();
+    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
+        y[i] = x[p.order[i]];
+}
+
 /* -- Stamped out per dtype of the rows ----------------------------------------------------------------------- */
 
 /* (1024, 1): with 1024 alone, ptxas makes room for two blocks on sm_100, and spills. */
@@ -481,6 +494,10 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
     extern "C" __global__ void __launch_bounds__(256) hadamard_##id(hadamard_args p)               \
     {                                                                                              \
         hadamard<T>(p);                                                                            \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) reorder_##id(reorder_args p)                 \
+    {                                                                                              \
+        reorder<T>(p);                                                                             \
     }
 
 STAMP(f32, float)

@@ -23,7 +23,7 @@
     F(layer_norm)                                                                                  \
     F(reduce_rms_norm)                                                                             \
     F(reduce_layer_norm)                                                                           \
-    F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight)
+    F(table) F(rope) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight) F(reorder)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
 #define LINEAR_ENTRIES(X, F)                                                                       \
@@ -116,6 +116,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(scale, TN_OP_SCALE, NULL, 0, 0)                                                              \
     X(softcap, TN_OP_SOFTCAP, NULL, 0, 0)                                                          \
     X(hadamard, TN_OP_HADAMARD, NULL, 0, 0)                                                        \
+    X(reorder, TN_OP_REORDER, NULL, 0, 0)                                                          \
     X(silu_mul, "cuda.silu_mul", "(g, u) -> (y): s = silu(g); y = mul(s, u)", 0, 0)                \
     X(gelu_mul, "cuda.gelu_mul", "(g, u) -> (y): s = gelu(g); y = mul(s, u)", 0, 0)                \
     X(gelu_tanh_mul, "cuda.gelu_tanh_mul", "(g, u) -> (y): s = gelu_tanh(g); y = mul(s, u)", 0, 0) \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* add, mul, scale, softcap and the activations: element by element. Any thread. */
+/* add, mul, scale, softcap and the activations: element by element; reorder. Any thread. */
 #include "ref.h"
 
 static int32_t check_same_width(const tn_op *op, uint32_t n_in, tn_err *err)
@@ -159,5 +159,29 @@ int32_t ref_softcap_launch(void *instance, const tn_launch *l, tn_err *err)
     (void)err;
     for (uint64_t i = 0; i < elements(l); i++)
         ref_set(y, 0, i, cap * tanhf(ref_get(x, 0, i) / cap));
+    return TN_OK;
+}
+
+int32_t ref_reorder_check(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return ref_require(
+        op,
+        op->n_in == 1 && op->n_out == 1 && op->n_weights == 1 && ref_is_float(op->in[0]->dtype) &&
+            ref_is_float(op->out[0]->dtype) && op->in[0]->width == op->out[0]->width &&
+            ref_dims(op, 0, op->out[0]->width, 0) && op->weights[0]->dtype == TN_DT_I32,
+        "needs rows of one width and an int32 for each element", err);
+}
+
+int32_t ref_reorder_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct ref_matrix x = ref_in(l, 0), y = ref_out(l, 0);
+    const int32_t *order = l->weights[0];
+
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_rows; t++)
+        for (uint64_t i = 0; i < l->op->out[0]->width; i++)
+            ref_set(y, t, i, ref_get(x, t, (uint64_t)order[i]));
     return TN_OK;
 }

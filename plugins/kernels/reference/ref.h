@@ -129,6 +129,7 @@ ref_function ref_activation(const char *name);
     X(linear, TN_OP_LINEAR, REF_FLOATS, 0)                                                         \
     X(rope, TN_OP_ROPE, 0, 0)                                                                      \
     X(hadamard, TN_OP_HADAMARD, 0, 0)                                                              \
+    X(reorder, TN_OP_REORDER, 0, 0)                                                                \
     X(kv_append, TN_OP_KV_APPEND, 0, REF_CACHE)                                                    \
     X(attention, TN_OP_ATTENTION, 0, REF_CACHE)                                                    \
     X(add, TN_OP_ADD, 0, 0)                                                                        \

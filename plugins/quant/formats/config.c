@@ -343,7 +343,7 @@ static int32_t read_fp8(struct build *b, tn_err *err)
 
 /* -- awq and gptq --------------------------------------------------------------------------------------------------- */
 
-static int32_t read_four_bits(struct build *b, tn_err *err)
+static int32_t read_words(struct build *b, tn_err *err)
 {
     const char *root = b->source.path;
     struct rule *r = &b->rules[0];
@@ -355,8 +355,9 @@ static int32_t read_four_bits(struct build *b, tn_err *err)
         (rc = get_int(b, root, "group_size", -1, 1 << 20, &r->group, err)) != TN_OK ||
         (rc = get_names(b, root, "modules_to_not_convert", MAX_IGNORED, &b->ignored, err)) != TN_OK)
         return rc;
-    if (r->bits != 4)
-        return refuse(b, root, "bits", "4 bits are read", err);
+    if (r->bits != 4 && (r->bits != 8 || b->method != METHOD_GPTQ))
+        return refuse(b, root, "bits",
+                      b->method == METHOD_GPTQ ? "4 and 8 bits are read" : "4 bits are read", err);
     return r->group == 0 ? refuse(b, root, "group_size", "a size or -1 is needed", err) : TN_OK;
 }
 
@@ -387,7 +388,7 @@ static int32_t read_awq(struct build *b, tn_err *err)
     static const char *const fields[] = {"version", "format", "checkpoint_format", NULL};
     static const char *const known[] = {"gemm", NULL};
     const char *root = b->source.path, *layout = NULL, *backend = "autoawq";
-    int32_t rc = read_four_bits(b, err);
+    int32_t rc = read_words(b, err);
 
     if (rc == TN_OK)
         rc = read_layout(b, fields, known, "the layout \"gemm\" is read", &layout, err);
@@ -423,7 +424,7 @@ static int32_t read_gptq(struct build *b, tn_err *err)
     static const char *const known[] = {"gptq", "gptq_v2", NULL};
     const char *root = b->source.path, *format = known[0], *pack = "int32";
     bool marlin = false;
-    int32_t rc = read_four_bits(b, err);
+    int32_t rc = read_words(b, err);
 
     if (rc != TN_OK || (rc = check_dynamic(b, err)) != TN_OK ||
         (rc = read_layout(b, fields, known, "gptq and gptq_v2 are read", &format, err)) != TN_OK ||

@@ -124,6 +124,7 @@ struct whole {
     bool zeros, rounded;        /* with zero points; with scales that are no scales of rows */
     enum act act;
     float act_scale;
+    uint32_t *columns; /* [cols]: which of the files' each of the tensors' is; NULL: the same */
 };
 
 static int32_t decline(tn_err *err, const char *why)
@@ -151,8 +152,8 @@ static const char *misfit(const struct module *m, const struct loaded *l)
     bool one_scale = m->n_groups == 1;
 
     if (m->dtype == TN_DT_I4)
-        return l->ordered ? "its columns are in groups by importance (desc_act, g_idx): no op "
-                            "gathers them, so the matrix is widened"
+        return l->uneven ? "its groups have unequal numbers of columns (desc_act, g_idx), which no "
+                           "op has: the matrix is widened"
                : m->group > MAX_INT4_GROUP || even_group(m) < 2 ? "no op has groups of that size"
                : m->cols % 2 ? "an odd number of columns has no int4"
                              : NULL;
@@ -208,6 +209,11 @@ static int32_t join_act(const struct build *b, const struct module *m, bool firs
     return rc;
 }
 
+static bool same_columns(const uint32_t *a, const uint32_t *b, uint64_t n)
+{
+    return a && b ? memcmp(a, b, n * sizeof *a) == 0 : a == b;
+}
+
 static int32_t join(const struct build *b, const tn_quant_part *part, bool first, struct whole *w,
                     tn_err *err)
 {
@@ -225,10 +231,14 @@ static int32_t join(const struct build *b, const tn_quant_part *part, bool first
     why = misfit(&m, &l);
     if (!why && !first && (m.dtype != w->dtype || m.cols != w->cols))
         why = "its parts are quantized in different ways";
+    else if (!why && !first && !same_columns(l.columns, w->columns, w->cols))
+        why = "its parts have their columns in groups that differ (desc_act, g_idx)";
     if (first) {
         w->dtype = m.dtype;
         w->cols = m.cols;
         w->group = group;
+        w->columns = l.columns;
+        l.columns = NULL;
     } else if (w->group % group == 0) {
         w->group = group;
     } else if (group % w->group != 0) {
@@ -241,6 +251,13 @@ static int32_t join(const struct build *b, const tn_quant_part *part, bool first
     return why ? decline(err, why) : join_act(b, &m, first, w, err);
 }
 
+static void whole_release(const struct build *b, struct whole *w)
+{
+    b->host->free(b->host->ctx, w->columns);
+    w->columns = NULL;
+}
+
+/* Released if it fails. */
 static int32_t join_all(const struct build *b, const tn_quant_part *parts, uint32_t n,
                         struct whole *w, tn_err *err)
 {
@@ -249,6 +266,8 @@ static int32_t join_all(const struct build *b, const tn_quant_part *parts, uint3
     *w = (struct whole){0};
     for (uint32_t i = 0; i < n && rc == TN_OK; i++)
         rc = join(b, &parts[i], i == 0, w, err);
+    if (rc != TN_OK)
+        whole_release(b, w);
     return rc;
 }
 
@@ -272,6 +291,7 @@ static int32_t plan(void *build, const tn_quant_part *parts, uint32_t n_parts, t
 
     if (rc != TN_OK)
         return rc;
+    whole_release(build, &w);
     out->n_tensors = 2;
     out->tensors[0] = tensor(&w, ".qweight", w.dtype, 0);
     if (w.dtype == TN_DT_I4) {
@@ -295,6 +315,22 @@ static int32_t plan(void *build, const tn_quant_part *parts, uint32_t n_parts, t
     if (w.rounded)
         out->note = "scales per block became scales per row: its FP8 numbers are rounded anew";
     return TN_OK;
+}
+
+static int32_t order(void *build, const tn_quant_part *parts, uint32_t n_parts, uint32_t *out,
+                     tn_err *err)
+{
+    struct whole w;
+    int32_t rc = join_all(build, parts, n_parts, &w, err);
+
+    if (rc != TN_OK)
+        return rc;
+    if (w.columns)
+        memcpy(out, w.columns, w.cols * sizeof *out);
+    else
+        rc = TN_E_NOTFOUND;
+    whole_release(build, &w);
+    return rc;
 }
 
 /* -- Filling --------------------------------------------------------------------------------------------------- */
@@ -325,8 +361,8 @@ static void put_int4(const struct loaded *l, uint64_t group, struct target *t)
 
     for (uint64_t r = 0; r < l->rows; r++)
         for (uint64_t k = 0; k < l->cols; k++) {
-            uint64_t at = (t->row + r) * l->cols + k;
-            t->codes[at / 2] |= (uint8_t)((l->codes[r * l->cols + k] & 15) << (at % 2 * 4));
+            uint64_t at = (t->row + r) * l->cols + k, from = l->columns ? l->columns[k] : k;
+            t->codes[at / 2] |= (uint8_t)((l->codes[r * l->cols + from] & 15) << (at % 2 * 4));
         }
     for (uint64_t r = 0; r < l->rows; r++)
         for (uint64_t g = 0; g < n_groups; g++) {
@@ -421,6 +457,7 @@ static int32_t fill(void *build, const tn_quant_part *parts, uint32_t n_parts, v
     }
     if (rc == TN_OK)
         *error = t.sum > 0.0 ? sqrt(t.error / t.sum) : 0.0;
+    whole_release(b, &w);
     return rc;
 }
 
@@ -499,7 +536,8 @@ static const tn_quant_format format = {
     .plan = plan,
     .fill = fill,
     .widen = widen,
-    .cache = cache};
+    .cache = cache,
+    .order = order};
 
 static const tn_iface ifaces[] = {{TN_HDR(tn_iface), TN_IFACE_FORMAT, &format}};
 

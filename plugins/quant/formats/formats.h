@@ -89,8 +89,10 @@ struct loaded {
     float *scale;    /* [rows, n_groups] */
     int8_t *zero;    /* likewise; NULL: none */
     uint32_t *order; /* [cols]: the group of each column */
-    bool zeros;      /* whether any zero point is not 0 */
-    bool ordered;    /* whether groups are anything but `group` neighbours */
+    /* [cols]: the columns group by group, if groups are anything but `group` neighbours; NULL, too, if they are `uneven` */
+    uint32_t *columns;
+    bool zeros;  /* whether any zero point is not 0 */
+    bool uneven; /* whether a group has not `group` columns (the last one: what is left) */
 };
 
 /* -- config.c -- */

@@ -18,6 +18,7 @@ void loaded_release(const struct build *b, struct loaded *l)
     b->host->free(b->host->ctx, l->scale);
     b->host->free(b->host->ctx, l->zero);
     b->host->free(b->host->ctx, l->order);
+    b->host->free(b->host->ctx, l->columns);
     *l = (struct loaded){0};
 }
 
@@ -163,12 +164,16 @@ static int32_t packed_zeros(const struct build *b, const struct module *m, uint6
         words ? read_bytes(b, m, m->zero, 0, words, n * sizeof *words, err) : (int32_t)TN_E_NOMEM;
 
     for (uint64_t r = 0; r < l->rows && rc == TN_OK; r++)
-        for (uint64_t g = 0; g < m->n_groups; g++) {
+        for (uint64_t g = 0; g < m->n_groups && rc == TN_OK; g++) {
             uint64_t i = begin + r;
             uint64_t at = packed ? i / some * m->n_groups + g : g * row_words + i / some;
             int offset = m->layout == LAYOUT_GPTQ ? b->zero_offset : 0;
-            l->zero[r * m->n_groups + g] =
-                (int8_t)(code_in(m, words[at], i % some) + offset - middle(m));
+            int32_t zero = code_in(m, words[at], i % some) + offset - middle(m);
+            l->zero[r * m->n_groups + g] = (int8_t)zero;
+            if (zero > INT8_MAX)
+                rc = tensor_bad(b, m->name, m->zero, err,
+                                "the zero point of output %llu, group %llu, is beyond 8 bits",
+                                (unsigned long long)i, (unsigned long long)g);
         }
     b->host->free(b->host->ctx, words);
     return rc;
@@ -207,13 +212,38 @@ static int32_t load_zeros(const struct build *b, const struct module *m, uint64_
 
 /* -- Order ----------------------------------------------------------------------------------------------------- */
 
+/* Columns of a group stay in their order, so that matrices whose groups agree have their columns in one order. */
+static int32_t gather_groups(const struct build *b, const struct module *m, struct loaded *l,
+                             tn_err *err)
+{
+    uint64_t *at = take(b, l->n_groups, sizeof *at, err);
+
+    l->columns = at ? take(b, l->cols, sizeof *l->columns, err) : NULL;
+    for (uint64_t g = 0; at && g < l->n_groups; g++)
+        at[g] = g * m->group;
+    for (uint64_t k = 0; l->columns && k < l->cols && !l->uneven; k++) {
+        uint64_t g = l->order[k], end = (g + 1) * m->group;
+        l->uneven = at[g] == (end < l->cols ? end : l->cols);
+        if (!l->uneven)
+            l->columns[at[g]++] = (uint32_t)k;
+    }
+    b->host->free(b->host->ctx, at);
+    if (!l->columns)
+        return TN_E_NOMEM;
+    if (l->uneven) {
+        b->host->free(b->host->ctx, l->columns);
+        l->columns = NULL;
+    }
+    return TN_OK;
+}
+
 /* Which group each column belongs to; without a list (or with one that is not filled in) neighbours make groups. */
 static int32_t load_order(const struct build *b, const struct module *m, struct loaded *l,
                           tn_err *err)
 {
     char name[MAX_NAME];
     tn_stored_tensor t = {.dtype = 0};
-    bool given = false;
+    bool given = false, ordered = false;
     int32_t rc = TN_OK;
 
     l->order = take(b, l->cols, sizeof *l->order, err);
@@ -236,9 +266,9 @@ static int32_t load_order(const struct build *b, const struct module *m, struct 
             rc = tensor_bad(b, m->name, m->order, err,
                             "puts column %llu into group %d; there are %llu", (unsigned long long)k,
                             (int)(int32_t)l->order[k], (unsigned long long)m->n_groups);
-        l->ordered = l->ordered || l->order[k] != k / m->group;
+        ordered = ordered || l->order[k] != k / m->group;
     }
-    return rc;
+    return rc == TN_OK && ordered ? gather_groups(b, m, l, err) : rc;
 }
 
 int32_t module_load(const struct build *b, const struct module *m, uint64_t begin, uint64_t end,

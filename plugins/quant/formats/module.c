@@ -181,10 +181,10 @@ static int32_t find_packed(const struct build *b, struct module *m, tn_err *err)
     return rc == TN_OK ? spread_scales(b, m, err) : rc;
 }
 
-/* [K, N/8] (awq) or [K/8, N] (gptq), scales [K/G, N], zero points [K/G, N/8]. */
-static int32_t find_four(const struct build *b, struct module *m, tn_err *err)
+/* [K, N/8] (awq) or [K/8, N] (gptq), scales [K/G, N], zero points [K/G, N/8]; of 8 bits 4 in place of 8. */
+static int32_t find_words(const struct build *b, struct module *m, tn_err *err)
 {
-    uint64_t want[2];
+    uint64_t want[2], some = 32 / (uint64_t)m->rule->bits;
     tn_stored_tensor t;
     int32_t rc;
 
@@ -192,9 +192,9 @@ static int32_t find_four(const struct build *b, struct module *m, tn_err *err)
         t.dims[0] == 0 || t.dims[1] == 0 || t.dims[0] > INT32_MAX || t.dims[1] > INT32_MAX)
         return tensor_bad(b, m->name, "qweight", err, "must be a matrix of int32");
     m->layout = b->method == METHOD_AWQ ? LAYOUT_AWQ : LAYOUT_GPTQ;
-    m->dtype = TN_DT_I4;
-    m->rows = m->layout == LAYOUT_AWQ ? t.dims[1] * 8 : t.dims[1];
-    m->cols = m->layout == LAYOUT_AWQ ? t.dims[0] : t.dims[0] * 8;
+    m->dtype = m->rule->bits == 4 ? TN_DT_I4 : TN_DT_I8;
+    m->rows = m->layout == LAYOUT_AWQ ? t.dims[1] * some : t.dims[1];
+    m->cols = m->layout == LAYOUT_AWQ ? t.dims[0] : t.dims[0] * some;
     m->scale = "scales";
     m->zero = "qzeros";
     m->order = has_tensor(b, m->name, "g_idx") ? "g_idx" : NULL;
@@ -208,10 +208,11 @@ static int32_t find_four(const struct build *b, struct module *m, tn_err *err)
                           (unsigned long long)m->cols, (unsigned long long)m->group);
     if ((rc = expect(b, m, "scales", 0, want, err)) != TN_OK)
         return rc;
-    want[1] = m->rows / 8;
-    return m->rows % 8 ? tensor_bad(b, m->name, "qweight", err, "%llu outputs are no multiple of 8",
-                                    (unsigned long long)m->rows)
-                       : expect(b, m, "qzeros", TN_DT_I32, want, err);
+    want[1] = m->rows / some;
+    return m->rows % some
+               ? tensor_bad(b, m->name, "qweight", err, "%llu outputs are no multiple of %llu",
+                            (unsigned long long)m->rows, (unsigned long long)some)
+               : expect(b, m, "qzeros", TN_DT_I32, want, err);
 }
 
 /* A plain module has none of the tensors that quantization adds. */
@@ -241,23 +242,25 @@ int32_t module_find(const struct build *b, const char *name, struct module *m, t
     bool rows = whole && eight &&
                 (t.dtype == TN_DT_F8E4M3 || (t.dtype == TN_DT_I8 && b->method != METHOD_FP8));
     bool packed = b->method == METHOD_COMPRESSED && has_tensor(b, name, "weight_packed");
-    bool four = !eight && has_tensor(b, name, "qweight");
+    bool words = !eight && has_tensor(b, name, "qweight");
     int32_t rc;
 
     *m = (struct module){.name = name};
-    if (!rows && !packed && !four)
+    if (!rows && !packed && !words)
         return plain(b, name, whole ? &t : NULL, err);
     if ((rc = config_ignores(b, name, &ignored, err)) != TN_OK ||
         (rc = config_rule(b, name, &m->rule, err)) != TN_OK)
         return rc;
     if (ignored || !m->rule)
         return tensor_bad(b, name,
-                          four     ? "qweight"
+                          words    ? "qweight"
                           : packed ? "weight_packed"
                                    : "weight",
                           err, "is quantized, but %s of config.json leaves this module as it is",
                           b->source.path);
-    return rows ? find_rows(b, m, &t, err) : packed ? find_packed(b, m, err) : find_four(b, m, err);
+    return rows     ? find_rows(b, m, &t, err)
+           : packed ? find_packed(b, m, err)
+                    : find_words(b, m, err);
 }
 
 /* -- Inputs --------------------------------------------------------------------------------------------------- */

@@ -24,6 +24,7 @@
  * |               |                |                |         | ("half"), mscale (1.0), and for dynamic
  * |               |                |                |         | scaling: base, factor, max_position
  * | hadamard      | x[T,n*d]       | -              | y[T,n*d]| n_heads*, head_dim
+ * | reorder       | x[T,N]         | p[N] int32     | y[T,N]  | -
  * | kv_append     | k[T,n*d], v    | rk[n], rv[n], mk[n*d], fk[n*d,d], fv[n*d,d]: all, 3, 2 or 0 | kv | n_kv_heads*, head_dim
  * | attention     | q[T,m*d], kv   | -              | y[T,m*d]| n_heads*, n_kv_heads*, head_dim, scale,
  * |               |                |                |         | window (0), softcap (0.0)
@@ -70,6 +71,9 @@
  *             of two that divides head_dim: y[i] = sum_j (-1)^popcount(i & j) x[j] / sqrt(b). It is its own inverse
  *             and keeps scalar products. Engines for a cache in float8_e4m3 have it on queries and keys: what is
  *             large in one channel of keys is spread over all, and rounding them disturbs scores less.
+ * reorder     y[t][i] = x[t][p[i]], bit by bit. p is int32, and every entry is from 0 to N - 1: the host checks that before a
+ *             kernel reads it. Linears whose groups of columns lie scattered over their input (GPTQ with act-order) get it in
+ *             front, so that the columns of a group stand together; N is never cut for ranks.
  * kv_append   Stores k[t] and v[t] of every kv head into the page and slot of row t (batch.h), in the
  *             dtype and page layout of the cache. The output orders later reads after the write.
  *             A cache of 8 bits stores x / c, rounded to nearest even and clipped to [-127, 127] (int8)
@@ -137,6 +141,7 @@
 #define TN_OP_LINEAR "linear"
 #define TN_OP_ROPE "rope"
 #define TN_OP_HADAMARD "hadamard"
+#define TN_OP_REORDER "reorder"
 #define TN_OP_KV_APPEND "kv_append"
 #define TN_OP_ATTENTION "attention"
 #define TN_OP_ADD "add"

@@ -114,6 +114,13 @@ typedef struct tn_quant_format {
      */
     int32_t (*cache)(void *build, const char *attention, uint32_t *dtype, float scale[2],
                      tn_err *err);
+    /**
+     * In which order the tensors that `fill` makes of these parts have the columns of the matrix: column k of theirs is
+     * column `order[k]` of it (room for all; each exactly once), and the host brings inputs into that order. TN_E_NOTFOUND, err
+     * unfilled, if it is the matrix's own. Called after `plan`, with which it agrees. Optional: without it no columns move.
+     */
+    int32_t (*order)(void *build, const tn_quant_part *parts, uint32_t n_parts, uint32_t *order,
+                     tn_err *err);
 } tn_quant_format;
 
 #ifdef __cplusplus
