@@ -286,7 +286,6 @@ START_TEST(groups_by_importance_are_brought_together)
     put("a.scales", TN_DT_F16, 2, 8, scales);
     put("a.g_idx", TN_DT_I32, 16, 0, by_importance);
     ck_assert_ok(open_checkpoint(text, &err), &err);
-    ck_assert_ok(stored_open(view, config, "config.json", checkpoint, &stored, &err), &err);
     ck_assert_ok(stored_plan(stored, &source, 1, &plan, &err), &err);
     ck_assert_ok(stored_order(stored, &source, 1, order, 16, &err), &err);
     ck_assert_ok(stored_fill(stored, &source, 1, out, &error, &err), &err);
