@@ -108,33 +108,26 @@ static int32_t to_loop(const tn_runtime *rt, const tn_request_params *p, struct 
     return rc;
 }
 
-/* A handle for each ticket, or none. */
-static int32_t make_handles(tn_request **out, uint32_t n, tn_err *err)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        out[i] = mem_zalloc(sizeof *out[i]);
-        if (out[i])
-            continue;
-        while (i > 0)
-            mem_free(out[--i]);
-        return err_nomem(err, "a request");
-    }
-    return TN_OK;
-}
-
 static int32_t submit(tn_runtime *rt, const struct loop_request *requests, uint32_t n,
                       struct ticket **tickets, tn_request **out, tn_err *err)
 {
-    int32_t rc = make_handles(out, n, err);
+    int32_t rc = TN_OK;
 
-    if (rc != TN_OK)
-        return rc;
-    rc = loop_submit(rt->loop, requests, n, tickets, err);
+    memset(out, 0, n * sizeof *out);
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        out[i] = mem_zalloc(sizeof *out[i]);
+        if (!out[i])
+            rc = err_nomem(err, "a request");
+    }
+    if (rc == TN_OK)
+        rc = loop_submit(rt->loop, requests, n, tickets, err);
     for (uint32_t i = 0; i < n; i++) {
-        if (rc == TN_OK)
+        if (rc == TN_OK) {
             out[i]->ticket = tickets[i];
-        else
-            mem_free(out[i]);
+            continue;
+        }
+        mem_free(out[i]);
+        out[i] = NULL;
     }
     return rc;
 }

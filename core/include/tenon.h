@@ -226,7 +226,8 @@ typedef struct tn_event {
         .h = TN_HDR(tn_event)                                                                      \
     }
 
-/** Queues a request. TN_E_RANGE, TN_E_LIMIT and TN_E_INVALID name the field; TN_E_BUSY: queue full. */
+/** Queues a request. TN_E_RANGE, TN_E_LIMIT and TN_E_INVALID name the field; TN_E_BUSY: queue full. On failure *out is NULL
+ *  or as it was. */
 TN_API int32_t tn_submit(tn_runtime *rt, const tn_request_params *params, tn_request **out,
                          tn_err *err);
 
