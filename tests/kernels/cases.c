@@ -108,7 +108,7 @@ static uint64_t group_for(uint64_t width)
     return width;
 }
 
-static double product_tolerance(const struct subject *s, uint32_t matrix)
+double product_tolerance(const struct subject *s, uint32_t matrix)
 {
     if (matrix == TN_DT_I8 && !s->v->equals)
         return 0.0;
@@ -164,71 +164,6 @@ static void product_case(const struct subject *s, uint32_t rows, uint64_t k_widt
             product_case_of(s, matrix, rows, k_width, n, bias);
 }
 
-/* Rows full of numbers halfway between two steps of quantization: dividing by the step and multiplying by its
- * reciprocal round them differently. Rows of e4m3 have powers of two as steps. */
-static void ties(const struct subject *s, uint32_t matrix)
-{
-    struct kit k;
-    struct shape x = {.in_width = {128}, .linear_width = {48}, .matrix = matrix};
-    uint32_t rows[] = {30}, context[] = {30};
-    struct env got = {.kv = NULL}, want;
-
-    kit_init(&k, 4);
-    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
-    const tn_op *op = compose(&k, s->v, &x);
-    env_fill(&k, &got, op->in[0], b, 1.0f, false);
-    for (uint32_t i = 0; i < 30 * 128; i++) {
-        uint32_t c = i % 128;
-        float step = 0.01f * (1.0f + (float)(i / 128)), t = (float)c - (c < 127 ? 0.5f : 0.0f);
-        if (matrix == TN_DT_F8E4M3) { /* code 126 is the largest, 448 */
-            t = 0.5f * (tn_f8e4m3_to_f32((uint8_t)c) + tn_f8e4m3_to_f32((uint8_t)(c + 1)));
-            t = c < 126 ? t : 448.0f;
-            step = ldexpf(1.0f, 8 * (int)(i / 128) - 130); /* the first are below the smallest */
-        }
-        ((float *)got.data[op->in[0]->id])[i] = t * step;
-    }
-    want = got;
-    run_variant(&k, s->plug, s->v, op, b, &got);
-    run_reference(&k, s->reference, op, b, &want);
-    expect_close(s->v, op, b, &got, &want, product_tolerance(s, matrix),
-                 product_tolerance(s, matrix));
-    kit_free(&k);
-}
-
-/* Bit `i` of one of eight patterns. */
-static bool is_set(uint64_t pattern, uint64_t i)
-{
-    static const uint8_t patterns[8] = {0x00, 0xff, 0x55, 0xaa, 0x33, 0xcc, 0x0f, 0x81};
-
-    return patterns[pattern % 8] >> (i % 8) & 1;
-}
-
-/* The largest products there are, in all combinations of signs: what instructions sum up in 16 bits must not saturate. */
-static void extremes(const struct subject *s)
-{
-    struct kit k;
-    struct shape x = {.in_width = {128}, .linear_width = {48}, .matrix = TN_DT_I8};
-    uint32_t rows[] = {24}, context[] = {24};
-    struct env got = {.kv = NULL}, want;
-
-    kit_init(&k, 5);
-    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, false);
-    const tn_op *op = compose(&k, s->v, &x);
-    const tn_weight *w = op->weights[0];
-    for (uint64_t n = 0; n < w->dims[0]; n++)
-        for (uint64_t i = 0; i < w->dims[1]; i++)
-            ((int8_t *)w->data)[n * w->stride0 + i] = is_set(n, i) ? -128 : 127;
-    env_fill(&k, &got, op->in[0], b, 1.0f, false);
-    for (uint32_t i = 0; i < 24 * 128; i++)
-        ((float *)got.data[op->in[0]->id])[i] = is_set(i / 128, i % 128) ? -1.0f : 1.0f;
-    want = got;
-    run_variant(&k, s->plug, s->v, op, b, &got);
-    run_reference(&k, s->reference, op, b, &want);
-    expect_close(s->v, op, b, &got, &want, product_tolerance(s, TN_DT_I8),
-                 product_tolerance(s, TN_DT_I8));
-    kit_free(&k);
-}
-
 /* What only kernels for devices care about: all sides of their tiles, with widths that loads of 16 bytes fit. */
 static void aligned_product_cases(const struct subject *s)
 {
@@ -262,13 +197,7 @@ static void product_cases(const struct subject *s)
     product_case(s, 15, 64, 31, false);
     product_case(s, 29, 352, 65, true);
     product_case(s, 64, 48, 200, false);
-    if (is(s->v->op, TN_OP_LINEAR_INT8) && s->act == TN_DT_F32) {
-        ties(s, TN_DT_I8);
-        extremes(s);
-    }
-    if (is(s->v->op, TN_OP_LINEAR_FP8) && s->act == TN_DT_F32 &&
-        !(s->v->flags & TN_VARIANT_WIDE_ROWS))
-        ties(s, TN_DT_F8E4M3);
+    quantized_cases(s);
     if (HARNESS_SLOW)
         return;
     product_case(s, 17, 2050, 128, true);

@@ -30,6 +30,12 @@ void parts_cases(const struct subject *s);
 /* The same for one that does a whole decoder layer. */
 void layer_cases(const struct subject *s);
 
+/* Products of quantized rows: ties, the largest sums, large elements side by side. For linear.int8 and linear.fp8. */
+void quantized_cases(const struct subject *s);
+
+/* How far, absolutely and relatively, a product with weights of dtype `matrix` may be from the reference's. */
+double product_tolerance(const struct subject *s, uint32_t matrix);
+
 /* Runs `s` and the reference on `op` with equal random inputs, of bfloat16 if that is `coarse`, and compares outputs and cache. What
  * a device's variant declines is passed over: the CPU's take everything here. */
 void case_compare(struct kit *k, const struct subject *s, const tn_op *op, const tn_batch *b,

@@ -61,6 +61,7 @@ struct gemm {
     uint32_t *a;          /* x as the kernel reads it: [tile][step][row] groups */
     float *a_step;        /* [T] int8: quantization step of each row */
     int32_t *a_rest;      /* [T] int8: what the kernel's sums of each row lack */
+    void *a_more;         /* [T] what else a kernel wants to know of a row: more_bytes each */
 
     float *run_step;  /* int4: [T][k / run] quantization steps ... */
     int32_t *run_sum; /* ... and sums of what they quantize */
@@ -72,6 +73,7 @@ struct gemm {
     const int32_t *offset; /* int8: added to the sum per packed column, see unsigned_rows */
 
     uint32_t n_panels, n_parts;
+    uint32_t run_panels; /* panels of a call of `run`, as far as there are */
     struct gemm_part parts[GEMM_MAX_PARTS];
     enum gemm_finish finish;
     const float *addend;   /* GEMM_ADD: [T, width] */
@@ -85,13 +87,15 @@ struct gemm_kernel {
     uint32_t tile_rows;   /* most rows of a tile */
     uint32_t depth;       /* consecutive k per group */
     uint32_t group_bytes; /* of x */
+    uint32_t more_bytes;  /* per row, of g->a_more; int8 only */
+    uint32_t run_panels;  /* panels that `run` had better take at once, for many rows; 0: one */
     /* int8: x is packed as bytes q + 128, as an instruction wants that multiplies unsigned by signed; the
      * excess, 128 * the column's sum of weights, is taken off the sum. */
     uint32_t unsigned_rows;
     double gflops; /* of one core, a prior for cost_ns */
-    /* Fills g->a (and a_step, a_rest) for tiles [first, last). */
+    /* Fills g->a (and a_step, a_rest, a_more) for tiles [first, last). */
     void (*pack_rows)(const struct gemm *g, uint32_t first, uint32_t last);
-    /* Computes panel `panel` for tiles [first, last). */
+    /* Computes panels [panel, panel + g->run_panels), as far as there are, for tiles [first, last). */
     void (*run)(const struct gemm *g, uint32_t panel, uint32_t first, uint32_t last);
 };
 

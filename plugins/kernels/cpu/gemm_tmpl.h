@@ -17,9 +17,6 @@
  *   GEMM_ROW_STEP(x, n, fixed) that step, `fixed` if that is not 0; 0 for other dtypes
  *
  *   GEMM_LOAD_STEP(w0, w1, p) loads two vectors of weights; optional
- *   GEMM_GROUP     type of a group of x; optional: uint32_t
- *   GEMM_REST(groups, n) what sums lack, for n groups of a row (g->a_rest); optional
- *   GEMM_TILE_ROWS most rows of a tile; optional: TILE_ROWS
  *
  * and, where it takes work to make of packed weights what GEMM_STEP multiplies, so that tiles had better share it:
  *
@@ -42,16 +39,6 @@
 #define GEMM_LOAD_STEP(w0, w1, p) (w0 = GEMM_LOAD_W(p), w1 = GEMM_LOAD_W((p) + GEMM_VECTOR_BYTES))
 #endif
 
-#ifndef GEMM_GROUP
-#define GEMM_GROUP uint32_t
-#endif
-#ifndef GEMM_REST
-#define GEMM_REST(groups, n) 0
-#endif
-#ifndef GEMM_TILE_ROWS
-#define GEMM_TILE_ROWS TILE_ROWS
-#endif
-
 /* Values packed at a time on the way from x to groups. */
 #define GEMM_CHUNK 512
 
@@ -64,24 +51,20 @@
 #endif
 #define GEMM_WIDE_VECTOR (LANES * GEMM_DEPTH * GEMM_WIDE_BYTES)
 
-/* Packs one row of x into groups that lie `rows` apart; returns what sums of products with them lack. */
-static int32_t GEMM_FN(pack_row)(const float *x, uint64_t k, float step, GEMM_GROUP *a,
-                                 uint32_t rows)
+/* Packs one row of x into groups that lie `rows` apart. */
+static void GEMM_FN(pack_row)(const float *x, uint64_t k, float step, uint32_t *a, uint32_t rows)
 {
-    GEMM_GROUP group[GEMM_CHUNK / GEMM_DEPTH];
-    int32_t rest = 0;
+    uint32_t group[GEMM_CHUNK / GEMM_DEPTH];
 
     (void)step;
     for (uint64_t done = 0; done < k; done += GEMM_CHUNK) {
         uint64_t n = k - done < GEMM_CHUNK ? k - done : GEMM_CHUNK;
         uint64_t groups = (n + GEMM_DEPTH - 1) / GEMM_DEPTH;
         GEMM_GROUPS(group, x + done, n, step);
-        rest += GEMM_REST(group, groups);
         for (uint64_t i = 0; i < groups; i++)
             a[i * rows] = group[i];
         a += groups * rows;
     }
-    return rest;
 }
 
 static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t last)
@@ -93,11 +76,11 @@ static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t la
         for (uint32_t r = begin; r < end; r++) {
             const float *x = g->x + (g->x_row ? (uint64_t)g->x_row[r] : r) * g->k;
             float step = GEMM_ROW_STEP(x, g->k, g->act_scale);
-            GEMM_GROUP *a = (GEMM_GROUP *)g->a + begin * steps + (r - begin);
-            int32_t rest = GEMM_FN(pack_row)(x, g->k, step, a, end - begin);
+            GEMM_FN(pack_row)
+            (x, g->k, step, g->a + begin * steps + (r - begin), end - begin);
             if (g->a_step) {
                 g->a_step[r] = step;
-                g->a_rest[r] = rest;
+                g->a_rest[r] = 0;
             }
         }
     }
@@ -107,8 +90,8 @@ static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t la
  * `wide`, whether weights are wide already, are constants where this is inlined. `ahead`: packed weights that will
  * be wanted next. */
 static CPU_INLINE void GEMM_FN(tile)(const int rows, const int wide, const unsigned char *w,
-                                     const unsigned char *ahead, const GEMM_GROUP *a,
-                                     uint64_t steps, const void *from, void *sum)
+                                     const unsigned char *ahead, const uint32_t *a, uint64_t steps,
+                                     const void *from, void *sum)
 {
     const uint64_t vector = wide ? GEMM_WIDE_VECTOR : GEMM_VECTOR_BYTES;
     GEMM_ACC acc[GEMM_MAX_TILE_ROWS][2];
@@ -145,7 +128,7 @@ static CPU_INLINE void GEMM_FN(tile)(const int rows, const int wide, const unsig
 
 /* Calls `tile` with a constant number of rows. */
 static CPU_INLINE void GEMM_FN(tile_of)(uint32_t rows, const int wide, const unsigned char *w,
-                                        const unsigned char *ahead, const GEMM_GROUP *a,
+                                        const unsigned char *ahead, const uint32_t *a,
                                         uint64_t steps, const void *from, void *sum)
 {
     switch (rows) {
@@ -198,8 +181,7 @@ static void GEMM_FN(run_wide)(const struct gemm *g, uint32_t panel, uint32_t fir
             uint32_t begin = gemm_tile_row(g, tile), rows = gemm_tile_row(g, tile + 1) - begin;
             union tile_sums *sum = &sums[tile - first];
             GEMM_FN(tile_of)
-            (rows, 1, wide, w, (const GEMM_GROUP *)g->a + begin * steps + s * rows, n,
-             s ? sum : NULL, sum);
+            (rows, 1, wide, w, g->a + begin * steps + s * rows, n, s ? sum : NULL, sum);
         }
     }
     for (uint32_t tile = first; tile < last; tile++) {
@@ -213,7 +195,7 @@ static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, u
 {
     uint64_t steps = gemm_steps(g->kernel, g->k, 0);
     const unsigned char *w = g->panels + panel * gemm_panel_bytes(g->kernel, g->k, 0);
-    const GEMM_GROUP *a = (const GEMM_GROUP *)g->a;
+    const uint32_t *a = g->a;
     union tile_sums sums;
 
 #if GEMM_HAS_WIDE
@@ -233,9 +215,9 @@ static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, u
 const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
     .weight_dtype = GEMM_DTYPE,
     .lanes = LANES,
-    .tile_rows = GEMM_TILE_ROWS,
+    .tile_rows = TILE_ROWS,
     .depth = GEMM_DEPTH,
-    .group_bytes = sizeof(GEMM_GROUP),
+    .group_bytes = sizeof(uint32_t),
     .unsigned_rows = GEMM_UNSIGNED,
     .gflops = GEMM_GFLOPS,
     .pack_rows = GEMM_FN(pack_rows),
@@ -255,9 +237,6 @@ const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
 #undef GEMM_STEP
 #undef GEMM_GROUPS
 #undef GEMM_ROW_STEP
-#undef GEMM_GROUP
-#undef GEMM_REST
-#undef GEMM_TILE_ROWS
 #undef GEMM_JOIN_
 #undef GEMM_JOIN
 #undef GEMM_FN

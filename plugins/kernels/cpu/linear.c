@@ -414,13 +414,13 @@ uint64_t linear_workspace(const tn_op *op, const struct gemm_kernel *kernel, uin
     uint64_t run = run_of(group_of(op->n_members ? op->members[0] : op, kernel));
     uint64_t groups = gemm_steps(kernel, k, run), steps = run ? 2 * (k / run) : 2;
 
-    return max_rows * (groups * kernel->group_bytes + steps * 4) + 2 * ALIGN;
+    return max_rows * (groups * kernel->group_bytes + steps * 4 + kernel->more_bytes) + 2 * ALIGN;
 }
 
-/* A run of gemm: items are panels of blocks of tiles. */
+/* A run of gemm: items are run_panels panels of blocks of tiles. */
 struct running {
     struct gemm g;
-    uint32_t tiles, tiles_per_block;
+    uint32_t tiles, tiles_per_block, panel_runs;
 };
 
 static void pack_tiles(void *arg, uint32_t first, uint32_t last, uint32_t worker)
@@ -437,9 +437,10 @@ static void run_items(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 
     (void)worker;
     for (uint32_t item = first; item < last; item++) {
-        uint32_t begin = item / r->g.n_panels * r->tiles_per_block;
+        uint32_t begin = item / r->panel_runs * r->tiles_per_block;
         uint32_t end = begin + r->tiles_per_block;
-        r->g.kernel->run(&r->g, item % r->g.n_panels, begin, end < r->tiles ? end : r->tiles);
+        uint32_t panel = item % r->panel_runs * r->g.run_panels;
+        r->g.kernel->run(&r->g, panel, begin, end < r->tiles ? end : r->tiles);
     }
 }
 
@@ -479,6 +480,7 @@ static void set_up(const tn_launch *l, enum linear_form form, const struct gemm_
         g->a_step =
             (float *)(g->a + g->n_rows * gemm_steps(kernel, p.k, 0) * (kernel->group_bytes / 4));
         g->a_rest = (int32_t *)(g->a_step + g->n_rows);
+        g->a_more = g->a_rest + g->n_rows;
         g->act_scale = act_scale(l->op->n_members ? l->op->members[0] : l->op);
         g->offset = b.offset;
     }
@@ -487,6 +489,7 @@ static void set_up(const tn_launch *l, enum linear_form form, const struct gemm_
         g->run_sum = (int32_t *)(g->run_step + g->n_rows * (p.k / p.run));
     }
     g->n_panels = p.n_panels;
+    g->run_panels = g->n_rows > 1 && kernel->run_panels ? kernel->run_panels : 1;
     g->n_parts = p.gated ? 1 : p.n_matrices;
     for (uint32_t i = 0; i < g->n_parts; i++)
         g->parts[i] = (struct gemm_part){l->out[i], l->op->out[i]->width, p.first_panel[i]};
@@ -521,5 +524,6 @@ void linear_launch(const struct cpu_instance *in, const tn_launch *l, enum linea
     share_items(in, l, pack_tiles, &r, r.tiles, (double)(r.g.n_rows * r.g.k) * 0.3);
     panel_ns = (double)gemm_panel_bytes(kernel, r.g.k, r.g.run) / MEMORY_BYTES_PER_NS +
                4.0 * kernel->lanes * (double)(r.g.n_rows * r.g.k) / kernel->gflops;
-    share_items(in, l, run_items, &r, r.g.n_panels * blocks, panel_ns * r.g.n_panels);
+    r.panel_runs = (r.g.n_panels + r.g.run_panels - 1) / r.g.run_panels;
+    share_items(in, l, run_items, &r, r.panel_runs * blocks, panel_ns * r.g.n_panels);
 }
