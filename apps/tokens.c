@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/utf8.h"
 #include "textio.h"
 
 #define MAX_TEXT_BYTES (1 * GIB)
@@ -105,6 +106,22 @@ static int32_t read_lines(const struct tokens_options *o, const struct textio *t
     return rc;
 }
 
+/* A tokenizer would take anything: of a file that is no text, calibration would be worthless, and nobody would know. */
+static int32_t check_text(const char *path, const char *data, size_t len, tn_err *err)
+{
+    size_t at = 0, n = 1;
+    uint32_t cp;
+
+    while (at < len && (n = utf8_decode(data + at, len - at, &cp)) > 0)
+        at += n;
+    if (at == len)
+        return TN_OK;
+    err_at(err, TN_E_FORMAT, path, (int64_t)at, NULL, "byte 0x%02x is not UTF-8",
+           (unsigned)(unsigned char)data[at]);
+    err_remedy(err, "give plain text in UTF-8, *.jsonl, or token ids as *.u16 or *.i32");
+    return TN_E_FORMAT;
+}
+
 static int32_t read_text(const struct tokens_options *o, struct tokens *t, tn_err *err)
 {
     struct textio *text = NULL;
@@ -119,7 +136,9 @@ static int32_t read_text(const struct tokens_options *o, struct tokens *t, tn_er
     if (rc == TN_OK && ends_with(o->path, ".jsonl")) {
         rc = read_lines(o, text, data, len, t, err);
     } else if (rc == TN_OK) {
-        rc = textio_encode(text, data, len, TEXTIO_ADD_SPECIAL, &ids, &n, err);
+        rc = check_text(o->path, data, len, err);
+        if (rc == TN_OK)
+            rc = textio_encode(text, data, len, TEXTIO_ADD_SPECIAL, &ids, &n, err);
         if (rc == TN_OK)
             rc = add_windows(t, ids, n, o->max_len, err);
     }
@@ -156,9 +175,11 @@ int32_t tokens_read(const struct tokens_options *o, struct tokens *out, tn_err *
     int32_t rc = ends_with(o->path, ".u16") || ends_with(o->path, ".i32") ? read_ids(o, &t, err)
                                                                           : read_text(o, &t, err);
 
-    if (rc == TN_OK && t.n_seqs == 0)
+    if (rc == TN_OK && t.n_seqs == 0) {
         rc = err_at(err, TN_E_FORMAT, o->path, TN_NO_OFFSET, NULL,
                     "has no sequence of at least two tokens");
+        err_remedy(err, "give a file with text in it");
+    }
     if (rc != TN_OK) {
         tokens_release(&t);
         return rc;

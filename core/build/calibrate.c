@@ -8,8 +8,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "build/convert.h"
 #include "build/matrix.h"
 #include "tenon/ops.h"
+
+#define IDENTITY_PIECE 64 /* elements of a matrix that its model is told by */
 
 /* Names of inputs by the first matrix that reads them, see calibration.h. */
 struct calibrating {
@@ -274,6 +277,8 @@ static int32_t digest_data(const struct token_set *t, struct calibration *c)
     sha256_of(t->ids, (size_t)t->begin[t->n_seqs] * sizeof *t->ids, digest);
     hex_encode(digest, sizeof digest, c->data_sha256);
     c->n_tokens = t->begin[t->n_seqs];
+    c->n_first = t->begin[1] < CALIBRATION_FIRST ? t->begin[1] : CALIBRATION_FIRST;
+    memcpy(c->first, t->ids, (size_t)c->n_first * sizeof *c->first);
     return TN_OK;
 }
 
@@ -405,6 +410,32 @@ int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
     return TN_OK;
 }
 
+/* Some elements from the middle of each matrix: of models that were trained on from one, with its norms as they were,
+ * statistics differ, too. */
+static int32_t digest_matrix(const struct checkpoint *from, const struct weight_origin *o,
+                             struct xxh128 *x, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < o->n_sources && rc == TN_OK; i++) {
+        const struct st_tensor *t = checkpoint_find(from, o->sources[i].tensor);
+        uint8_t bytes[IDENTITY_PIECE * sizeof(double)];
+        float values[IDENTITY_PIECE];
+        uint64_t size, n;
+        if (o->sources[i].stored || !convert_known(t->dtype, TN_DT_F32))
+            continue;
+        size = tn_dtype_bits(t->dtype) / 8;
+        n = t->bytes / size < IDENTITY_PIECE ? t->bytes / size : IDENTITY_PIECE;
+        rc = checkpoint_read(from, t->name, (t->bytes / size - n) / 2 * size, bytes,
+                             (size_t)(n * size), err);
+        if (rc != TN_OK)
+            break;
+        convert_elements(bytes, t->dtype, values, TN_DT_F32, (size_t)n);
+        xxh128_update(x, values, (size_t)n * sizeof *values);
+    }
+    return rc;
+}
+
 int32_t calibrate_identify(const struct emission *e, const struct checkpoint *from,
                            char out[CALIBRATION_MODEL], tn_err *err)
 {
@@ -415,8 +446,10 @@ int32_t calibrate_identify(const struct emission *e, const struct checkpoint *fr
     for (size_t i = 0; i < e->plan->n_weights && rc == TN_OK; i++) {
         const struct plan_weight *w = &e->plan->weights[i];
         float *values = NULL;
-        if (w->n_dims != 1 || e->origins[i].n_sources == 0)
+        if (w->n_dims != 1 || e->origins[i].n_sources == 0) {
+            rc = digest_matrix(from, &e->origins[i], x, err);
             continue;
+        }
         rc = matrix_load(from, w, &e->origins[i], &values, err);
         if (rc == TN_OK)
             xxh128_update(x, values, (size_t)w->dims[0] * sizeof *values);

@@ -34,8 +34,8 @@ int32_t calibrate_save(struct quant *q, const struct calibrate_options *o, struc
 int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
                           const struct calibration *c, const struct quantized *m, tn_err *err);
 
-/* What statistics must be of the same model by: a digest of its vectors (norms and biases), as numbers, which are small
- * and which training leaves alike in no two models. */
+/* What statistics must be of the same model by: a digest of its vectors (norms and biases), as numbers, and of some
+ * elements of each matrix, which are read in no time. */
 int32_t calibrate_identify(const struct emission *e, const struct checkpoint *from,
                            char out[CALIBRATION_MODEL], tn_err *err);
 

@@ -250,7 +250,7 @@ int32_t calibration_save(const struct calibration *c, const char *path,
 {
     struct saving s = {.arena = ARENA_INIT};
     struct file_writer w = {-1, NULL, NULL};
-    size_t most = c->n_inputs * TENSORS_PER_INPUT + 3;
+    size_t most = c->n_inputs * TENSORS_PER_INPUT + 4;
     bool ok;
     int32_t rc;
 
@@ -259,6 +259,7 @@ int32_t calibration_save(const struct calibration *c, const char *path,
     ok = s.tensors && s.data &&
          save_tensor(&s, "data", "sha256", TN_DT_U8, 0, sizeof c->data_sha256, c->data_sha256) &&
          save_tensor(&s, "data", "tokens", TN_DT_I64, 0, 1, &c->n_tokens) &&
+         save_tensor(&s, "data", "first", TN_DT_I32, 0, c->n_first, c->first) &&
          save_tensor(&s, "model", "xxh128", TN_DT_U8, 0, sizeof c->model, c->model);
     for (size_t i = 0; i < c->n_inputs && ok; i++)
         ok = save_input(&s, c->inputs[i]);
@@ -475,6 +476,21 @@ static int32_t read_input(const struct reading *r, const char *name, const struc
     return rc == TN_OK && histogram ? read_histogram(r, name, in) : rc;
 }
 
+/* What the data begin with; whether the model has these ids is for whoever knows the model. */
+static int32_t read_first(const struct reading *r)
+{
+    const struct st_tensor *t = find_part(r, "data", "first");
+    struct calibration *c = r->c;
+
+    if (!t)
+        return TN_E_NOTFOUND;
+    if (t->n_dims != 1 || t->dims[0] == 0 || t->dims[0] > CALIBRATION_FIRST)
+        return err_at(r->err, TN_E_FORMAT, r->f->path, t->offset, t->name,
+                      "must have one dimension of at most %d", CALIBRATION_FIRST);
+    c->n_first = t->dims[0];
+    return read_tensor(r, "data", "first", TN_DT_I32, c->n_first, c->first);
+}
+
 static int32_t read_all(const struct reading *r)
 {
     struct calibration *c = r->c;
@@ -483,6 +499,8 @@ static int32_t read_all(const struct reading *r)
     rc = read_tensor(r, "data", "sha256", TN_DT_U8, sizeof c->data_sha256, c->data_sha256);
     if (rc == TN_OK)
         rc = read_tensor(r, "data", "tokens", TN_DT_I64, 1, &c->n_tokens);
+    if (rc == TN_OK)
+        rc = read_first(r);
     rc = needed(r, "data", rc);
     if (rc == TN_OK)
         rc = needed(r, "model",
@@ -509,11 +527,10 @@ static int32_t check_model(const struct calibration *c, const char *path, const 
 {
     if (!model || strcmp(c->model, model) == 0)
         return TN_OK;
-    err_at(err, TN_E_FORMAT, path, TN_NO_OFFSET, "model/xxh128",
-           "is %.32s, but norms and biases of this model are %s: the statistics are of another",
-           c->model, model);
-    err_remedy(err, "calibrate this model with --calib-data");
-    return TN_E_FORMAT;
+    return err_at(err, TN_E_FORMAT, path, TN_NO_OFFSET, "model/xxh128",
+                  "is %.32s, but norms, biases and parts of matrices of this model are %s: the "
+                  "statistics are of another",
+                  c->model, model);
 }
 
 int32_t calibration_load(const char *path, const char *model, struct calibration **out, tn_err *err)
@@ -537,6 +554,7 @@ int32_t calibration_load(const char *path, const char *model, struct calibration
     if (rc != TN_OK) {
         file_reader_release(&f);
         calibration_free(c);
+        err_remedy(err, "calibrate this model with --calib-data, which writes the file anew");
         return rc;
     }
     c->file = f;

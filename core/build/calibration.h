@@ -18,6 +18,9 @@
 /* Rows of each input that are kept: enough to see how rows differ, few enough for the memory of large models. */
 #define CALIBRATION_SAMPLE 64
 
+/* Tokens of the data that are kept, so that errors of linears can be measured where only the file is given. */
+#define CALIBRATION_FIRST 64
+
 #define CALIBRATION_MODEL (2 * XXH128_BYTES + 1) /* hex digits and NUL */
 /* Heads of more elements have no products: their squares would take more memory than they are worth. */
 #define CALIBRATION_DIM 512
@@ -51,6 +54,8 @@ struct calibration {
     char data_sha256[SHA256_HEX];  /* of the token ids */
     char model[CALIBRATION_MODEL]; /* see calibrate_identify */
     uint64_t n_tokens;
+    int32_t first[CALIBRATION_FIRST]; /* ids that the first sequence begins with */
+    uint64_t n_first;
     struct file_reader file; /* that it was read from, for its Hessians */
 };
 
@@ -84,7 +89,7 @@ bool calibration_take(struct calibration_input *in, const float *row);
 typedef int32_t (*calibration_hessian_fn)(void *arg, size_t i, const struct hessian **out,
                                           tn_err *err);
 
-/* A safetensors file with the tensors NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
+/* A safetensors file with data/sha256, data/tokens, data/first, model/xxh128, and for each input NAME/absmax, NAME/squares, NAME/sums, NAME/rows, and if they are kept NAME/sample,
  * NAME/histogram and NAME/base, NAME/products; behind all these NAME/hessian_rows and NAME/hessian, a lower triangle, of inputs
  * that keep it (`hessian` may be NULL if none does). They are never in memory at one time. */
 int32_t calibration_save(const struct calibration *c, const char *path,

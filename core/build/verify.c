@@ -7,8 +7,6 @@
 #include "build/building.h"
 #include "tenon/ops.h"
 
-#define MEASURED_TOKENS 64
-
 /* The limit that what was measured exceeds; NULL: it holds. */
 static const char *exceeded(const struct building *b)
 {
@@ -76,16 +74,37 @@ static int32_t pass_gate(struct building *b, const struct gate_pair *pair, const
     return rc;
 }
 
+/* What errors of linears are measured on: data that were given, or what a file of statistics kept of its data. */
+static int32_t find_measured(const struct building *b, const int32_t **ids, uint32_t *n)
+{
+    const struct token_set *t = b->eval_data.n_seqs ? &b->eval_data : &b->calib_data;
+    uint64_t vocab = (uint64_t)plan_hyper_int(b->emission.plan, TN_HP_VOCAB, 1);
+
+    *ids = t->n_seqs ? t->ids : b->calib ? b->calib->first : NULL;
+    *n = t->n_seqs  ? (uint32_t)(t->begin[1] - t->begin[0])
+         : b->calib ? (uint32_t)b->calib->n_first
+                    : 0;
+    *n = *n < CALIBRATION_FIRST ? *n : CALIBRATION_FIRST;
+    if (*n > (uint64_t)b->meta.max_input_len)
+        *n = (uint32_t)b->meta.max_input_len;
+    for (uint32_t i = 0; i < *n; i++)
+        if ((*ids)[i] < 0 || (uint64_t)(*ids)[i] >= vocab)
+            return err_at(b->err, TN_E_RANGE, b->o->quant.stats, TN_NO_OFFSET, "data/first",
+                          "token %" PRIu32 " is %" PRId32 "; the model has the ids 0 to %" PRIu64,
+                          i, (*ids)[i], vocab - 1);
+    return TN_OK;
+}
+
 int32_t building_check_quality(struct building *b, const char *path)
 {
     const struct build_quant *bq = &b->o->quant;
-    const struct token_set *t = bq->eval ? &b->eval_data : &b->calib_data;
     struct gate_pair pair = {bq->runner, b->base_file, path, b->o->quiet, b->o->stop, b->o->arg};
-    uint32_t n;
-    int32_t rc = TN_OK;
+    const int32_t *ids = NULL;
+    uint32_t n = 0;
+    int32_t rc = b->quant && b->checkpoint ? find_measured(b, &ids, &n) : TN_OK;
 
-    if (!b->quant || !b->checkpoint || t->n_seqs == 0 || (!b->quant->name && !bq->eval))
-        return TN_OK;
+    if (rc != TN_OK || n == 0 || (!b->quant->name && !bq->eval))
+        return rc;
     if (!b->base_file) {
         struct emission quantized = b->quantized;
         b->quantized = (struct emission){0};
@@ -93,10 +112,8 @@ int32_t building_check_quality(struct building *b, const char *path)
         b->quantized = quantized;
         pair.base = b->base_file;
     }
-    n = (uint32_t)(t->begin[1] - t->begin[0]);
     if (rc == TN_OK && b->quant->name)
-        rc = gate_measure_linears(&pair, b->quant, t->ids,
-                                  n < MEASURED_TOKENS ? n : MEASURED_TOKENS, b->err);
+        rc = gate_measure_linears(&pair, b->quant, ids, n, b->err);
     if (rc == TN_OK && bq->eval)
         rc = pass_gate(b, &pair, path);
     return rc;

@@ -185,12 +185,16 @@ START_TEST(what_is_saved_is_what_is_read)
     input->keeps_hessian = true;
     memset(calibration->data_sha256, 'a', SHA256_HEX - 1);
     calibration->n_tokens = ROWS;
+    calibration->n_first = 2;
+    calibration->first[1] = 77;
     temp_dir(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/stats.safetensors", dir);
     ck_assert_ok(calibration_save(calibration, path, give_hessian, &h, &err), &err);
     ck_assert_ok(calibration_load(path, NULL, &back, &err), &err);
     in = calibration_find(back, "x");
     ck_assert_ptr_nonnull(in);
+    ck_assert_uint_eq(back->n_first, 2);
+    ck_assert_int_eq(back->first[1], 77);
     ck_assert_uint_eq(in->n_rows, ROWS);
     ck_assert_int_eq(in->histogram.base, input->histogram.base);
     ck_assert_mem_eq(in->histogram.counts, input->histogram.counts,

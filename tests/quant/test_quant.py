@@ -362,6 +362,8 @@ class Calibration(Case):
                 for e in engines[1:]
             ]
             self.assertEqual(same[:2], [[], []], scheme)
+            reports = [[x["error"] for x in self.meta(e)["quant"]["linears"]] for e in engines[:3]]
+            self.assertEqual(reports[1:], [reports[0]] * 2)
             self.assertTrue(same[2], "feedback makes no difference: nothing was compared")
 
     def test_statistics_of_one_scheme_serve_another(self):
@@ -374,11 +376,13 @@ class Calibration(Case):
         stats, other = self.path("stats.safetensors"), self.path("other")
         self.build("a", "--quant", "int8_sq", *self.calibrated(), "--calib-stats", stats)
         shutil.copytree(OPTIONS["model"], other)
-        s = Safetensors(os.path.join(other, "model.safetensors"))
-        s.scale("model.layers.3.input_layernorm.weight", [7], 2.0)
-        s.write(os.path.join(other, "model.safetensors"))
-        self.refused("stats.safetensors.*of another.*--calib-data", "build", "--quiet", "--model", other, "--output", self.path("x"),
-                     "--quant", "int8_sq", "--calib-stats", stats)
+        # Another norm; or, as after training of matrices alone, one other matrix.
+        for name, channels in (("input_layernorm", [7]), ("mlp.up_proj", range(256))):
+            s = Safetensors(os.path.join(OPTIONS["model"], "model.safetensors"))
+            s.scale("model.layers.3.%s.weight" % name, channels, 2.0)
+            s.write(os.path.join(other, "model.safetensors"))
+            self.refused("stats.safetensors.*of another.*--calib-data", "build", "--quiet", "--model", other, "--output",
+                         self.path("x"), "--quant", "int8_sq", "--calib-stats", stats)
 
     def test_ids_that_the_model_does_not_have_are_named_with_their_file(self):
         for name, ids in (("bad.u16", struct.pack("<4H", 5, 6, 9000, 7)), ("bad.i32", struct.pack("<3i", 5, 6, -1))):
@@ -401,6 +405,10 @@ class Calibration(Case):
         for bad in (b"{}\n", b'{"text": 3}\n', b"{\n", b""):
             self.refused("bad.jsonl", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant",
                          "fp8", "--calib-data", self.put("bad.jsonl", bad))
+        for flag in ("--calib-data", "--eval-data"):
+            self.refused("bad.txt.*offset 9.*0xff is not UTF-8.*plain text", "build", "--quiet", "--model", OPTIONS["model"], "--output",
+                         self.path("x"), "--quant", "fp8", "--max-kl", "1", "--eval-data", self.eval, flag,
+                         self.put("bad.txt", b"The tenon\xff\x00"))
 
     def test_hostile_statistics_are_refused(self):
         stats = self.path("stats.safetensors")
@@ -411,11 +419,12 @@ class Calibration(Case):
             ("products", "not finite"), ("squares of heads", "must be squares"),
             ("histogram", "counts of"), ("base", "base of its histogram"), ("shape", "must have"),
             ("short", "safetensors|must be|incomplete"), ("lost", "no statistics|incomplete"), ("sha256", "no digest"),
+            ("first", "data/first.*token 0 is 1048576"),
         ):
             s = Safetensors(stats)
             of = "kv.0.q/absmax" if "products" in damage or "heads" in damage else "q.weight/absmax"
             name = next(n for n in s.header if n.endswith(of))
-            other = name.replace("absmax", damage) if damage != "sha256" else "data/sha256"
+            other = "data/" + damage if damage in ("sha256", "first") else name.replace("absmax", damage)
             begin = s.header.get(other, s.header[name])["data_offsets"][0]
             if damage in ("absmax", "sample", "hessian"):
                 s.data[begin : begin + 4] = struct.pack("<f", float("nan"))
@@ -428,6 +437,8 @@ class Calibration(Case):
                 t["dtype"], t["shape"] = "F16", [2 * t["shape"][0]]
             elif damage == "histogram":
                 s.data[begin : begin + 4] = struct.pack("<i", -1)
+            elif damage == "first":
+                s.data[begin : begin + 4] = struct.pack("<i", 1 << 20)
             elif damage == "sha256":
                 s.data[begin : begin + 4] = b"xyz!"
             elif damage == "squares of heads":

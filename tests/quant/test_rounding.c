@@ -130,17 +130,24 @@ static uint64_t quantize(uint64_t rows, uint64_t cols, const char *zeros, bool f
     return plan.tensors[1].group;
 }
 
-/* The mean squared error of outputs. */
+/* The squared error of an output. */
+static double row_loss(uint64_t r, uint64_t cols)
+{
+    double sum = 0.0;
+
+    for (uint64_t i = 0; i < cols; i++)
+        for (uint64_t j = 0; j < cols; j++)
+            sum += ((double)w[r * cols + i] - (double)made[r * cols + i]) * hessian[i * cols + j] *
+                   ((double)w[r * cols + j] - (double)made[r * cols + j]);
+    return sum;
+}
+
 static double loss(uint64_t rows, uint64_t cols)
 {
     double sum = 0.0;
 
     for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t i = 0; i < cols; i++)
-            for (uint64_t j = 0; j < cols; j++)
-                sum += ((double)w[r * cols + i] - (double)made[r * cols + i]) *
-                       hessian[i * cols + j] *
-                       ((double)w[r * cols + j] - (double)made[r * cols + j]);
+        sum += row_loss(r, cols);
     return sum;
 }
 
@@ -195,12 +202,42 @@ static void quantize_fp8(uint64_t rows, uint64_t cols, const char *feedback, uin
         made[i] = scale[i / cols] * tn_f8e4m3_to_f32(bytes[i]);
 }
 
+static double difference(uint64_t rows, uint64_t cols)
+{
+    double sum = 0.0;
+
+    for (uint64_t i = 0; i < rows * cols; i++)
+        sum += ((double)w[i] - (double)made[i]) * ((double)w[i] - (double)made[i]);
+    return sum;
+}
+
+/* Narrow rows have the scale of eight with which feedback misses least: rows of the same numbers, all of them a little larger, which
+ * a scale would follow, lose alike much if the plain scale is taken, and a sixth less by the best. */
+START_TEST(narrow_rows_of_fp8_take_the_best_scale)
+{
+    const uint64_t rows = 16, cols = 96;
+    double worst = 0.0, best = INFINITY;
+
+    fill(rows, cols, 400);
+    for (uint64_t i = cols; i < rows * cols; i++)
+        w[i] = w[i % cols] * exp2f((float)(i / cols) / 16.0f);
+    quantize_fp8(rows, cols, "on", 16 * cols);
+    for (uint64_t r = 0; r < rows; r++) {
+        double size = exp2((double)r / 8.0), e = row_loss(r, cols) / size;
+        worst = fmax(worst, e);
+        best = fmin(best, e);
+        ck_assert(scale[r] >= scale[0] * exp2f((float)r / 16.0f) / 2.01f);
+    }
+    ck_assert_msg(worst < 1.2 * best, "%g and %g", best, worst);
+}
+END_TEST
+
 /* Also of rows that are all zeros; of an odd number of columns no factor is made. */
 START_TEST(feedback_lowers_the_error_of_fp8)
 {
     static const uint64_t shapes[][2] = {{11, 192}, {13, 86}, {5, 33}};
     uint64_t rows = shapes[_i][0], cols = shapes[_i][1];
-    double nearest, feedback;
+    double nearest, feedback, squares;
 
     fill(rows, cols, 400);
     memset(w + cols, 0, cols * sizeof *w);
@@ -208,8 +245,13 @@ START_TEST(feedback_lowers_the_error_of_fp8)
     for (uint64_t i = 0; i < rows * cols; i++)
         ck_assert_float_le(fabsf(made[i] - w[i]), fabsf(w[i]) / 16.0f + scale[i / cols] / 1024.0f);
     nearest = loss(rows, cols);
-    quantize_fp8(rows, cols, "on", 16 * cols - 1); /* too few to go by */
-    ck_assert_double_eq(loss(rows, cols), nearest);
+    squares = difference(rows, cols);
+    quantize_fp8(rows, cols, "on",
+                 16 * cols - 1); /* too few to go by: the best scale, and to the nearest */
+    ck_assert_double_lt(difference(rows, cols), 0.95 * squares);
+    for (uint64_t i = 0; i < rows * cols; i++)
+        ck_assert_float_le(fabsf(made[i] - w[i]), fabsf(w[i]) / 16.0f + scale[i / cols] / 1024.0f);
+    squares = difference(rows, cols);
     quantize_fp8(rows, cols, "on", 16 * cols);
     for (uint64_t k = 0; k < cols; k++)
         ck_assert_float_eq(made[cols + k], 0.0f);
@@ -217,7 +259,7 @@ START_TEST(feedback_lowers_the_error_of_fp8)
     if (cols % 2 == 0)
         ck_assert_msg(feedback < 0.8 * nearest, "%g after %g", feedback, nearest);
     else
-        ck_assert_double_eq(feedback, nearest);
+        ck_assert_double_eq(difference(rows, cols), squares);
 }
 END_TEST
 
@@ -360,6 +402,7 @@ int main(void)
     tcase_set_timeout(t, 60.0);
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, feedback_lowers_the_error_of_outputs, 0, 8);
+    tcase_add_test(t, narrow_rows_of_fp8_take_the_best_scale);
     tcase_add_loop_test(t, feedback_lowers_the_error_of_fp8, 0, 3);
     tcase_add_loop_test(t, it_is_what_the_paper_does, 0, 2);
     tcase_add_test(t, a_diagonal_hessian_rounds_to_nearest);

@@ -17,6 +17,11 @@ TN_PLUGIN_NOTE(.kinds = TN_KIND_QUANT, .name = "fp8", .vendor = "tenon", .versio
 
 #define LARGEST 448.0f
 
+/* Scales that are tried for a row of a narrow matrix, see choose(). Of few roundings the sum of squares hangs on chance, so that
+ * some scale is better than the plain one by a sixth; of many all are alike, and trying takes time. */
+#define ATTEMPTS 8
+#define NARROW 2048 /* inputs */
+
 enum { ACT_AUTO, ACT_STATIC, ACT_DYNAMIC };
 
 struct build {
@@ -113,17 +118,28 @@ static int32_t find_scales(const struct build *b, const tn_op *op, const float *
 
 struct matrix {
     uint64_t cols;
-    const float *scale; /* [rows] */
-    uint8_t *q;         /* zeroed */
+    const float *full; /* [rows] scales by which the largest element becomes the largest number */
+    float *scale;      /* [rows] those that are taken */
+    uint8_t *q;
 };
+
+/* Numbers lie in steps that double with their size, so that scales from one power of two to the next are all there are. */
+static void choose(const void *arg, uint64_t row, uint32_t attempt)
+{
+    const struct matrix *m = arg;
+
+    m->scale[row] = m->full[row] * exp2f((float)attempt / ATTEMPTS);
+}
 
 static float keep(const void *arg, uint64_t row, uint64_t column, float value)
 {
     const struct matrix *m = arg;
     uint8_t q;
 
-    if (m->scale[row] <= 0.0f)
+    if (m->scale[row] <= 0.0f) {
+        m->q[row * m->cols + column] = 0;
         return 0.0f;
+    }
     q = tn_f32_to_f8e4m3(value / m->scale[row]);
     m->q[row * m->cols + column] = q;
     return tn_f8e4m3_to_f32(q) * m->scale[row];
@@ -134,15 +150,28 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
                         void *const *out, tn_err *err)
 {
     const struct build *b = build;
-    const struct matrix m = {scheme_cols(op), out[1], out[0]};
-    int32_t rc = find_scales(b, op, w, out[1], err);
+    uint64_t rows = scheme_rows(op);
+    float *full = b->host->alloc(b->host->ctx, rows * sizeof *full, 64);
+    const struct matrix m = {scheme_cols(op), full, out[1], out[0]};
+    struct grid_set grids = {.arg = &m, .keep = keep};
+    int32_t rc =
+        full ? find_scales(b, op, w, out[1], err)
+             : tn_err_set(err, TN_E_NOMEM, "no memory for %llu scales", (unsigned long long)rows);
     int feedback;
 
     if (rc != TN_OK)
-        return rc;
+        goto done;
+    memcpy(full, out[1], rows * sizeof *full);
     feedback = stats && stats->hessian && !b->nearest && stats->n_hessian_rows >= 16 * m.cols;
-    return round_matrix(b->host, feedback ? stats->hessian : NULL, DAMPING, w, scheme_rows(op),
-                        m.cols, keep, &m, err);
+    if (!b->per_tensor && !b->nearest && m.cols < NARROW) {
+        grids.choose = choose;
+        grids.n_attempts = ATTEMPTS;
+    }
+    rc = round_matrix(b->host, feedback ? stats->hessian : NULL, DAMPING, w, rows, m.cols, &grids,
+                      err);
+done:
+    b->host->free(b->host->ctx, full);
+    return rc;
 }
 
 static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n_config, void **instance,

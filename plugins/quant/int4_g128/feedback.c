@@ -45,8 +45,7 @@ struct rounding {
     const struct factor *factor;
     const float *w;
     uint64_t rows;
-    keep_fn *keep;
-    const void *arg;
+    const struct grid_set *grids;
 };
 
 /* -- Threads ------------------------------------------------------------------------------------------- */
@@ -277,19 +276,23 @@ static int32_t factor_new(const tn_host *host, const float *hessian, double damp
 struct strip {
     const struct rounding *r;
     uint64_t row, n_rows;
-    lanes *error; /* [n] what was rounded away, w - q */
-    lanes *made;  /* [n] the errors times the columns of a matrix */
+    lanes *error;       /* [n] what was rounded away, w - q */
+    lanes *made;        /* [n] the errors times the columns of a matrix */
+    double cost[LANES]; /* |d R|^2 of each row */
 };
 
-static void round_column(const struct strip *s, uint64_t i)
+static void round_column(struct strip *s, uint64_t i)
 {
     const struct rounding *r = s->r;
     uint64_t n = r->factor->n, column = r->factor->order[i];
-    float by = 1.0f / r->factor->l[i * n + i];
+    float factor = r->factor->l[i * n + i], by = 1.0f / factor;
 
     for (uint64_t k = 0; k < s->n_rows; k++) {
-        float w = r->w[(s->row + k) * n + column];
-        s->error[i].of[k] = w - r->keep(r->arg, s->row + k, column, w + s->made[i].of[k] * by);
+        float w = r->w[(s->row + k) * n + column], aim = w + s->made[i].of[k] * by;
+        float got = r->grids->keep(r->grids->arg, s->row + k, column, aim);
+        double missed = (double)((aim - got) * factor);
+        s->error[i].of[k] = w - got;
+        s->cost[k] += missed * missed;
     }
 }
 
@@ -329,10 +332,12 @@ static void tell(const struct strip *s, const float *l, const lanes *e, uint64_t
 }
 
 /* Column i of the order gets what those before leave it, made[i] / l[i][i]. Blocks from the end to the start. */
-static void round_strip(const struct strip *s)
+static void round_strip(struct strip *s)
 {
     const struct factor *f = s->r->factor;
 
+    memset(s->cost, 0, sizeof s->cost);
+    memset(s->made, 0, f->n * sizeof *s->made);
     for (uint64_t end = f->n; end > 0;) {
         uint64_t at = (end - 1) / BLOCK * BLOCK;
         for (uint64_t i = end; i-- > at;) {
@@ -342,6 +347,37 @@ static void round_strip(const struct strip *s)
         for (uint64_t b = 0; b < at; b += 4)
             tell_four(s, at, end, b);
         end = at;
+    }
+}
+
+static void choose(const struct strip *s, const uint32_t *attempt)
+{
+    for (uint64_t k = 0; k < s->n_rows; k++)
+        s->r->grids->choose(s->r->grids->arg, s->row + k, attempt[k]);
+}
+
+/* Each row by each of its choices, and once more by the best. */
+static void round_best(struct strip *s)
+{
+    double least_cost[LANES];
+    uint32_t best[LANES] = {0}, n = s->r->grids->choose ? s->r->grids->n_attempts : 1;
+
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t all[LANES];
+        for (int k = 0; k < LANES; k++)
+            all[k] = t;
+        if (n > 1)
+            choose(s, all);
+        round_strip(s);
+        for (uint64_t k = 0; k < s->n_rows; k++)
+            if (t == 0 || s->cost[k] < least_cost[k]) {
+                least_cost[k] = s->cost[k];
+                best[k] = t;
+            }
+    }
+    if (n > 1) {
+        choose(s, best);
+        round_strip(s);
     }
 }
 
@@ -367,37 +403,68 @@ static void run_strip(void *arg, uint64_t task)
         return;
     }
     s.made = s.error + n;
-    round_strip(&s);
+    round_best(&s);
     x->host->free(x->host->ctx, s.error);
 }
 
 static int32_t round_with_feedback(const tn_host *host, const struct rounding *r, tn_err *err)
 {
     struct strips x = {.r = r, .host = host, .failed = 0};
-    double n = (double)r->factor->n;
+    double n = (double)r->factor->n, times = r->grids->choose ? r->grids->n_attempts + 1.0 : 1.0;
     uint64_t n_strips = (r->rows + LANES - 1) / LANES;
 
-    run_tasks(host, n_strips, n * n * LANES, run_strip, &x);
+    run_tasks(host, n_strips, times * n * n * LANES, run_strip, &x);
     if (atomic_load(&x.failed))
         return tn_err_set(err, TN_E_NOMEM, "no memory for %llu channels",
                           (unsigned long long)r->factor->n);
     return TN_OK;
 }
 
+/* Each element by itself; returns the sum of squares of what is rounded away. */
+static double round_row(const struct grid_set *g, const float *w, uint64_t row, uint64_t cols)
+{
+    double sum = 0.0;
+
+    for (uint64_t k = 0; k < cols; k++) {
+        double d = (double)w[k] - (double)g->keep(g->arg, row, k, w[k]);
+        sum += d * d;
+    }
+    return sum;
+}
+
+static void round_row_best(const struct grid_set *g, const float *w, uint64_t row, uint64_t cols)
+{
+    uint32_t best = 0;
+    double least_cost = INFINITY;
+
+    for (uint32_t t = 0; g->choose && t < g->n_attempts; t++) {
+        double cost;
+        g->choose(g->arg, row, t);
+        cost = round_row(g, w, row, cols);
+        if (cost < least_cost) {
+            least_cost = cost;
+            best = t;
+        }
+    }
+    if (g->choose)
+        g->choose(g->arg, row, best);
+    round_row(g, w, row, cols);
+}
+
 int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,
-                     uint64_t rows, uint64_t cols, keep_fn *keep, const void *arg, tn_err *err)
+                     uint64_t rows, uint64_t cols, const struct grid_set *grids, tn_err *err)
 {
     struct factor f = {.n = 0};
     int32_t rc = hessian ? factor_new(host, hessian, damping, cols, &f, err) : TN_E_UNSUPPORTED;
 
     if (rc == TN_OK) {
-        const struct rounding r = {&f, w, rows, keep, arg};
+        const struct rounding r = {&f, w, rows, grids};
         rc = round_with_feedback(host, &r, err);
         factor_release(host, &f);
     }
     if (rc != TN_E_UNSUPPORTED)
         return rc;
-    for (uint64_t i = 0; i < rows * cols; i++)
-        keep(arg, i / cols, i % cols, w[i]);
+    for (uint64_t i = 0; i < rows; i++)
+        round_row_best(grids, w + i * cols, i, cols);
     return TN_OK;
 }

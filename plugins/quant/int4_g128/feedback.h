@@ -13,14 +13,22 @@
 #include "tenon/host.h"
 #include "tenon/quant.h"
 
-/* Keeps what comes nearest to `value` as the element's, and returns what that is. Rows are other threads' at the same time. */
-typedef float keep_fn(const void *arg, uint64_t row, uint64_t column, float value);
+/* What elements may become. Rows are other threads' at the same time. */
+struct grid_set {
+    const void *arg;
+    /* Keeps what comes nearest to `value` as the element's, and returns what that is; the last call for an element stands. */
+    float (*keep)(const void *arg, uint64_t row, uint64_t column, float value);
+    /* Gives a row its scales number `attempt`; NULL: it has one choice. */
+    void (*choose)(const void *arg, uint64_t row, uint32_t attempt);
+    uint32_t
+        n_attempts; /* with `choose`: each is tried, and that of least error stays; 0 is to be the plain one */
+};
 
 #define DAMPING 0.01 /* of the mean of the Hessian's diagonal, as in the paper */
 
 /* Rounds w[rows, cols]; with `hessian` (as in tn_quant_stats; `damping` of the mean of its diagonal is added to it) by feedback,
- * and element by element if that is NULL or nothing can be made of it. */
+ * and element by element if that is NULL or nothing can be made of it: the error of a row is then the sum of its squares. */
 int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,
-                     uint64_t rows, uint64_t cols, keep_fn *keep, const void *arg, tn_err *err);
+                     uint64_t rows, uint64_t cols, const struct grid_set *grids, tn_err *err);
 
 #endif
