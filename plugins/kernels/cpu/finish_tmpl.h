@@ -9,45 +9,74 @@ union tile_sums {
     int32_t i[TILE_ROWS][2][LANES]; /* int8 */
 };
 
-/* Sum `half` of row `row` of the tile, scaled if int8 or e4m3, plus bias. `column` is the packed one. */
-static inline vf finish_sum(const struct gemm *g, const union tile_sums *sums, uint32_t row,
-                            uint32_t half, uint64_t column, float step, int32_t rest)
+static CPU_INLINE vf finish_gate(const enum gemm_finish finish, vf gate, vf up)
 {
-    vf v = v_load(sums->f[row][half]);
-
-    if (g->a_step) {
-        v = v_sum_i32(sums->i[row][half], g->offset + column, rest);
-        v = v_mul(v_mul(v_set1(step), v_load(g->scale + column)), v);
-    } else if (g->scale) {
-        v = v_mul(v, v_load(g->scale + column));
-    }
-    return v_add(v, v_load(g->bias + column));
-}
-
-static inline vf finish_gate(const struct gemm *g, vf gate, vf up)
-{
-    switch (g->finish) {
+    switch (finish) {
     case GEMM_SILU: return v_mul(v_silu(gate), up);
     case GEMM_GELU: return v_mul(v_gelu(gate), up);
     default: return v_mul(v_gelu_tanh(gate), up);
     }
 }
 
-/* Stores v as columns [column, column + LANES) of row `row` of a part, as far as it is wide. */
-static inline void finish_store(const struct gemm *g, const struct gemm_part *part, uint64_t row,
-                                uint64_t column, vf v)
+/* Stores v at element `at` of a part's output, as far as the `left` elements of the row go. */
+static CPU_INLINE void finish_store(const struct gemm *g, const enum gemm_finish finish, float *y,
+                                    uint64_t at, uint64_t left, vf v)
 {
-    uint64_t at = row * part->width + column;
-    uint64_t n = part->width - column;
-
-    if (g->finish == GEMM_LOGITS) {
+    if (finish == GEMM_LOGITS) {
         v = v_mul(v, v_set1(g->factor));
         if (g->softcap > 0.0f)
             v = v_softcap(v, g->softcap);
     }
-    if (g->finish == GEMM_ADD)
-        v = v_add(v_load_some(g->addend + at, n), v);
-    v_store_some(part->y + at, v, n);
+    if (finish == GEMM_ADD)
+        v = v_add(v_load_some(g->addend + at, left), v);
+    v_store_some(y + at, v, left);
+}
+
+/* Finishes `rows` rows from `first` on of a panel: packed columns from `packed` on, columns from `column` on of `part`.
+ * `finish` is a constant where this is inlined. Sums are scaled if they are of int8 or e4m3, and get their bias. */
+static CPU_INLINE void finish_rows(const struct gemm *g, const enum gemm_finish finish,
+                                   const struct gemm_part *part, uint64_t packed, uint64_t column,
+                                   uint32_t first, uint32_t rows, const union tile_sums *sums)
+{
+    const int gated = finish >= GEMM_SILU && finish <= GEMM_GELU_TANH, scaled = g->scale != NULL;
+    const float *step = g->a_step;
+    uint64_t at = first * part->width + column, left = part->width - column;
+    vf scale[2], bias[2], v[2];
+
+    for (int half = 0; half < 2; half++) {
+        bias[half] = v_load(g->bias + packed + half * LANES);
+        scale[half] = scaled ? v_load(g->scale + packed + half * LANES) : v_zero();
+    }
+    for (uint32_t r = 0; r < rows; r++, at += part->width) {
+        CPU_UNROLL
+        for (int half = 0; half < 2; half++) {
+            v[half] = v_load(sums->f[r][half]);
+            if (step)
+                v[half] = v_mul(v_mul(v_set1(step[first + r]), scale[half]),
+                                v_sum_i32(sums->i[r][half], g->offset + packed + half * LANES,
+                                          g->a_rest[first + r]));
+            else if (scaled)
+                v[half] = v_mul(v[half], scale[half]);
+            v[half] = v_add(v[half], bias[half]);
+        }
+        if (gated)
+            v[0] = finish_gate(finish, v[0], v[1]);
+        finish_store(g, finish, part->y, at, left, v[0]);
+        if (!gated && left > LANES)
+            finish_store(g, finish, part->y, at + LANES, left - LANES, v[1]);
+    }
+}
+
+/* Asks for what finish_tile will read of a panel's columns: for one row these lines come straight from memory. */
+static inline void finish_prefetch(const struct gemm *g, uint32_t panel)
+{
+    uint64_t packed = (uint64_t)panel * 2 * LANES;
+
+    CPU_PREFETCH(g->bias + packed);
+    if (g->scale)
+        CPU_PREFETCH(g->scale + packed);
+    if (g->a_step)
+        CPU_PREFETCH(g->offset + packed);
 }
 
 /* Finishes `rows` rows from `first` on of panel `panel`. */
@@ -56,22 +85,19 @@ static void finish_tile(const struct gemm *g, uint32_t panel, uint32_t first, ui
 {
     const struct gemm_part *part = g->parts;
     uint64_t packed = (uint64_t)panel * 2 * LANES, column;
-    int gated = g->finish >= GEMM_SILU && g->finish <= GEMM_GELU_TANH;
 
     while (part + 1 < g->parts + g->n_parts && panel >= part[1].first_panel)
         part++;
-    column = (uint64_t)(panel - part->first_panel) * (gated ? LANES : 2 * LANES);
-    for (uint32_t r = 0; r < rows; r++) {
-        float step = g->a_step ? g->a_step[first + r] : 0.0f;
-        int32_t rest = g->a_step ? g->a_rest[first + r] : 0;
-        vf v0 = finish_sum(g, sums, r, 0, packed, step, rest);
-        vf v1 = finish_sum(g, sums, r, 1, packed + LANES, step, rest);
-        if (gated) {
-            finish_store(g, part, first + r, column, finish_gate(g, v0, v1));
-            continue;
-        }
-        finish_store(g, part, first + r, column, v0);
-        if (column + LANES < part->width)
-            finish_store(g, part, first + r, column + LANES, v1);
+    column = (uint64_t)(panel - part->first_panel) * 2 * LANES;
+    switch (g->finish) {
+#define FINISH(finish, column)                                                                     \
+    case finish: finish_rows(g, finish, part, packed, column, first, rows, sums); break;
+        FINISH(GEMM_STORE, column)
+        FINISH(GEMM_ADD, column)
+        FINISH(GEMM_SILU, column / 2)
+        FINISH(GEMM_GELU, column / 2)
+        FINISH(GEMM_GELU_TANH, column / 2)
+        FINISH(GEMM_LOGITS, column)
+#undef FINISH
     }
 }

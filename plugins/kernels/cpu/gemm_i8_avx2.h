@@ -124,7 +124,7 @@ static void pack_rows_i8_avx2(const struct gemm *g, uint32_t first, uint32_t las
 
 /* -- Products ---------------------------------------------------------------------------------------- */
 
-/* Weights are asked for this far ahead of their use where each is used once. */
+/* Bytes that may be asked for before each tile. */
 #define SIGNED_AHEAD 8192
 
 /* 16 sums of pairs of products. By address: a group that is loaded whole goes through registers that cannot broadcast it. */
@@ -162,11 +162,6 @@ static CPU_INLINE void signed_tile(const int rows, const int panels, const unsig
     }
     for (; w < both; w += 128, a += 2 * rows) {
         CPU_UNROLL
-        for (int p = 0; rows == 1 && p < panels; p++) {
-            CPU_PREFETCH(SIGNED_AT(w, 2 * p) + SIGNED_AHEAD);
-            CPU_PREFETCH(SIGNED_AT(w, 2 * p) + SIGNED_AHEAD + 64);
-        }
-        CPU_UNROLL
         for (int r = 0; r < rows; r++) {
             CPU_UNROLL
             for (int v = 0; v < 2 * panels; v++) {
@@ -199,7 +194,8 @@ static CPU_INLINE void signed_tile(const int rows, const int panels, const unsig
     }
 }
 
-/* Asks for part `part` of `parts` of the `bytes` at `p`, if parts are so many that this does not hold up the products. */
+/* Asks for part `part` of `parts` of the `bytes` at `p`, if parts are so many that this does not hold up the products. Within
+ * them it would; weights that are read once come as fast without. */
 static void signed_prefetch(const unsigned char *p, uint64_t bytes, uint32_t part, uint32_t parts)
 {
     if (bytes / parts > SIGNED_AHEAD)
@@ -216,6 +212,8 @@ static void run_i8_avx2(const struct gemm *g, uint32_t panel, uint32_t first, ui
     uint32_t panels = g->n_panels - panel < g->run_panels ? 1 : g->run_panels;
     union tile_sums sums[2];
 
+    for (uint32_t p = 0; p < panels; p++)
+        finish_prefetch(g, panel + p);
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), rows = gemm_tile_row(g, tile + 1) - begin;
         const struct signed_group *a = (const struct signed_group *)g->a + begin * steps;

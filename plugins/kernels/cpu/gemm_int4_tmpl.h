@@ -153,6 +153,7 @@ static void INT4_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, u
     const unsigned char *w = g->panels + panel * gemm_panel_bytes(g->kernel, g->k, g->run);
     union tile_sums sums;
 
+    finish_prefetch(g, panel);
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), rows = gemm_tile_row(g, tile + 1) - begin;
         INT4_FN(tile_of)(rows, g, w, begin, &sums);

@@ -198,6 +198,7 @@ static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, u
     const uint32_t *a = g->a;
     union tile_sums sums;
 
+    finish_prefetch(g, panel);
 #if GEMM_HAS_WIDE
     while (last - first > 1) {
         uint32_t end = last - first < GEMM_WIDE_TILES ? last : first + GEMM_WIDE_TILES;
