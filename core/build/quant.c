@@ -154,33 +154,6 @@ static int32_t check_tensor(const struct quant *q, const struct quant_linear *l,
     return TN_OK;
 }
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t t = a % b;
-        a = b;
-        b = t;
-    }
-    return a;
-}
-
-/* Units that ranks may divide columns in, so that each is whole shard units and whole groups: 0 if there are none. */
-static uint64_t column_units(const struct quant_linear *l)
-{
-    const struct plan_weight *w = &l->made.source;
-    uint64_t k = w->dims[1], unit = w->shard_units ? k / w->shard_units : 1;
-
-    for (uint32_t i = 0; i < l->made.plan.n_tensors; i++) {
-        const tn_quant_tensor *t = &l->made.plan.tensors[i];
-        uint64_t group = t->rows && t->n_dims == 2 ? t->group : 0;
-        if (group > 1)
-            unit = unit / gcd(unit, group) * group;
-        if (unit == 0 || k % unit != 0)
-            return 0;
-    }
-    return k / unit;
-}
-
 /* What becomes of the linear, says the scheme; or the format, of a matrix that the checkpoint has quantized. */
 static int32_t ask(const struct quant *q, const struct quant_linear *l, tn_quant_plan *plan,
                    tn_err *why)
@@ -204,7 +177,6 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
 {
     tn_err why = TN_ERR_INIT;
     tn_quant_plan *plan = &l->made.plan;
-    uint64_t units;
     int32_t rc;
 
     l->chosen = false;
@@ -228,9 +200,7 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
     for (uint32_t i = 0; i < plan->n_tensors; i++)
         if ((rc = check_tensor(q, l, &plan->tensors[i], err)) != TN_OK)
             return rc;
-    units = column_units(l);
-    if (l->made.source.shard == TN_SHARD_AXIS1 && q->o.tp_size > 1 &&
-        (units == 0 || units % (uint64_t)q->o.tp_size != 0)) {
+    if (!quant_ranks_share(q, l)) {
         snprintf(l->why, sizeof l->why,
                  "%" PRId64 " ranks would cut through the groups of its %" PRIu64 " columns",
                  q->o.tp_size, l->made.source.dims[1]);
@@ -401,7 +371,7 @@ static struct plan_weight part_of(const struct quant_linear *l, uint32_t i, cons
         w.shard = TN_SHARD_AXIS0;
         w.shard_units = m->shard_units;
     } else if (t->rows && m->shard == TN_SHARD_AXIS1 && t->n_dims == 2) {
-        uint64_t units = column_units(l);
+        uint64_t units = quant_column_units(l);
         w.shard = TN_SHARD_AXIS1;
         w.shard_units = (uint32_t)(units ? units : 1);
     }

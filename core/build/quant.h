@@ -46,7 +46,7 @@ struct quant_linear {
     uint32_t group;
     /* Its tensors have column order[k] of the matrix as column k; NULL: k. Linears of a group that agree share the array. */
     const uint32_t *order;
-    bool folded; /* what it reads comes in that order, see order.c; else behind a `reorder` */
+    bool folded; /* what it reads comes in that order, see columns.c; else behind a `reorder` */
     bool chosen; /* it becomes what made.plan says; else `why` tells */
     bool raised; /* by the gate: stays as it is, whatever the scheme would do */
     char why[QUANT_WHY]; /* "" if chosen */
@@ -127,9 +127,14 @@ int32_t quant_shape_errors(struct quant *q, const struct checkpoint *c,
 uint32_t quant_readers(const struct plan *p, uint32_t value);
 uint32_t quant_users(const struct plan *p, uint32_t weight);
 
-/* order.c: finds l->order, of a linear whose plan was made from the checkpoint. */
+/* columns.c: units that ranks may divide columns in, so that each is whole shard units and whole groups: 0 if there are none. */
+uint64_t quant_column_units(const struct quant_linear *l);
+/* columns.c: whether the ranks of the build can share the linear's columns, as its plan has them in groups. */
+bool quant_ranks_share(const struct quant *q, const struct quant_linear *l);
+
+/* columns.c: finds l->order, of a linear whose plan was made from the checkpoint. */
 int32_t quant_find_order(struct quant *q, struct quant_linear *l, tn_err *err);
-/* order.c: which of the chosen linears' inputs come in order by themselves (l->folded, and the rows in q->scales). Those that
+/* columns.c: which of the chosen linears' inputs come in order by themselves (l->folded, and the rows in q->scales). Those that
  * ranks could not bring in order are chosen no longer. */
 void quant_fold(struct quant *q);
 

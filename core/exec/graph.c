@@ -11,12 +11,17 @@
 
 static int32_t indivisible(const struct topology *t, const char *what, uint64_t units, tn_err *err)
 {
+    uint32_t most = t->tp_size - 1;
+
+    while (most > 1 && units % most != 0)
+        most--;
     err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, what,
            "%" PRIu64 " units cannot be divided among %" PRIu32 " ranks", units, t->tp_size);
     err_remedy(err,
                "choose a --tp-size that divides the units (heads, rows, or groups of a quantized "
-               "matrix); built with --tp-size, a matrix whose groups it would cut is not "
-               "quantized");
+               "matrix), the largest below is %" PRIu32
+               "; built with --tp-size, a matrix whose groups it would cut is not quantized",
+               most);
     return TN_E_CONFIG;
 }
 
@@ -139,17 +144,104 @@ static bool may_be_whole(const struct graph *g, uint32_t weight)
     return found;
 }
 
+/* -- Groups of columns ----------------------------------------------------------------------------- */
+
+#define LEAST_PIECE 8 /* of int4: four bytes, as many as a scale has */
+
+uint64_t graph_piece(uint64_t group, uint64_t cols)
+{
+    uint64_t a = group, b = cols;
+
+    while (b) {
+        uint64_t t = a % b;
+        a = b;
+        b = t;
+    }
+    return a == group || a >= LEAST_PIECE ? a : 0;
+}
+
+/* The op whose matrix, scales or zero points the weight is, if ranks share their columns as they share the op's input: *index says
+ * which. Only of the basic op, whose attribute `group` is known. */
+static const struct plan_op *grouped_op(const struct graph *g, uint32_t weight, uint32_t *index)
+{
+    const struct plan *p = g->plan;
+
+    for (size_t i = 0; i < p->n_ops && g->topo.tp_size > 1; i++) {
+        const struct plan_op *op = &p->ops[i];
+        if (strcmp(op->name, TN_OP_LINEAR_INT4) != 0 ||
+            p->weights[op->weights[0]].shard != TN_SHARD_AXIS1 ||
+            p->values[op->in[0]].shard_units == 0)
+            continue;
+        for (*index = 0; *index < op->n_weights; ++*index)
+            if (op->weights[*index] == weight && p->weights[weight].n_dims == 2 &&
+                p->weights[weight].shard == TN_SHARD_AXIS1)
+                return op;
+    }
+    return NULL;
+}
+
+/* How many columns each of `ranks` has, if they can have equal parts of whole bytes and no too short pieces of groups; else 0. */
+static uint64_t shared_columns(const struct plan *p, const struct plan_op *op, uint32_t ranks)
+{
+    const struct plan_value *x = &p->values[op->in[0]];
+    uint64_t cols = x->width / ranks, group = (uint64_t)plan_attr(op, "group")->i;
+
+    return x->shard_units % ranks == 0 && cols % 2 == 0 && graph_piece(group, cols) ? cols : 0;
+}
+
+static int32_t refuse_groups(const struct graph *g, const struct plan_op *op, tn_err *err)
+{
+    const struct plan_value *x = &g->plan->values[op->in[0]];
+    uint32_t most = g->topo.tp_size - 1;
+
+    while (most > 1 && !shared_columns(g->plan, op, most))
+        most--;
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, g->plan->weights[op->weights[0]].name,
+           "its %" PRIu64 " columns (%" PRIu32 " units), in groups of %" PRId64
+           ", cannot be divided among %" PRIu32 " ranks: pieces of groups must have %d columns or "
+           "more",
+           x->width, x->shard_units, plan_attr(op, "group")->i, g->topo.tp_size, LEAST_PIECE);
+    err_remedy(err,
+               "the largest --tp-size below that suits this matrix is %" PRIu32
+               "; built with --tp-size %" PRIu32 " it would not be quantized",
+               most, g->topo.tp_size);
+    return TN_E_CONFIG;
+}
+
+static int32_t cut_groups(struct graph *g, const struct plan_op *op, uint32_t index, uint32_t id,
+                          tn_err *err)
+{
+    uint64_t cols = shared_columns(g->plan, op, g->topo.tp_size),
+             stride = g->plan->weights[id].dims[1];
+    uint64_t group = (uint64_t)plan_attr(op, "group")->i, piece = graph_piece(group, cols);
+    tn_weight *out = &g->weights[id];
+
+    if (cols == 0)
+        return refuse_groups(g, op, err);
+    out->dims[1] = index == 0 ? cols : cols / piece;
+    g->repeat[id] = index == 0 ? 1 : (uint32_t)(group / piece);
+    if (g->repeat[id] > 1) /* what is repeated is gathered (weights.c) */
+        stride = out->dims[1];
+    out->stride0 = stride * tn_dtype_bits(out->dtype) / 8;
+    return TN_OK;
+}
+
 static int32_t cut_weight(struct graph *g, uint32_t id, tn_err *err)
 {
     const struct plan_weight *w = &g->plan->weights[id];
     tn_weight *out = &g->weights[id];
     int axis = plan_shard_axis(w);
     uint64_t inner = 1;
+    uint32_t index = 0;
+    const struct plan_op *grouped = grouped_op(g, id, &index);
     int32_t rc = TN_OK;
 
     *out = (tn_weight){
         .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
     memcpy(out->dims, w->dims, sizeof out->dims);
+    g->repeat[id] = 1;
+    if (grouped)
+        return cut_groups(g, grouped, index, id, err);
     if (axis >= 0 && !may_be_whole(g, id)) {
         uint64_t units = w->shard_units ? w->shard_units : w->dims[axis];
         rc = share(&g->topo, w->name, w->dims[axis], units, &out->dims[axis], err);
@@ -195,6 +287,8 @@ static int32_t cut_attrs(struct graph *g, const struct plan_op *op, const tn_att
         if (rc != TN_OK)
             return rc;
         a[i].i = (int64_t)units;
+        if (strcmp(op->name, TN_OP_LINEAR_INT4) == 0 && strcmp(a[i].name, "group") == 0)
+            a[i].i /= g->repeat[op->weights[1]];
         if (first && strcmp(a[i].name, first_attr(op)) == 0) {
             a[i].i += first;
             first = 0;
@@ -476,8 +570,9 @@ int32_t graph_new(const struct plan *p, const struct topology *topo, uint32_t ac
     g->values = arena_array(&g->arena, p->n_values, sizeof *g->values);
     g->alias = arena_array(&g->arena, p->n_values, sizeof *g->alias);
     g->weights = arena_array(&g->arena, p->n_weights, sizeof *g->weights);
-    rc =
-        g->values && g->alias && g->weights ? find_stage(g, err) : err_nomem(err, "binding a plan");
+    g->repeat = arena_array(&g->arena, p->n_weights, sizeof *g->repeat);
+    rc = g->values && g->alias && g->weights && g->repeat ? find_stage(g, err)
+                                                          : err_nomem(err, "binding a plan");
     if (rc == TN_OK)
         rc = fill(g, err);
     if (rc == TN_OK)

@@ -34,12 +34,19 @@ struct graph {
     tn_value *values; /* indexed like plan->values; removed collectives alias theirs to the input */
     uint32_t *alias;  /* value id -> id of the value that holds its data */
     tn_weight *weights; /* indexed like plan->weights; local dims, data NULL */
+    /* Likewise: of scales whose groups this rank's columns cut, how many entries one entry of the plan's becomes; else 1. */
+    uint32_t *repeat;
     struct graph_op **ops;
     size_t n_ops, cap_ops;
     size_t first_op, end_op; /* of the plan: this rank's pipeline stage */
     /* Ids of the values that come from the stage before, and that the one behind gets. Neither has aliases. */
     uint32_t *imports, *exports, n_imports, n_exports;
 };
+
+/* Columns per scale that a rank with `cols` of a matrix computes with, if the matrix has `group` of them. Where ranks cut groups, each
+ * has the scale of its part; all groups become as long as the pieces, then: the largest length that divides both. 0: pieces
+ * would be so short that scales took more room than what they scale. */
+uint64_t graph_piece(uint64_t group, uint64_t cols);
 
 /*
  * Cuts the plan for one rank. Kv heads fewer than ranks are replicated; what is added up over ranks never is. TN_E_CONFIG

@@ -29,6 +29,12 @@ static bool host_device(const struct binding *b)
 
 /* -- Views of this rank's slice --------------------------------------------------------------------- */
 
+/* Whether entries of the whole stand for several of the slice, which is made of them: scales of groups that ranks cut. */
+static bool is_repeated(const struct binding *b, uint32_t id)
+{
+    return b->graph->repeat[id] > 1;
+}
+
 /* Byte offset of this rank's slice in the whole weight. */
 static uint64_t slice_offset(const struct binding *b, uint32_t id)
 {
@@ -37,7 +43,8 @@ static uint64_t slice_offset(const struct binding *b, uint32_t id)
     uint32_t axis = w->shard == TN_SHARD_AXIS0 ? 0 : w->shard == TN_SHARD_AXIS1 ? 1 : 2;
     uint64_t parts, part, inner = 1;
 
-    if (b->graph->topo.tp_size == 1 || w->shard == TN_SHARD_NONE || w->shard == TN_SHARD_FIRST)
+    if (b->graph->topo.tp_size == 1 || w->shard == TN_SHARD_NONE || w->shard == TN_SHARD_FIRST ||
+        is_repeated(b, id))
         return 0;
     parts = w->dims[axis] / cut->dims[axis];
     part = (uint64_t)b->graph->topo.tp_rank * parts / b->graph->topo.tp_size;
@@ -71,6 +78,10 @@ static void fetch_slice(const struct binding *b, uint32_t id)
         (whole->shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0))
         return;
     at = (uint64_t)(mapped - e->map.data) + slice_offset(b, id);
+    if (is_repeated(b, id)) {
+        file_map_fetch(&e->map, at, plan_weight_bytes(whole));
+        return;
+    }
     if (plan_shard_axis(whole) <= 0 || stride < row + NEAR_BYTES) {
         file_map_fetch(&e->map, at,
                        plan_shard_axis(whole) <= 0 ? slice_bytes(w) : (rows - 1) * stride + row);
@@ -102,6 +113,29 @@ static int32_t gather_slice(const struct binding *b, uint32_t id, const uint8_t 
     }
     for (uint64_t i = 0; i < w->dims[0] * w->dims[1]; i++)
         memcpy(dst + i * part, src + i * (w->dims[2] * bits / 8), (size_t)part);
+    *out = dst;
+    return TN_OK;
+}
+
+/* This rank's part of a weight at `src`, of two dimensions, whose entries of dims[1] are repeated. */
+static int32_t repeat_slice(const struct binding *b, uint32_t id, const uint8_t *src, uint8_t **out,
+                            tn_err *err)
+{
+    const struct plan_weight *w = &b->graph->plan->weights[id];
+    const tn_weight *cut = &b->graph->weights[id];
+    size_t size = tn_dtype_bits(w->dtype) / 8, n = (size_t)cut->dims[1];
+    size_t first = b->graph->topo.tp_rank * n, repeat = b->graph->repeat[id];
+    uint8_t *dst = mem_aligned((size_t)slice_bytes(cut), 64);
+
+    if (!dst) {
+        err_nomem(err, "loading a weight");
+        err_field(err, w->name);
+        return TN_E_NOMEM;
+    }
+    for (size_t r = 0; r < (size_t)w->dims[0]; r++)
+        for (size_t i = 0; i < n; i++)
+            memcpy(dst + (r * n + i) * size,
+                   src + (r * (size_t)w->dims[1] + (first + i) / repeat) * size, size);
     *out = dst;
     return TN_OK;
 }
@@ -138,10 +172,11 @@ int32_t bound_view_open(const struct binding *b, uint32_t id, struct host_view *
     uint8_t *whole, *gathered = NULL;
     int32_t rc = whole_view(b, id, v, err);
 
-    if (rc != TN_OK || !is_scattered(b, id))
+    if (rc != TN_OK || (!is_scattered(b, id) && !is_repeated(b, id)))
         return rc;
     whole = v->own;
-    rc = gather_slice(b, id, v->data, &gathered, err);
+    rc = is_repeated(b, id) ? repeat_slice(b, id, v->data, &gathered, err)
+                            : gather_slice(b, id, v->data, &gathered, err);
     mem_free(whole);
     *v = (struct host_view){gathered, gathered};
     return rc;
@@ -177,6 +212,23 @@ static uint64_t resting_stride(const struct binding *b, uint32_t id)
 
 /* -- Canonical weights ------------------------------------------------------------------------------- */
 
+/* The same of one that is made in host memory: done at once. */
+static int32_t put_repeated(struct binding *b, uint32_t id, void *dst, tn_err *err)
+{
+    struct host_view v;
+    int32_t rc = bound_view_open(b, id, &v, err);
+
+    if (rc == TN_OK)
+        rc = upload_flush(b->upload, err); /* the stream is ours again */
+    if (rc == TN_OK)
+        rc = b->o.api->copy(b->o.device, b->stream, dst, v.data,
+                            slice_bytes(&b->graph->weights[id]), TN_COPY_HOST_TO_DEVICE, err);
+    if (rc == TN_OK && b->stream)
+        rc = b->o.api->stream_sync(b->o.device, b->stream, err);
+    bound_view_close(b, id, &v);
+    return rc;
+}
+
 /* Copies this rank's slice of a weight to device memory, without gaps; done when the upload is flushed. */
 static int32_t put_slice(struct binding *b, uint32_t id, void *dst, tn_err *err)
 {
@@ -192,6 +244,8 @@ static int32_t put_slice(struct binding *b, uint32_t id, void *dst, tn_err *err)
         .stride = scattered ? plan_weight_bytes(whole) / rows : b->host_strides[id],
         .zero = whole->shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0};
 
+    if (is_repeated(b, id))
+        return put_repeated(b, id, dst, err);
     return upload_put(b->upload, &s, dst, err);
 }
 
@@ -200,7 +254,7 @@ static bool usable_in_place(const struct binding *b, uint32_t id)
     const tn_weight *w = &b->graph->weights[id];
 
     return host_device(b) && !b->o.engine->tensors[id].dummy && !is_scattered(b, id) &&
-           slice_bytes(w) == w->stride0 * w->dims[0] &&
+           !is_repeated(b, id) && slice_bytes(w) == w->stride0 * w->dims[0] &&
            !(b->graph->plan->weights[id].shard == TN_SHARD_FIRST && b->graph->topo.tp_rank != 0);
 }
 

@@ -157,6 +157,68 @@ START_TEST(what_cannot_be_divided_is_named)
 }
 END_TEST
 
+/* 11 groups of 32 columns, which ranks share. */
+static struct plan *grouped_plan(void)
+{
+    const tn_attr attrs[] = {TN_ATTR_INT("group", 32), TN_ATTR_INT("zero", 1)};
+    struct plan *p = sample_empty();
+    uint32_t x = sample_rows(p, "x", 16), up = sample_matrix(p, "up", 352, 16), w[3];
+
+    p->weights[up].shard = TN_SHARD_AXIS0;
+    x = sample_add(
+        p, &(struct sample_op){.name = TN_OP_LINEAR,
+                               .n_in = 1,
+                               .in = {x},
+                               .n_weights = 1,
+                               .weights = {up},
+                               .out = {{TN_VALUE_ROWS, TN_DT_ACT, 352, .shard_units = 352}}});
+    w[0] = sample_weight(p, "down", TN_ROLE_MATRIX, TN_DT_I4, 8, 352, 0);
+    w[1] = sample_weight(p, "down.scale", TN_ROLE_SCALE, TN_DT_F32, 8, 11, 0);
+    w[2] = sample_weight(p, "down.zero", TN_ROLE_SCALE, TN_DT_I8, 8, 11, 0);
+    for (int i = 0; i < 3; i++)
+        p->weights[w[i]].shard = TN_SHARD_AXIS1;
+    sample_add(p, &(struct sample_op){.name = TN_OP_LINEAR_INT4,
+                                      .n_in = 1,
+                                      .in = {x},
+                                      .n_weights = 3,
+                                      .weights = {w[0], w[1], w[2]},
+                                      .n_attrs = 2,
+                                      .attrs = attrs,
+                                      .out = {SAMPLE_ROWS(8)}});
+    return p;
+}
+
+/* All groups become as long as the pieces, and a scale stands for several; where borders agree, nothing changes. */
+START_TEST(groups_that_ranks_cut_become_shorter)
+{
+    static const struct {
+        uint32_t ranks;
+        uint64_t cols, group, repeat;
+    } cases[] = {{1, 352, 32, 1}, {2, 176, 16, 2}, {4, 88, 8, 4}, {11, 32, 32, 1}};
+    struct plan *p = grouped_plan();
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t cols = cases[i].cols, groups = cols / cases[i].group, apart = cases[i].repeat;
+        struct graph *g;
+        ck_assert_ok(cut(p, cases[i].ranks - 1, cases[i].ranks, &g), &err);
+        check_dims(g, "down", 8, cols, 352 / 2);
+        check_dims(g, "down.scale", 8, groups, apart > 1 ? groups * 4 : 44);
+        check_dims(g, "down.zero", 8, groups, apart > 1 ? groups : 11);
+        ck_assert_int_eq(tn_op_int(op_of(g, TN_OP_LINEAR_INT4, 0), "group", 0),
+                         (int64_t)cases[i].group);
+        ck_assert_uint_eq(g->repeat[2], 1);
+        ck_assert_uint_eq(g->repeat[3], apart);
+        ck_assert_uint_eq(g->repeat[4], apart);
+        graph_free(g);
+    }
+    check_indivisible(p, 8, "down"); /* 44 columns each: pieces of 4 */
+    ck_assert_err_has(&err, "groups of 32");
+    ck_assert_err_has(&err, "8 ranks");
+    ck_assert_err_has(&err, "matrix is 4;");
+    plan_free(p);
+}
+END_TEST
+
 /* Two ranks with the same head would add its part of the output twice. */
 START_TEST(query_heads_fewer_than_ranks_are_refused)
 {
@@ -450,6 +512,7 @@ int main(void)
     tcase_add_test(t, kv_heads_fewer_than_ranks_are_replicated);
     tcase_add_test(t, biases_follow_their_matrix);
     tcase_add_test(t, what_cannot_be_divided_is_named);
+    tcase_add_test(t, groups_that_ranks_cut_become_shorter);
     tcase_add_test(t, query_heads_fewer_than_ranks_are_refused);
     tcase_add_test(t, a_vocabulary_that_does_not_divide_is_held_whole);
     tcase_add_test(t, ranks_that_do_not_exist_are_refused);

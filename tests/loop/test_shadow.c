@@ -595,6 +595,34 @@ START_TEST(logits_of_ranks_come_back_from_the_device)
 }
 END_TEST
 
+/* 352 columns in groups of 32: half of them end within one, whose scale both ranks get. */
+START_TEST(groups_that_ranks_cut_arrive_on_the_device)
+{
+    static struct seen got, want;
+    static const tn_kv group = {"group", "32"};
+    const struct tool_build b = {.model = SOURCE_DIR "/tests/models/llama-gqa",
+                                 .output = engine,
+                                 .dtype = "float32",
+                                 .quant = "int4_g128",
+                                 .quant_options = &group,
+                                 .n_quant_options = 1,
+                                 .max_ppl_increase = -1,
+                                 .max_kl = -1,
+                                 .quiet = true};
+    tn_err err = TN_ERR_INIT;
+    json_t *report = NULL;
+
+    snprintf(engine, sizeof engine, "%s/int4", dir);
+    ck_assert_ok(tool_build_engine(&b, &report, &err), &err);
+    json_decref(report);
+    ranks_of_logits(true, &got);
+    ranks_of_logits(false, &want);
+    ck_assert_uint_eq(got.rows, 40);
+    ck_assert_mem_eq(got.logits, want.logits, sizeof want.logits);
+    snprintf(engine, sizeof engine, "%s/engine", dir);
+}
+END_TEST
+
 /* What one request moves, counted from before it to after it. */
 static void count_moved(bool shadow, const tn_kv *settings, uint64_t *calls, uint64_t *bytes)
 {
@@ -731,6 +759,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup_ranks, teardown);
     tcase_set_timeout(t, 900);
     tcase_add_test(t, logits_of_ranks_come_back_from_the_device);
+    tcase_add_test(t, groups_that_ranks_cut_arrive_on_the_device);
     tcase_add_loop_test(t, a_device_that_dies_under_a_rank_is_named, 0, 6);
     tcase_add_test(t, replayed_steps_count_what_they_move);
     tcase_add_loop_test(t, a_rank_that_fails_on_a_device_is_named, 0, 5);

@@ -266,7 +266,7 @@ class Four(Case):
     def test_gptq_by_importance_stays_at_four_bits(self):
         # As people have them: one order for the matrices that read one value. That of `down` goes into the rows of two others.
         want = dict.fromkeys(("q", "k", "v", "o", "gate", "up"), "reorder") | {"down": "reads"}
-        for symmetric, v2, group in ((True, False, 32), (False, False, 128), (False, True, 16)):
+        for symmetric, v2, group in ((True, False, 128), (False, True, 32)):
             self.checkpoint = layouts.Checkpoint(OPTIONS["model"])
             self.checkpoint.quantize(layouts.gptq, group=group, symmetric=symmetric, v2=v2, act_order=True)
             config = {**GPTQ, "group_size": group, "sym": symmetric, "desc_act": True, "checkpoint_format": "gptq_v2" if v2 else "gptq"}
@@ -274,14 +274,16 @@ class Four(Case):
             # 128 columns in one group of 128 are in order.
             self.assertEqual(self.columns(engine), dict.fromkeys(want, "") | {"down": "reads"} if group == 128 else want)
             self.assertEqual(self.reorders(engine), 0 if group == 128 else 9)
-            sizes = self.meta(engine)["quant"]["bytes"]
-            self.assertLess(sizes["after"] / sizes["before"], 0.25)  # float32 here
+        sizes = self.meta(engine)["quant"]["bytes"]
+        self.assertLess(sizes["after"] / sizes["before"], 0.20)  # float32 here
 
     def test_gptq_with_an_order_for_each_matrix(self):
         for i, m in enumerate(self.checkpoint.modules()):
             self.checkpoint.quantize(layouts.gptq, modules=[m], act_order=True, seed=i)
-        engine = self.check({**GPTQ, "desc_act": True}, "linear.int4", None)
+        engine = self.build({**GPTQ, "desc_act": True})
+        self.assertEqual(self.ops(engine), {"linear.int4"})
         self.assertEqual(self.reorders(engine), 18)
+        self.assertClose(engine, "cpu,reference", None, 1e-3)
 
     def test_an_order_goes_into_rows_that_stay_at_full_precision_too(self):
         kept = [m for m in self.checkpoint.modules() if m.endswith(("gate_proj", "layers.0.mlp.up_proj"))]
@@ -297,8 +299,8 @@ class Four(Case):
         self.assertLess(max(errors), 5e-3)  # int4 on a CPU rounds rows to 16 bits
 
     def test_ranks_and_an_order_of_columns(self):
-        self.checkpoint.quantize(layouts.gptq, act_order=True, group=16)
-        config = {**GPTQ, "desc_act": True, "group_size": 16}
+        self.checkpoint.quantize(layouts.gptq, act_order=True)
+        config = {**GPTQ, "desc_act": True}
         engine = self.build(config, "--tp-size", "2")
         linears = {x["name"]: x for x in self.meta(engine)["quant"]["linears"]}
         self.assertEqual({n for n, x in linears.items() if "op" not in x}, {"layers.%d.attn.o.weight" % i for i in range(3)})
@@ -316,16 +318,14 @@ class Four(Case):
         with open(os.path.join(engine, "model.engine"), "rb") as f:
             whole = f.read()
         self.assertEqual(whole.count(order.tobytes()), 9)
-        for value in (128, -1, 1 << 30):
+        for value in (128, -1):
             bad = order.copy()
             bad[7] = value
             with open(os.path.join(engine, "model.engine"), "wb") as f:
                 f.write(whole.replace(order.tobytes(), bad.tobytes(), 1))
-            for kernels in ("reference", "cpu"):
-                r = tenon("eval", "logits", "--engine", engine, "--ids", self.path("ids.safetensors"), "--out", self.path("x"),
-                          "--kernels", kernels)
-                self.assertEqual(r.returncode, 3, r.stderr)
-                self.assertRegex(r.stderr, r"model\.engine.*\.order.*element 7 is %d, of a row of 128" % value)
+            r = tenon("eval", "logits", "--engine", engine, "--ids", self.path("ids.safetensors"), "--out", self.path("x"))
+            self.assertEqual(r.returncode, 3, r.stderr)
+            self.assertRegex(r.stderr, r"model\.engine.*\.order.*element 7 is %d, of a row of 128" % value)
 
     def test_groups_of_unequal_size_are_widened_and_say_so(self):
         self.checkpoint.quantize(layouts.gptq, act_order=True)
@@ -355,8 +355,9 @@ class Four(Case):
     def test_compressed_packed_by_importance(self):
         self.checkpoint.quantize(layouts.packed, symmetric=False, act_order=True)
         weights = {"num_bits": 4, "type": "int", "symmetric": False, "group_size": 32, "strategy": "group", "actorder": "group"}
-        engine = self.check(compressed("pack-quantized", weights), "linear.int4", None)
+        engine = self.build(compressed("pack-quantized", weights))
         self.assertEqual(self.reorders(engine), 9)
+        self.assertClose(engine, "reference", None, 1e-5)
 
     def test_compressed_packed(self):
         for symmetric, group in ((True, 32), (False, 32), (True, -1)):
@@ -387,12 +388,14 @@ class Four(Case):
         r = tenon("build", "--quiet", "--model", model, "--output", self.path("x"))
         self.assertRegex(r.stderr, r"layers.1.mlp.up_proj.weight.*element \[2, 3\] is 8, not of 4 bits")
 
-    def test_ranks_share_them(self):
+    def test_ranks_share_them_and_cut_groups(self):
+        """352 columns are 11 groups of 32, or 5.5 for each of two ranks, 2.75 for four."""
         self.checkpoint.quantize(layouts.awq)
-        engine = self.build(AWQ, "--tp-size", "2")
-        kinds = {x["name"]: x.get("op") for x in self.meta(engine)["quant"]["linears"]}
-        self.assertEqual(kinds["layers.0.mlp.up.weight"], "linear.int4")
+        for options in ([], ["--tp-size", "2"]):
+            engine = self.build(AWQ, *options)
+            self.assertEqual(self.ops(engine), {"linear.int4"})
         self.assertClose(engine, "cpu,reference", None, 1e-3, "--tp-size", "2")
+        self.assertClose(engine, "reference", None, 1e-5, "--tp-size", "4")
 
 
 class Architectures(Case):

@@ -50,7 +50,8 @@ typedef struct tn_quant_tensor {
     uint32_t rows;
     uint32_t reserved0;
     /** Columns of the matrix per entry of dims[1] (a group length), for tensors of two dims; 0: one. Ranks that
-     *  share the columns get whole groups, or the matrix stays as it is. */
+     *  share the columns get whole groups, or the matrix stays as it is; but for ::TN_OP_LINEAR_INT4, whose groups the host
+     *  cuts into equal pieces of 8 or more. */
     uint64_t group;
 } tn_quant_tensor;
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
+ * Columns of quantized matrices: how ranks share them, and in which order they are.
+ *
  * Linears whose tensors have the columns of their matrix in another order (tn_quant_format::order), so that the columns of a
  * group stand together: what they read must come in that order.
  *
@@ -11,9 +13,55 @@
 #include <string.h>
 
 #include "build/quant.h"
+#include "exec/graph.h"
 #include "tenon/ops.h"
 
 #define FOLD_MOST 16 /* values, and linears, in front of one: gated MLPs have five and two */
+
+/* -- Ranks ------------------------------------------------------------------------------------------- */
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t t = a % b;
+        a = b;
+        b = t;
+    }
+    return a;
+}
+
+uint64_t quant_column_units(const struct quant_linear *l)
+{
+    const struct plan_weight *w = &l->made.source;
+    uint64_t k = w->dims[1], unit = w->shard_units ? k / w->shard_units : 1;
+
+    for (uint32_t i = 0; i < l->made.plan.n_tensors; i++) {
+        const tn_quant_tensor *t = &l->made.plan.tensors[i];
+        uint64_t group = t->rows && t->n_dims == 2 ? t->group : 0;
+        if (group > 1)
+            unit = unit / gcd(unit, group) * group;
+        if (unit == 0 || k % unit != 0)
+            return 0;
+    }
+    return k / unit;
+}
+
+bool quant_ranks_share(const struct quant *q, const struct quant_linear *l)
+{
+    const struct plan_weight *w = &l->made.source;
+    const tn_quant_plan *plan = &l->made.plan;
+    uint64_t ranks = (uint64_t)(q->o.tp_size > 1 ? q->o.tp_size : 1), units;
+
+    if (w->shard != TN_SHARD_AXIS1 || ranks == 1)
+        return true;
+    for (uint32_t i = 0; i < plan->n_attrs && strcmp(plan->op, TN_OP_LINEAR_INT4) == 0; i++)
+        if (strcmp(plan->attrs[i].name, "group") == 0)
+            return graph_piece((uint64_t)plan->attrs[i].i, w->dims[1] / ranks) != 0;
+    units = quant_column_units(l);
+    return units != 0 && units % ranks == 0;
+}
+
+/* -- Order ------------------------------------------------------------------------------------------- */
 
 int32_t quant_find_order(struct quant *q, struct quant_linear *l, tn_err *err)
 {
