@@ -181,6 +181,23 @@ class Int4(Case):
             plan = self.ok("engine", "plan", engine)
             self.assertIn("group=%d" % group, plan)
 
+    def test_inputs_that_are_no_multiples_of_16_stay_within_the_bound(self):
+        model, config = self.path("model"), os.path.join(OPTIONS["model"], "config.json")
+        os.mkdir(model)
+        # 8 * 87, 2 * 347, and 43 * 16, of which groups of 16 would have too many scales.
+        for inputs, group in ((696, 116), (694, 694), (688, 86))[: 1 if QUICK else 3]:
+            with open(config, encoding="utf-8") as f:
+                fields = json.load(f)
+            fields.update(intermediate_size=inputs, num_hidden_layers=1)
+            self.put("model/config.json", json.dumps(fields).encode())
+            engine = self.build("e%d" % inputs, "--load-format", "dummy", "--quant", "int4_g128", model=model)
+            quant = self.meta(engine)["quant"]
+            self.assertFalse([x for x in quant["linears"] if "kept" in x])
+            self.assertLess(quant["bytes"]["after"] / quant["bytes"]["before"], 0.30)
+            self.assertIn("group=%d" % group, self.ok("engine", "plan", engine))
+            got = [self.perplexity(engine, "--max-windows", "1", "--kernels", k) for k in ("cpu", "reference")]
+            self.assertLess(abs(got[0] / got[1] - 1), 0.01)
+
     def test_each_step_is_better_than_the_last(self):
         base = self.perplexity(self.build("base"))
         loss = {}

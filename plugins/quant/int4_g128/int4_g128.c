@@ -37,13 +37,13 @@ struct build {
     uint32_t nearest; /* likewise, but scale channels first */
 };
 
-/* The next multiple of 16 from `group` down to `least`, or up to `most`, that divides `k`; 0: none. */
-static uint64_t divisor(uint64_t k, uint64_t group, uint64_t least, uint64_t most)
+/* The multiple of `step` nearest to `group`, down to `least`, or else up to `most`, that divides `k`; 0: none. `group` is one. */
+static uint64_t divisor(uint64_t k, uint64_t group, uint64_t step, uint64_t least, uint64_t most)
 {
-    for (uint64_t g = group; g >= least && g > 0; g -= 16)
+    for (uint64_t g = group; g >= least && g > 0; g -= step)
         if (k % g == 0)
             return g;
-    for (uint64_t g = group + 16; g <= most; g += 16)
+    for (uint64_t g = group + step; g <= most; g += step)
         if (k % g == 0)
             return g;
     return 0;
@@ -51,13 +51,15 @@ static uint64_t divisor(uint64_t k, uint64_t group, uint64_t least, uint64_t mos
 
 /* The group of a matrix of `k` inputs: as asked for, or smaller. Unless asked for, it is of 128, and of 64 in narrow matrices:
  * small models lose most by four bits, and can pay for more scales. Those of other lengths are large enough to keep scales and zero
- * points within a fifth of the codes, if there are any. 0: none. */
+ * points within a fifth of the codes, if there are any: of multiples of 16, which all kernels take, or else of even numbers. 0: none. */
 static uint64_t group_for(const struct build *b, uint64_t k)
 {
-    uint64_t group = b->group ? b->group : k < NARROW ? 64 : 128;
-    uint64_t found = b->group ? 0 : divisor(k, group, b->zero ? 64 : 48, 4 * group);
+    uint64_t group = b->group ? b->group : k < NARROW ? 64 : 128, least = b->zero ? 64 : 48;
+    uint64_t found = b->group ? 0 : divisor(k, group, 16, least, 4 * group);
 
-    return found ? found : divisor(k, group, 16, 0);
+    if (!found && !b->group)
+        found = divisor(k, group, 2, least, MAX_GROUP);
+    return found ? found : divisor(k, group, 16, 16, 0);
 }
 
 /* -- One group ----------------------------------------------------------------------------------------- */
