@@ -58,7 +58,7 @@ static uint64_t group_for(const struct build *b, uint64_t k)
     uint64_t found = b->group ? 0 : divisor(k, group, 16, least, 4 * group);
 
     if (!found && !b->group)
-        found = divisor(k, group, 2, least, MAX_GROUP);
+        found = divisor(k, group, 2, b->zero ? 52 : 42, MAX_GROUP);
     return found ? found : divisor(k, group, 16, 16, 0);
 }
 
