@@ -35,8 +35,8 @@ struct bpe {
     bool
         unk_named; /* the file names an unknown token; if unk is BPE_NONE that is an error when met */
     bool fuse_unk, byte_fallback, ignore_merges;
-    uint64_t *
-        whole; /* a bit per id: words that are tokens as they stand; NULL: all if `ignore_merges`, else none; owned */
+    /* A bit per id: words that are tokens as they stand. NULL: all if `ignore_merges`, else none. Owned. */
+    uint64_t *whole;
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none; owned */
     size_t prefix_len, suffix_len;
     uint64_t *

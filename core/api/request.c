@@ -104,12 +104,12 @@ static int32_t to_loop(const tn_runtime *rt, const tn_request_params *p, struct 
         return tn_err_set(err, TN_E_INVALID, "tn_submit needs params");
     rc = check_lengths(rt, p, err);
     if (rc == TN_OK)
-        *out = (struct loop_request){to_spec(rt, p), p->on_logits, p->arg};
+        *out = (struct loop_request){to_spec(rt, p), p->on_logits, p->arg, NULL};
     return rc;
 }
 
-static int32_t submit(tn_runtime *rt, const struct loop_request *requests, uint32_t n,
-                      struct ticket **tickets, tn_request **out, tn_err *err)
+static int32_t submit(tn_runtime *rt, struct loop_request *requests, uint32_t n, tn_request **out,
+                      tn_err *err)
 {
     int32_t rc = TN_OK;
 
@@ -120,10 +120,10 @@ static int32_t submit(tn_runtime *rt, const struct loop_request *requests, uint3
             rc = err_nomem(err, "a request");
     }
     if (rc == TN_OK)
-        rc = loop_submit(rt->loop, requests, n, tickets, err);
+        rc = loop_submit(rt->loop, requests, n, err);
     for (uint32_t i = 0; i < n; i++) {
         if (rc == TN_OK) {
-            out[i]->ticket = tickets[i];
+            out[i]->ticket = requests[i].ticket;
             continue;
         }
         mem_free(out[i]);
@@ -135,9 +135,8 @@ static int32_t submit(tn_runtime *rt, const struct loop_request *requests, uint3
 int32_t tn_submit_many(tn_runtime *rt, const tn_request_params *const *params, uint32_t n,
                        tn_request **out, tn_err *err)
 {
-    struct loop_request *requests = NULL;
-    struct ticket **tickets = NULL;
-    int32_t rc = TN_OK;
+    struct loop_request *requests;
+    int32_t rc;
 
     err_reset(err);
     if (!params || !out || n == 0)
@@ -145,18 +144,15 @@ int32_t tn_submit_many(tn_runtime *rt, const tn_request_params *const *params, u
     if (!rt->loop)
         return tn_err_set(err, TN_E_INVALID, "this process follows another; requests go there");
     requests = mem_zarray(n, sizeof *requests);
-    tickets = mem_zarray(n, sizeof(struct ticket *));
-    if (!requests || !tickets)
-        rc = err_nomem(err, "requests");
+    rc = requests ? TN_OK : err_nomem(err, "requests");
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
         rc = to_loop(rt, params[i], &requests[i], err);
         if (rc != TN_OK && n > 1)
             err_prefix(err, "request %" PRIu32 " of %" PRIu32, i, n);
     }
     if (rc == TN_OK)
-        rc = submit(rt, requests, n, tickets, out, err);
+        rc = submit(rt, requests, n, out, err);
     mem_free(requests);
-    mem_free(tickets);
     return rc;
 }
 

@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "build/quant.h"
 #include "exec/graph.h"
 #include "tenon/ops.h"
@@ -19,16 +20,6 @@
 #define FOLD_MOST 16 /* values, and linears, in front of one: gated MLPs have five and two */
 
 /* -- Ranks ------------------------------------------------------------------------------------------- */
-
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t t = a % b;
-        a = b;
-        b = t;
-    }
-    return a;
-}
 
 uint64_t quant_column_units(const struct quant_linear *l)
 {

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "base/checked.h"
 #include "base/mem.h"
 #include "engine/opset.h"
 #include "tenon/ops.h"
@@ -150,14 +151,9 @@ static bool may_be_whole(const struct graph *g, uint32_t weight)
 
 uint64_t graph_piece(uint64_t group, uint64_t cols)
 {
-    uint64_t a = group, b = cols;
+    uint64_t piece = gcd(group, cols);
 
-    while (b) {
-        uint64_t t = a % b;
-        a = b;
-        b = t;
-    }
-    return a == group || a >= LEAST_PIECE ? a : 0;
+    return piece == group || piece >= LEAST_PIECE ? piece : 0;
 }
 
 /* The op whose matrix, scales or zero points the weight is, if ranks share their columns as they share the op's input: *index says

@@ -488,8 +488,7 @@ static int32_t prepare(struct loop *l, const struct loop_request *r, struct subm
     return request_new(l->sched, &s, &out->request, err);
 }
 
-int32_t loop_submit(struct loop *l, const struct loop_request *requests, uint32_t n,
-                    struct ticket **out, tn_err *err)
+int32_t loop_submit(struct loop *l, struct loop_request *requests, uint32_t n, tn_err *err)
 {
     struct submission *list = mem_zarray(n, sizeof *list);
     int32_t rc = list ? check_queue(l, n, err) : err_nomem(err, "requests");
@@ -503,7 +502,7 @@ int32_t loop_submit(struct loop *l, const struct loop_request *requests, uint32_
         rc = tn_err_set(err, TN_E_CLOSED, "the runtime is shutting down");
     for (uint32_t i = 0; list && i < n; i++) {
         if (rc == TN_OK) {
-            out[i] = list[i].ticket;
+            requests[i].ticket = list[i].ticket;
             continue;
         }
         request_free(list[i].request);

@@ -49,12 +49,12 @@ struct loop_request {
     struct request_spec spec;
     loop_logits on_logits; /* NULL: tokens are wanted */
     void *arg;
+    struct ticket *ticket; /* what loop_submit made of it */
 };
 
 /* Checks and queues requests (any thread), all or none; a step that could take several does. A ticket holds room for all
  * its events. */
-int32_t loop_submit(struct loop *l, const struct loop_request *requests, uint32_t n,
-                    struct ticket **out, tn_err *err);
+int32_t loop_submit(struct loop *l, struct loop_request *requests, uint32_t n, tn_err *err);
 
 /* Waits up to timeout_ns (UINT64_MAX: for ever) for the next event. TN_E_TIMEOUT; TN_E_CLOSED after FINISHED. */
 int32_t ticket_next(struct ticket *t, uint64_t timeout_ns, struct ticket_event *out);

@@ -30,6 +30,9 @@ START_TEST(checked_arithmetic_reports_overflow)
     ck_assert(!checked_sub(1, 2, &v));
     ck_assert(checked_align(4097, 4096, &v) && v == 8192);
     ck_assert(!checked_align(UINT64_MAX - 1, 4096, &v));
+    ck_assert_uint_eq(gcd(96, 128), 32);
+    ck_assert_uint_eq(gcd(7, 128), 1);
+    ck_assert_uint_eq(gcd(0, 5), 5);
 }
 END_TEST
 

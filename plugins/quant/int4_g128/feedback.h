@@ -18,10 +18,10 @@ struct grid_set {
     const void *arg;
     /* Keeps what comes nearest to `value` as the element's, and returns what that is; the last call for an element stands. */
     float (*keep)(const void *arg, uint64_t row, uint64_t column, float value);
-    /* Gives a row its scales number `attempt`; NULL: it has one choice. */
+    /* Gives a row its scales number `attempt`, 0 being the plain one. All are tried, and the one of least error stays.
+     * NULL: there is one choice. */
     void (*choose)(const void *arg, uint64_t row, uint32_t attempt);
-    uint32_t
-        n_attempts; /* with `choose`: each is tried, and that of least error stays; 0 is to be the plain one */
+    uint32_t n_attempts; /* with `choose` */
 };
 
 #define DAMPING 0.01 /* of the mean of the Hessian's diagonal, as in the paper */
