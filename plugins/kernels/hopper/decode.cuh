@@ -411,7 +411,7 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         return;
     cluster_sync();
     decode_store<C>(p, t, ring);
-    cluster_sync(); // the others may still read this block's part
+    cluster_meet(); // the others may still read this block's part
 }
 
 #endif

@@ -238,7 +238,7 @@ __device__ __forceinline__ void many(const eight_params &q)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         many_consume<E, T, N, STAGES>(q, b);
     }
-    cluster_sync(); // the other block may still copy to this one, and tell it what it has read
+    cluster_meet(); // the other block may still copy to this one, and tell it what it has read
 }
 
 #define MANY(E, name, T, N, STAGES)                                                                \

@@ -159,13 +159,22 @@ __device__ __forceinline__ uint32_t cluster_size()
     return n;
 }
 
-// What the cluster's threads wrote to shared memory before is seen by all of them after. An aligned barrier wants warps whole:
-// lanes may have left a loop at different times.
-__device__ __forceinline__ void cluster_sync()
+// Both halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes may have
+// left a loop at different times.
+__device__ __forceinline__ void cluster_meet()
 {
     __syncwarp();
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
+}
+
+// What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that releases
+// all memory waits until everything that the thread stored, and what the memory is busy with, has come to the
+// second-level cache and back, which takes longer than the sums that are exchanged.
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("fence.release.sync_restrict::shared::cta.cluster;" ::: "memory");
+    cluster_meet();
 }
 
 // The address in the shared memory of the cluster's block `rank` that corresponds to `address` in this one's.

@@ -262,7 +262,7 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
     if (warp < 4)
         skinny_finish_tile<O, BM>(q, t, ring, shape::pitch);
     if (!alone)
-        cluster_sync(); // the others may still read this block's part
+        cluster_meet(); // the others may still read this block's part
 }
 
 #endif
