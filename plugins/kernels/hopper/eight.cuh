@@ -21,20 +21,55 @@ __device__ __forceinline__ float4 eight_scaled(const eight_params &q, uint32_t p
     return q.bias[part] ? v + *reinterpret_cast<const float4 *>(q.bias[part] + n) : v;
 }
 
-// Stores outputs n .. n + 3 of a token that was divided by `step`, whose sums are v, and u of the second matrix if it is gated.
+// What finishing four neighbouring outputs wants from memory: of their rows of the matrix, and of their token.
+struct eight_column {
+    float4 scale, bias, up_scale, up_bias;
+};
+
+struct eight_row {
+    float step;
+    uint2 residual;
+};
+
+__device__ __forceinline__ eight_column eight_load_column(const eight_params &q, uint32_t part,
+                                                          uint32_t n)
+{
+    const bool gated = is_gated(q.p);
+    const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float *bias = q.bias[part], *up_bias = gated ? q.bias[1] : nullptr;
+
+    return {eight_scale(q, part, n), bias ? *reinterpret_cast<const float4 *>(bias + n) : none,
+            gated ? eight_scale(q, 1, n) : none,
+            up_bias ? *reinterpret_cast<const float4 *>(up_bias + n) : none};
+}
+
+// Without steps, tokens were divided by 1.
+template <typename T>
+__device__ __forceinline__ eight_row eight_load_row(const eight_params &q, uint32_t part,
+                                                    uint32_t token, uint32_t n)
+{
+    const uint64_t at = static_cast<uint64_t>(token) * q.p.parts[part].n + n;
+
+    return {q.step ? q.step[token] : 1.0f,
+            q.p.finish == PRODUCT_ADD ? load4_raw<T>(q.p.residual, at) : make_uint2(0, 0)};
+}
+
+__device__ __forceinline__ float4 eight_apply(float step, float4 scale, float4 bias, float4 v)
+{
+    return make_float4(step * scale.x * v.x, step * scale.y * v.y, step * scale.z * v.z,
+                       step * scale.w * v.w) +
+           bias;
+}
+
+// Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
 template <typename T>
 __device__ __forceinline__ void eight_finish(const eight_params &q, uint32_t part, uint32_t token,
-                                             uint32_t n, float step, float4 v, float4 u)
+                                             uint32_t n, float4 v, float4 u, const eight_column &c,
+                                             const eight_row &r)
 {
-    const product_params &p = q.p;
-    float4 r = v;
-
-    if (p.finish == PRODUCT_ADD)
-        r = load4<T>(p.residual, static_cast<uint64_t>(token) * p.parts[part].n + n);
-    v = eight_scaled(q, part, n, step, eight_scale(q, part, n), v);
-    if (is_gated(p))
-        u = eight_scaled(q, 1, n, step, eight_scale(q, 1, n), u);
-    product_finish<T>(p, p.parts[part], token, n, v, u, r);
+    v = eight_apply(r.step, c.scale, c.bias, v);
+    u = eight_apply(r.step, c.up_scale, c.up_bias, u);
+    product_output<T>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
 }
 
 #endif

@@ -27,10 +27,25 @@ template <typename E, typename T> struct eight_operands {
         wgmma8<E, N>::run(d, a, b, 1);
     }
 
-    static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
-                                                  uint32_t n, float4 v, float4 u)
+    using column = eight_column;
+    using row = eight_row;
+
+    static __device__ __forceinline__ column load_column(const params &q, uint32_t part, uint32_t n)
     {
-        eight_finish<T>(q, part, token, n, q.step[token], v, u);
+        return eight_load_column(q, part, n);
+    }
+
+    static __device__ __forceinline__ row load_row(const params &q, uint32_t part, uint32_t token,
+                                                   uint32_t n)
+    {
+        return eight_load_row<T>(q, part, token, n);
+    }
+
+    static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
+                                                  uint32_t n, float4 v, float4 u, const column &c,
+                                                  const row &r)
+    {
+        eight_finish<T>(q, part, token, n, v, u, c, r);
     }
 };
 

@@ -27,11 +27,20 @@ __device__ __forceinline__ float4 operator+(float4 a, float4 b)
     return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
-template <typename T> __device__ __forceinline__ float4 load4(const void *p, uint64_t i)
+template <typename T> __device__ __forceinline__ float4 unpack4(uint2 v)
 {
-    const uint2 v = *reinterpret_cast<const uint2 *>(static_cast<const T *>(p) + i);
     const float2 a = element<T>::unpack(v.x), b = element<T>::unpack(v.y);
     return make_float4(a.x, a.y, b.x, b.y);
+}
+
+template <typename T> __device__ __forceinline__ uint2 load4_raw(const void *p, uint64_t i)
+{
+    return *reinterpret_cast<const uint2 *>(static_cast<const T *>(p) + i);
+}
+
+template <typename T> __device__ __forceinline__ float4 load4(const void *p, uint64_t i)
+{
+    return unpack4<T>(load4_raw<T>(p, i));
 }
 
 template <typename T> __device__ __forceinline__ void store4(void *p, uint64_t i, float4 v)
@@ -58,16 +67,14 @@ __device__ __forceinline__ float4 product_bias(const product_part &part, uint32_
     return load4<T>(part.bias, n);
 }
 
-// Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated; r is the residual.
+// Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the residual.
 template <typename T>
-__device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
+__device__ __forceinline__ void product_output(const product_params &p, const product_part &part,
                                                uint64_t token, uint32_t n, float4 v, float4 u,
                                                float4 r)
 {
     const uint64_t at = token * part.n + n;
 
-    if (part.bias)
-        v = v + product_bias<T>(part, n);
     if (p.finish == PRODUCT_ADD) {
         v = v + r;
     } else if (p.finish == PRODUCT_LOGITS) {
@@ -78,12 +85,23 @@ __device__ __forceinline__ void product_finish(const product_params &p, const pr
         *reinterpret_cast<float4 *>(static_cast<float *>(part.out) + at) = v;
         return;
     } else if (p.finish != PRODUCT_STORE) {
-        if (p.parts[1].bias)
-            u = u + product_bias<T>(p.parts[1], n);
         v = make_float4(product_act(v.x, p.finish) * u.x, product_act(v.y, p.finish) * u.y,
                         product_act(v.z, p.finish) * u.z, product_act(v.w, p.finish) * u.w);
     }
     store4<T>(part.out, at, v);
+}
+
+// The same of sums without biases.
+template <typename T>
+__device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
+                                               uint64_t token, uint32_t n, float4 v, float4 u,
+                                               float4 r)
+{
+    if (part.bias)
+        v = v + product_bias<T>(part, n);
+    if (is_gated(p) && p.parts[1].bias)
+        u = u + product_bias<T>(p.parts[1], n);
+    product_output<T>(p, part, token, n, v, u, r);
 }
 
 #endif

@@ -25,14 +25,32 @@ template <typename T> struct half_operands {
         wgmma<T, N>::run(d, a, b, 1);
     }
 
-    static __device__ __forceinline__ void finish(const params &p, uint32_t part, uint32_t token,
-                                                  uint32_t n, float4 v, float4 u)
-    {
-        float4 r = v;
+    struct column { // biases
+        float4 v, u;
+    };
+    using row = uint2; // of the residual
 
-        if (p.finish == PRODUCT_ADD)
-            r = load4<T>(p.residual, static_cast<uint64_t>(token) * p.parts[part].n + n);
-        product_finish<T>(p, p.parts[part], token, n, v, u, r);
+    static __device__ __forceinline__ column load_column(const params &p, uint32_t part, uint32_t n)
+    {
+        const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+        return {p.parts[part].bias ? product_bias<T>(p.parts[part], n) : none,
+                is_gated(p) && p.parts[1].bias ? product_bias<T>(p.parts[1], n) : none};
+    }
+
+    static __device__ __forceinline__ row load_row(const params &p, uint32_t part, uint32_t token,
+                                                   uint32_t n)
+    {
+        const uint64_t at = static_cast<uint64_t>(token) * p.parts[part].n + n;
+
+        return p.finish == PRODUCT_ADD ? load4_raw<T>(p.residual, at) : make_uint2(0, 0);
+    }
+
+    static __device__ __forceinline__ void finish(const params &p, uint32_t part, uint32_t token,
+                                                  uint32_t n, float4 v, float4 u, const column &c,
+                                                  const row &r)
+    {
+        product_output<T>(p, p.parts[part], token, n, v + c.v, u + c.u, unpack4<T>(r));
     }
 };
 

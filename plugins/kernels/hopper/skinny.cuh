@@ -8,8 +8,9 @@
 //
 // What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
-// consumed and an output finished, and when the next kernel may start (`early`, see skinny_produce); of those that consume with
-// skinny_consume, also how a stage is multiplied.
+// consumed, and when the next kernel may start (`early`, see skinny_produce); of those that consume with skinny_consume, also how a
+// stage is multiplied. Four neighbouring outputs are finished with what load_column says of their rows of the matrix, a `column`, and
+// load_row of their token, a `row`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 #ifndef HOPPER_SKINNY_CUH
@@ -28,9 +29,10 @@ template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
 };
 
 struct skinny_tile {
-    uint32_t part, index; // of the matrix; within it
-    uint32_t begin, end;  // stages of K
-    uint32_t token, rows; // the first token, and how many there are
+    uint32_t part, index;   // of the matrix; within it
+    uint32_t split, splits; // of K: this block's, and how many blocks share the tile
+    uint32_t begin, end;    // stages of K
+    uint32_t token, rows;   // the first token, and how many there are
 };
 
 template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
@@ -39,6 +41,8 @@ template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const produ
     const uint32_t token = blockIdx.y * BN;
     skinny_tile t = {product_find(p, tile),
                      tile,
+                     rank,
+                     splits,
                      p.k_blocks * rank / splits,
                      p.k_blocks * (rank + 1) / splits,
                      token,
@@ -189,39 +193,83 @@ template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(u
     }
 }
 
-// Each block of the cluster finishes an equal share of the tile's outputs. The loading warp takes no part.
+// What a thread finishes: groups of four outputs, all of the same rows of the matrix, of several tokens. The blocks of the cluster share
+// the tile's outputs.
+struct skinny_share {
+    uint32_t row;   // of the tile; of gated ones, of either half
+    uint32_t n;     // of the matrix
+    uint32_t shift; // a token has 1 << shift groups in this block
+    uint32_t end;   // of groups; 0 if there are none for the thread
+};
+
+template <int BM>
+__device__ __forceinline__ skinny_share skinny_find_share(const product_params &p,
+                                                          const skinny_tile &t)
+{
+    const uint32_t outputs = is_gated(p) ? BM / 2 : BM;
+    const uint32_t shift = __ffs(outputs / 4) - __ffs(t.splits);
+    const uint32_t row = ((t.split << shift) + (threadIdx.x & ((1u << shift) - 1))) * 4;
+    const uint32_t n = t.index * outputs + row;
+
+    return {row, n, shift, n < p.parts[t.part].n ? t.rows << shift : 0};
+}
+
+// What finishing wants from memory is loaded before it is wanted: what belongs to the rows of the matrix before the kernel before has
+// ended, what belongs to a token a turn ahead.
+template <typename O> struct skinny_early {
+    typename O::column column;
+    typename O::row row;
+};
+
+template <typename O>
+__device__ __forceinline__ skinny_early<O> skinny_load_early(const typename O::params &q,
+                                                             const skinny_tile &t,
+                                                             const skinny_share &s)
+{
+    const bool any = threadIdx.x < s.end;
+    skinny_early<O> e = {};
+
+    if (any)
+        e.column = O::load_column(q, t.part, s.n);
+    wait_for_predecessor();
+    if (any)
+        e.row = O::load_row(q, t.part, t.token + (threadIdx.x >> s.shift), s.n);
+    return e;
+}
+
+// The loading warp takes no part.
 template <typename O, int BM, int SPLITS>
 __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
-                                                    const skinny_tile &t, uint32_t staged,
+                                                    const skinny_tile &t, const skinny_share &s,
+                                                    skinny_early<O> &e, uint32_t staged,
                                                     uint32_t pitch)
 {
-    const product_params &p = O::product(q);
-    const bool gated = is_gated(p);
-    const uint32_t outputs = gated ? BM / 2 : BM, share = outputs / SPLITS;
-    const uint32_t fours = share / 4, first = cluster_rank() * share;
+    const bool gated = is_gated(O::product(q));
 
-    for (uint32_t i = threadIdx.x; i < t.rows * fours; i += SKINNY_CONSUMERS) {
-        const uint32_t token = i / fours, r = first + i % fours * 4, n = t.index * outputs + r;
-        const uint32_t at = staged + (token * pitch + r) * 4;
-        if (n >= p.parts[t.part].n)
-            continue;
+    for (uint32_t i = threadIdx.x; i < s.end; i += SKINNY_CONSUMERS) {
+        const uint32_t token = i >> s.shift, next = i + SKINNY_CONSUMERS;
+        const uint32_t at = staged + (token * pitch + s.row) * 4;
+        const typename O::row row = e.row;
+        if (next < s.end)
+            e.row = O::load_row(q, t.part, t.token + (next >> s.shift), s.n);
         float4 v = skinny_sum<typename O::sum, SPLITS>(at), u = v;
         if (gated)
             u = skinny_sum<typename O::sum, SPLITS>(at + BM / 2 * 4);
-        O::finish(q, t.part, t.token + token, n, v, u);
+        O::finish(q, t.part, t.token + token, s.n, v, u, e.column, row);
     }
 }
 
 template <typename O, int BM>
 __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
-                                                   const skinny_tile &t, uint32_t staged,
+                                                   const skinny_tile &t, const skinny_share &s,
+                                                   skinny_early<O> &e, uint32_t staged,
                                                    uint32_t pitch)
 {
-    switch (cluster_size()) {
-    case 1: skinny_finish_share<O, BM, 1>(q, t, staged, pitch); break;
-    case 2: skinny_finish_share<O, BM, 2>(q, t, staged, pitch); break;
-    case 4: skinny_finish_share<O, BM, 4>(q, t, staged, pitch); break;
-    default: skinny_finish_share<O, BM, 8>(q, t, staged, pitch); break;
+    switch (t.splits) {
+    case 1: skinny_finish_share<O, BM, 1>(q, t, s, e, staged, pitch); break;
+    case 2: skinny_finish_share<O, BM, 2>(q, t, s, e, staged, pitch); break;
+    case 4: skinny_finish_share<O, BM, 4>(q, t, s, e, staged, pitch); break;
+    default: skinny_finish_share<O, BM, 8>(q, t, s, e, staged, pitch); break;
     }
 }
 
@@ -244,23 +292,25 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         }
         barrier_init_fence();
     }
+    const skinny_share share = skinny_find_share<BM>(p, t);
+    skinny_early<O> early = {};
     __syncthreads();
     if (warp == 4) {
         if (threadIdx.x == 128)
             skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
         __syncwarp();
     } else {
+        early = skinny_load_early<O>(q, t, share);
         O::template consume<BM, BN, STAGES>(t.end - t.begin, ring, full, empty,
                                             reinterpret_cast<typename O::sum *>(memory));
     }
-    wait_for_predecessor(); // for the residual; it has long ended
-    const bool alone = cluster_size() == 1;
+    const bool alone = t.splits == 1;
     if (!alone)
         cluster_sync();
     else if (warp < 4)
         skinny_consumers_sync();
     if (warp < 4)
-        skinny_finish_tile<O, BM>(q, t, ring, shape::pitch);
+        skinny_finish_tile<O, BM>(q, t, share, early, ring, shape::pitch);
     if (!alone)
         cluster_meet(); // the others may still read this block's part
 }
