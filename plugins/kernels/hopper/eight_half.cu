@@ -105,14 +105,16 @@ template <typename T> struct eight_half_operands {
         // Rows of neighbours are four apart, so that eight lanes read from all banks: those of a row depend on its
         // place among eight.
         const uint32_t row = g / 2 + g % 2 * 4;
-        float d[BM / 64][BN / 8][4] = {};
+        // Of few tokens two sums that are added at the end: each mma waits for the one before it.
+        constexpr int CHAINS = BM * BN <= 64 * 16 ? 2 : 1;
+        float d[CHAINS][BM / 64][BN / 8][4] = {};
 
         for (uint32_t i = 0; i < n; i++) {
             const uint32_t s = i % STAGES, at = ring + s * shape::stage;
             barrier_wait(full + 8 * s, (i / STAGES) & 1);
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++)
-                half_multiply<T, BM, BN>(d, at + warp * 16 * 128, half, row,
+                half_multiply<T, BM, BN>(d[half % CHAINS], at + warp * 16 * 128, half, row,
                                          at + shape::w_bytes + half * shape::plane);
             __syncwarp();
             if (threadIdx.x % 32 == 0)
@@ -126,7 +128,8 @@ template <typename T> struct eight_half_operands {
 #pragma unroll
                 for (int e = 0; e < 4; e++)
                     staged[(8 * j + 2 * t + (e & 1)) * shape::pitch + 64 * m + 16 * warp + row +
-                           (e & 2) * 4] = d[m][j][e];
+                           (e & 2) * 4] =
+                        CHAINS == 1 ? d[0][m][j][e] : d[0][m][j][e] + d[CHAINS - 1][m][j][e];
     }
 
     using column = eight_column;
