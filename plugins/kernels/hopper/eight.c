@@ -11,6 +11,8 @@
 
 #include "hopper.h"
 
+#define HALF_EARLY 5 /* as SKINNY_EARLY, of eight_half.cu */
+
 #define MAX_FEW                                                                                    \
     SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
 
@@ -165,6 +167,7 @@ struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t box;           /* rows of the matrices per copy */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster */
+    uint32_t share, early;  /* of product_params */
     uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
     uint32_t image, entry, threads, shared_bytes;
 };
@@ -211,6 +214,8 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
                          .box = is_gated(f) ? s.tile / 2 : s.tile,
                          .tiles = s.tiles,
                          .splits = s.splits,
+                         .share = s.share,
+                         .early = 0,
                          .blocks = s.blocks,
                          .runs = s.runs,
                          .image = IMAGE_EIGHT_FEW,
@@ -242,6 +247,7 @@ static struct plan plan_many(const tn_op *op, const struct form *f, uint32_t row
                       .box = s->rows / 2,
                       .tiles = count_tiles(op, f, s->rows),
                       .splits = EIGHT_CLUSTER,
+                      .share = 1,
                       .image = IMAGE_EIGHT_MANY,
                       .entry = kind_of(op, f) * N_MANY + (uint32_t)(s - many_shapes),
                       .threads = EIGHT_THREADS,
@@ -278,6 +284,8 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
                       .box = is_gated(f) ? s->tile / 2 : s->tile,
                       .tiles = count_tiles(op, f, s->tile),
                       .splits = 1,
+                      .share = 1,
+                      .early = HALF_EARLY,
                       .runs = runs,
                       .image = IMAGE_EIGHT_HALF,
                       .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
@@ -384,6 +392,8 @@ static struct eight_params params_of(const tn_launch *l, const struct form *f,
     q.p.k_blocks = cuda_div_up(l->op->in[0]->width, EIGHT_K);
     q.p.tiles = plan->tiles;
     q.p.finish = f->finish;
+    q.p.early = plan->early;
+    q.p.share = plan->share;
     q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
     return q;
 }
@@ -400,7 +410,7 @@ static int32_t launch_product(const struct hopper_device *d, const tn_launch *l,
                          (struct cuda_grid){.x = plan->blocks,
                                             .y = plan->runs,
                                             .threads = plan->threads,
-                                            .cluster = plan->splits,
+                                            .cluster = plan->splits * plan->share,
                                             .shared_bytes = plan->shared_bytes},
                          q, err);
 }
@@ -422,7 +432,7 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
     q.step = (float *)(void *)((char *)l->workspace + rows * k);
     rc = quantize(d, l, f, (float *)(uintptr_t)q.step, err);
     if (!rc)
-        rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens, &q.p.x, err);
+        rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens / plan.share, &q.p.x, err);
     return rc ? rc : launch_product(d, l, f, &plan, &q, err);
 }
 
@@ -454,7 +464,8 @@ static int32_t half_launch(struct hopper_instance *in, const tn_launch *l, const
         rc = hopper_norm(d, l, &p, err);
     }
     if (!rc)
-        rc = tensor_map_matrix(d, op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
+        rc = tensor_map_matrix(d, op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens / plan.share,
+                               &q.p.x, err);
     return rc ? rc : launch_product(d, l, f, &plan, &q, err);
 }
 

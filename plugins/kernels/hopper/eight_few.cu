@@ -7,7 +7,7 @@
 template <typename E, typename T> struct eight_operands {
     using params = eight_params;
     using sum = typename E::sum;
-    static constexpr uint32_t depth = EIGHT_K, planes = 1, early = 0;
+    static constexpr uint32_t depth = EIGHT_K, planes = 1;
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {
@@ -15,10 +15,10 @@ template <typename E, typename T> struct eight_operands {
     }
 
     template <int BM, int BN, int STAGES>
-    static __device__ __forceinline__ void consume(uint32_t n, uint32_t ring, uint32_t full,
-                                                   uint32_t empty, sum *staged)
+    static __device__ __forceinline__ void consume(const skinny_tile &t, uint32_t ring,
+                                                   uint32_t full, uint32_t empty, sum *staged)
     {
-        skinny_consume<eight_operands, BM, BN, STAGES>(n, ring, full, empty, staged);
+        skinny_consume<eight_operands, BM, BN, STAGES>(t, ring, full, empty, staged);
     }
 
     template <int N>

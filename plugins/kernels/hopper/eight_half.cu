@@ -88,7 +88,7 @@ __device__ __forceinline__ void half_multiply(float (&d)[BM / 64][BN / 8][4], ui
 template <typename T> struct eight_half_operands {
     using params = eight_params;
     using sum = float;
-    static constexpr uint32_t depth = EIGHT_K, planes = 2, early = 5;
+    static constexpr uint32_t depth = EIGHT_K, planes = 2;
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {
@@ -97,11 +97,11 @@ template <typename T> struct eight_half_operands {
 
     // As skinny_consume. Each warp has sixteen of every 64 rows of the tile.
     template <int BM, int BN, int STAGES>
-    static __device__ __forceinline__ void consume(uint32_t n, uint32_t ring, uint32_t full,
-                                                   uint32_t empty, float *staged)
+    static __device__ __forceinline__ void consume(const skinny_tile &t, uint32_t ring,
+                                                   uint32_t full, uint32_t empty, float *staged)
     {
         using shape = skinny_shape<eight_half_operands, BM, BN, STAGES>;
-        const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+        const uint32_t g = threadIdx.x % 32 / 4, four = threadIdx.x % 4, warp = threadIdx.x / 32;
         // Rows of neighbours are four apart, so that eight lanes read from all banks: those of a row depend on its
         // place among eight.
         const uint32_t row = g / 2 + g % 2 * 4;
@@ -109,7 +109,7 @@ template <typename T> struct eight_half_operands {
         constexpr int CHAINS = BM * BN <= 64 * 16 ? 2 : 1;
         float d[CHAINS][BM / 64][BN / 8][4] = {};
 
-        for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t i = 0, n = t.end - t.begin; i < n; i++) {
             const uint32_t s = i % STAGES, at = ring + s * shape::stage;
             barrier_wait(full + 8 * s, (i / STAGES) & 1);
 #pragma unroll
@@ -117,8 +117,7 @@ template <typename T> struct eight_half_operands {
                 half_multiply<T, BM, BN>(d[half % CHAINS], at + warp * 16 * 128, half, row,
                                          at + shape::w_bytes + half * shape::plane);
             __syncwarp();
-            if (threadIdx.x % 32 == 0)
-                barrier_arrive(empty + 8 * s);
+            skinny_release<BN>(t, empty + 8 * s);
         }
         skinny_consumers_sync(); // the ring is read; now it takes the result
 #pragma unroll
@@ -127,7 +126,7 @@ template <typename T> struct eight_half_operands {
             for (int j = 0; j < BN / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    staged[(8 * j + 2 * t + (e & 1)) * shape::pitch + 64 * m + 16 * warp + row +
+                    staged[(8 * j + 2 * four + (e & 1)) * shape::pitch + 64 * m + 16 * warp + row +
                            (e & 2) * 4] =
                         CHAINS == 1 ? d[0][m][j][e] : d[0][m][j][e] + d[CHAINS - 1][m][j][e];
     }

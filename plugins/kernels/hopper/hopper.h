@@ -111,10 +111,14 @@ int32_t tensor_map_pages8(const struct hopper_device *d, const tn_kv_layer *kv, 
 struct skinny_plan {
     uint32_t shape;         /* of SKINNY_SHAPES */
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
-    uint32_t tiles, splits; /* along the matrices; blocks of a cluster, which share one along K */
+    uint32_t tiles, splits; /* along the matrices; blocks of a cluster that share one along K */
+    uint32_t share;         /* blocks of a cluster with the same tokens, for as many tiles */
     uint32_t blocks, runs;  /* of a run of tokens; runs */
     uint32_t shared_bytes;
 };
+
+/* Stages before its last loads at which a kernel of skinny.cuh lets the next one start. */
+#define SKINNY_EARLY 4
 
 extern const uint32_t n_skinny_shapes;
 

@@ -39,6 +39,9 @@ struct product_params {
     struct product_part parts[PRODUCT_MAX_PARTS];
     const void *residual; /* [rows, n] */
     uint32_t n_parts, rows, k_blocks, finish;
+    /* skinny: stages before its last loads at which the next kernel may start; blocks that have the same tokens and copy them to
+     * one another (1, 2 or 4; of fewer tokens than 32 always 1) */
+    uint32_t early, share;
     uint32_t tiles; /* wide: along the matrices */
     float scale, softcap;
 };

@@ -102,6 +102,7 @@ static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
 struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster, which share one */
+    uint32_t share;         /* of product_params */
     uint32_t blocks, image, entry, threads, shared_bytes;
 };
 
@@ -148,7 +149,7 @@ static uint32_t find_shape(uint32_t tokens, uint32_t tile, int last)
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
                                uint32_t rows)
 {
-    struct skinny_plan p = {.tokens = SKINNY_ROWS, .tiles = wide, .splits = 1};
+    struct skinny_plan p = {.tokens = SKINNY_ROWS, .tiles = wide, .splits = 1, .share = 1};
     uint32_t blocks = HOPPER_UNITS;
 
     for (uint32_t i = N_SHAPES; i-- > 0;)
@@ -174,7 +175,7 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
     /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
     while (p.splits < 8 && p.tiles * p.runs * p.splits < blocks * 9 / 10 && stages >= p.splits * 8)
         p.splits *= 2;
-    p.blocks = p.tiles * p.splits;
+    p.blocks = cuda_div_up(p.tiles, p.share) * p.share * p.splits;
     return p;
 }
 
@@ -188,6 +189,7 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
                          .tokens = s.tokens,
                          .tiles = s.tiles,
                          .splits = s.splits,
+                         .share = s.share,
                          .blocks = s.blocks,
                          .image = IMAGE_SKINNY,
                          .entry = hopper_type(op->in[0]) * N_SHAPES + s.shape,
@@ -223,6 +225,7 @@ static struct plan plan_many(const tn_op *op, enum product_finish f, uint32_t ro
                      .tokens = WIDE_TOKENS,
                      .tiles = count_tiles(op, f, best->tile),
                      .splits = best->blocks,
+                     .share = 1,
                      .image = IMAGE_WIDE,
                      .entry = hopper_type(op->in[0]) * N_WIDE + (uint32_t)(best - wide_shapes),
                      .threads = WIDE_THREADS,
@@ -303,13 +306,16 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     p.k_blocks = cuda_div_up(k, PRODUCT_K);
     p.tiles = plan.tiles;
     p.finish = f;
+    p.early = SKINNY_EARLY;
+    p.share = plan.share;
     p.residual = f == PRODUCT_ADD ? l->in[1] : NULL;
     p.scale = (float)tn_op_real(l->op, "scale", 1.0);
     p.softcap = (float)tn_op_real(l->op, "softcap", 0.0);
     if (!rc && f == PRODUCT_LOGITS)
         rc = gather(d, l, &x, err);
     if (!rc)
-        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &p.x, err);
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens / plan.share,
+                               &p.x, err);
     if (!rc)
         rc = plan_parts(d, l, f, &plan, &p, err);
     if (rc)
@@ -317,7 +323,7 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     return hopper_launch(d, l, plan.image, plan.entry,
                          (struct cuda_grid){.x = plan.blocks,
                                             .threads = plan.threads,
-                                            .cluster = plan.splits,
+                                            .cluster = plan.splits * plan.share,
                                             .shared_bytes = plan.shared_bytes},
                          &p, err);
 }

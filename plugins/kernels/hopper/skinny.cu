@@ -5,7 +5,7 @@
 template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
-    static constexpr uint32_t depth = PRODUCT_K, planes = 1, early = 4;
+    static constexpr uint32_t depth = PRODUCT_K, planes = 1;
 
     static __device__ __forceinline__ const product_params &product(const params &p)
     {
@@ -13,10 +13,10 @@ template <typename T> struct half_operands {
     }
 
     template <int BM, int BN, int STAGES>
-    static __device__ __forceinline__ void consume(uint32_t n, uint32_t ring, uint32_t full,
-                                                   uint32_t empty, sum *staged)
+    static __device__ __forceinline__ void consume(const skinny_tile &t, uint32_t ring,
+                                                   uint32_t full, uint32_t empty, sum *staged)
     {
-        skinny_consume<half_operands, BM, BN, STAGES>(n, ring, full, empty, staged);
+        skinny_consume<half_operands, BM, BN, STAGES>(t, ring, full, empty, staged);
     }
 
     template <int N>

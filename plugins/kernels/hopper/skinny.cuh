@@ -8,11 +8,12 @@
 //
 // What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
-// consumed, and when the next kernel may start (`early`, see skinny_produce); of those that consume with skinny_consume, also how a
-// stage is multiplied. Four neighbouring outputs are finished with what load_column says of their rows of the matrix, a `column`, and
-// load_row of their token, a `row`.
+// consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
+// with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
+//
+// Neighbouring tiles read the same tokens: blocks of a cluster that have them copy a part each to all of them (`share`).
 #ifndef HOPPER_SKINNY_CUH
 #define HOPPER_SKINNY_CUH
 
@@ -31,20 +32,29 @@ template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
 struct skinny_tile {
     uint32_t part, index;   // of the matrix; within it
     uint32_t split, splits; // of K: this block's, and how many blocks share the tile
+    uint32_t member, share; // of those that share tokens: this block, and how many there are
     uint32_t begin, end;    // stages of K
     uint32_t token, rows;   // the first token, and how many there are
 };
 
+// Few tokens are read from the second-level cache by every block that wants them; more weigh as much as the weights.
+#define SKINNY_SHARES(tokens) ((tokens) >= 32)
+
+// Ranks count the blocks that share tokens first, which have neighbouring tiles. One beyond the last tile multiplies zeros.
 template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
 {
-    const uint32_t splits = cluster_size(), rank = cluster_rank(), tile = blockIdx.x / splits;
-    const uint32_t token = blockIdx.y * BN;
+    const uint32_t size = cluster_size(), rank = cluster_rank();
+    const uint32_t share = SKINNY_SHARES(BN) ? p.share : 1, member = rank & (share - 1);
+    const uint32_t splits = size >> (__ffs(share) - 1), split = rank >> (__ffs(share) - 1);
+    const uint32_t tile = blockIdx.x / size * share + member, token = blockIdx.y * BN;
     skinny_tile t = {product_find(p, tile),
                      tile,
-                     rank,
+                     split,
                      splits,
-                     p.k_blocks * rank / splits,
-                     p.k_blocks * (rank + 1) / splits,
+                     member,
+                     share,
+                     p.k_blocks * split / splits,
+                     p.k_blocks * (split + 1) / splits,
                      token,
                      min(p.rows - token, static_cast<uint32_t>(BN))};
 
@@ -68,6 +78,27 @@ __device__ __forceinline__ void skinny_load_weights(const product_params &p, con
     }
 }
 
+// Of a stage: all tokens, or this block's part of them to all who share them.
+template <typename O, int BM, int BN, int STAGES>
+__device__ __forceinline__ void skinny_load_tokens(const product_params &p, const skinny_tile &t,
+                                                   uint32_t k, uint32_t to, uint32_t barrier)
+{
+    using shape = skinny_shape<O, BM, BN, STAGES>;
+    const uint32_t first = BN / t.share * t.member;
+
+#pragma unroll
+    for (uint32_t j = 0; j < O::planes; j++) {
+        const int32_t x = static_cast<int32_t>(k * O::depth + j * (O::depth / O::planes));
+        const int32_t y = static_cast<int32_t>(t.token + first);
+        const uint32_t at = to + shape::w_bytes + j * shape::plane + first * 128;
+        if (t.share == 1)
+            copy_2d(at, &p.x, x, y, barrier, EVICT_LAST);
+        else
+            copy_2d_to(at, &p.x, x, y, barrier, EVICT_LAST,
+                       static_cast<uint16_t>(((1u << t.share) - 1) << (t.split * t.share)));
+    }
+}
+
 template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny_produce(const product_params &p, const skinny_tile &t,
                                                uint32_t ring, uint32_t full, uint32_t empty)
@@ -81,7 +112,7 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
     }
     wait_for_predecessor();
     for (uint32_t i = 0; i < n; i++) {
-        if (O::early && i + O::early == n)
+        if (i + p.early == n)
             allow_successor();
         const uint32_t s = i % STAGES, to = ring + s * shape::stage;
         if (i >= STAGES) {
@@ -89,14 +120,10 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
             barrier_arrive_expect(full + 8 * s, shape::stage);
             skinny_load_weights<O, BM>(p, t, t.begin + i, to, full + 8 * s);
         }
-#pragma unroll
-        for (uint32_t j = 0; j < O::planes; j++)
-            copy_2d(to + shape::w_bytes + j * shape::plane, &p.x,
-                    static_cast<int32_t>((t.begin + i) * O::depth + j * (O::depth / O::planes)),
-                    static_cast<int32_t>(t.token), full + 8 * s, EVICT_LAST);
+        skinny_load_tokens<O, BM, BN, STAGES>(p, t, t.begin + i, to, full + 8 * s);
     }
     // Not much before: the next kernel's loads shall fill the memory's time when this one's run out, not compete with them.
-    // It takes a while to start, so that a class may let it go `early` stages before the end.
+    // It takes a while to start, so that it may be let go some stages before the end.
     allow_successor();
 }
 
@@ -107,9 +134,23 @@ __device__ __forceinline__ void skinny_consumers_sync()
     asm volatile("bar.sync 1, 128;" ::: "memory");
 }
 
+// A stage has been read by a warp: tells the blocks that copy to it.
+template <int BN>
+__device__ __forceinline__ void skinny_release(const skinny_tile &t, uint32_t empty)
+{
+    const uint32_t lane = threadIdx.x % 32;
+
+    if (!SKINNY_SHARES(BN) || t.share == 1) {
+        if (lane == 0)
+            barrier_arrive(empty);
+    } else if (lane < t.share) {
+        barrier_arrive_at(peer_address(empty, t.split * t.share + lane));
+    }
+}
+
 // Multiplies all stages and leaves the sums in `staged`, [token][row of the tile].
 template <typename O, int BM, int BN, int STAGES>
-__device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32_t full,
+__device__ __forceinline__ void skinny_consume(const skinny_tile &t, uint32_t ring, uint32_t full,
                                                uint32_t empty, typename O::sum *staged)
 {
     using shape = skinny_shape<O, BM, BN, STAGES>;
@@ -120,7 +161,7 @@ __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32
 #pragma unroll
         for (int j = 0; j < BN / 2; j++)
             d[m][j] = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0, n = t.end - t.begin; i < n; i++) {
         const uint32_t s = i % STAGES, at = ring + s * shape::stage;
         barrier_wait(full + 8 * s, (i / STAGES) & 1);
         wgmma_fence();
@@ -134,8 +175,7 @@ __device__ __forceinline__ void skinny_consume(uint32_t n, uint32_t ring, uint32
         // Given back at once: memory is what takes time, and a stage that waited for the next one's products would be missing
         // among those on their way.
         wgmma_wait<0>();
-        if (threadIdx.x % 32 == 0)
-            barrier_arrive(empty + 8 * s);
+        skinny_release<BN>(t, empty + 8 * s);
     }
     skinny_consumers_sync(); // the ring is read; now it takes the result
 
@@ -177,7 +217,8 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 
 // Adds up the cluster's parts at `address` of this block's result, which are of type S. All loads go out before the first is
 // used.
-template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(uint32_t address)
+template <typename S, int SPLITS>
+__device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t address)
 {
     if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
@@ -185,7 +226,7 @@ template <typename S, int SPLITS> __device__ __forceinline__ float4 skinny_sum(u
         float4 v[SPLITS];
 #pragma unroll
         for (int c = 0; c < SPLITS; c++)
-            v[c] = peer_load4(peer_address(address, c));
+            v[c] = peer_load4(peer_address(address, c * t.share + t.member));
 #pragma unroll
         for (int c = 1; c < SPLITS; c++)
             v[0] = skinny_add(v[0], v[c], S());
@@ -252,9 +293,9 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
         const typename O::row row = e.row;
         if (next < s.end)
             e.row = O::load_row(q, t.part, t.token + (next >> s.shift), s.n);
-        float4 v = skinny_sum<typename O::sum, SPLITS>(at), u = v;
+        float4 v = skinny_sum<typename O::sum, SPLITS>(t, at), u = v;
         if (gated)
-            u = skinny_sum<typename O::sum, SPLITS>(at + BM / 2 * 4);
+            u = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
         O::finish(q, t.part, t.token + token, s.n, v, u, e.column, row);
     }
 }
@@ -288,30 +329,32 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         map_prefetch(&p.x);
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + 8 * i, 1);
-            barrier_init(empty + 8 * i, 4);
+            barrier_init(empty + 8 * i, 4 * t.share);
         }
         barrier_init_fence();
     }
     const skinny_share share = skinny_find_share<BM>(p, t);
     skinny_early<O> early = {};
-    __syncthreads();
+    if (t.share == 1)
+        __syncthreads();
+    else
+        cluster_meet(); // others copy to this block, and tell it what they have read
     if (warp == 4) {
         if (threadIdx.x == 128)
             skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
         __syncwarp();
     } else {
         early = skinny_load_early<O>(q, t, share);
-        O::template consume<BM, BN, STAGES>(t.end - t.begin, ring, full, empty,
+        O::template consume<BM, BN, STAGES>(t, ring, full, empty,
                                             reinterpret_cast<typename O::sum *>(memory));
     }
-    const bool alone = t.splits == 1;
-    if (!alone)
+    if (t.splits > 1)
         cluster_sync();
     else if (warp < 4)
         skinny_consumers_sync();
     if (warp < 4)
         skinny_finish_tile<O, BM>(q, t, share, early, ring, shape::pitch);
-    if (!alone)
+    if (t.splits * t.share > 1)
         cluster_meet(); // the others may still read this block's part
 }
 
