@@ -215,7 +215,7 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
                          .tiles = s.tiles,
                          .splits = s.splits,
                          .share = s.share,
-                         .early = 0,
+                         .early = SKINNY_EARLY,
                          .blocks = s.blocks,
                          .runs = s.runs,
                          .image = IMAGE_EIGHT_FEW,
