@@ -236,6 +236,25 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
 }
 END_TEST
 
+/* Narrow tiles where wide ones are too few for all multiprocessors. */
+START_TEST(tiles_of_8_bits_are_as_wide_as_keeps_all_units_at_work)
+{
+    static const struct {
+        uint32_t n, rows;
+        const char *entry;
+    } wanted[] = {{4096, 256, "many_e4m3_bf16_64x8"},
+                  {4096, 512, "many_e4m3_bf16_128x6"},
+                  {12288, 256, "many_e4m3_bf16_192x5"},
+                  {4096, 2048, "many_e4m3_bf16_256x4"}};
+
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        tn_batch b = batch_of(wanted[i].rows);
+        launch(&hopper_linear_fp8, eight(0, TN_DT_F8E4M3, wanted[i].n, 4096), &b, NULL);
+        ck_assert_str_eq(launches[1].entry, wanted[i].entry);
+    }
+}
+END_TEST
+
 /* Rows stay as they are: one launch, whose runs of tokens cover all rows. */
 START_TEST(plan_of_rows_that_are_not_rounded_covers_them)
 {
@@ -446,6 +465,7 @@ int main(void)
     tcase_add_test(t, biases_are_taken_in_float32_and_in_the_rows_dtype);
     tcase_add_test(t, rows_that_want_logits_are_gathered_first);
     tcase_add_test(t, plan_of_a_product_of_8_bits_covers_it);
+    tcase_add_test(t, tiles_of_8_bits_are_as_wide_as_keeps_all_units_at_work);
     tcase_add_test(t, plan_of_rows_that_are_not_rounded_covers_them);
     tcase_add_test(t, rows_are_rounded_only_where_they_are_many_and_long);
     tcase_add_test(t, norm_is_done_while_rows_are_quantized);

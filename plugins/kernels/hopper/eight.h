@@ -20,7 +20,9 @@ struct eight_params {
 /* Tiles of eight_many.cu: two blocks of a cluster take one each of tokens and share the rows of the matrix.
  * X(rows of the matrix, stages): its kernels, in the order of their entries; of gated products a tile has half of the rows of each
  * matrix. */
-#define MANY_SHAPES(X) X(256, 4) X(192, 5)
+#ifndef MANY_SHAPES
+#define MANY_SHAPES(X) X(256, 4) X(192, 5) X(128, 6) X(64, 8)
+#endif
 #define EIGHT_THREADS 384
 #define EIGHT_TOKENS 128
 #define EIGHT_CLUSTER 2
