@@ -36,33 +36,47 @@ __device__ __forceinline__ many_tile many_find(const product_params &p, const ma
     return t;
 }
 
+// What a block copies of a stage: its half of the rows of the matrix, to both, and its own tokens.
 template <int N>
-__device__ __forceinline__ void many_copy(const product_params &p, const many_block &b,
-                                          const many_tile &t, uint32_t k, uint32_t stage)
+__device__ __forceinline__ void many_copy_matrix(const product_params &p, const many_block &b,
+                                                 const many_tile &t, uint32_t k, uint32_t stage)
 {
     constexpr uint32_t half = N / 2 * 128, bytes = X_BYTES + 2 * half;
-    const int32_t x = static_cast<int32_t>(k * EIGHT_K);
     const uint32_t to = b.ring + stage * bytes, barrier = b.full + 8 * stage;
     const uint32_t matrix = is_gated(p) ? b.rank : t.part;
     const uint32_t y = t.index * (is_gated(p) ? N / 2 : N) + (is_gated(p) ? 0 : b.rank * (N / 2));
 
     barrier_arrive_expect(barrier, bytes);
-    copy_2d(to, &p.x, x, static_cast<int32_t>(t.token), barrier, EVICT_LAST);
-    copy_2d_to(to + X_BYTES + b.rank * half, &p.weights[matrix], x, static_cast<int32_t>(y),
-               barrier, EVICT_FIRST, (1 << C) - 1);
+    copy_2d_to(to + X_BYTES + b.rank * half, &p.weights[matrix], static_cast<int32_t>(k * EIGHT_K),
+               static_cast<int32_t>(y), barrier, EVICT_FIRST, (1 << C) - 1);
 }
 
+template <int N>
+__device__ __forceinline__ void many_copy_tokens(const product_params &p, const many_block &b,
+                                                 const many_tile &t, uint32_t k, uint32_t stage)
+{
+    copy_2d(b.ring + stage * (X_BYTES + N * 128), &p.x, static_cast<int32_t>(k * EIGHT_K),
+            static_cast<int32_t>(t.token), b.full + 8 * stage, EVICT_LAST);
+}
+
+// The matrix does not depend on the kernel before: the ring is filled with the first tile's before waiting for it.
 template <int N, int STAGES>
 __device__ __forceinline__ void many_produce(const product_params &p, const many_block &b)
 {
+    const uint32_t ahead = min(p.k_blocks, static_cast<uint32_t>(STAGES));
     uint32_t i = 0;
 
+    for (uint32_t k = 0; k < ahead && b.first < b.count; k++)
+        many_copy_matrix<N>(p, b, many_find(p, b, b.first), k, k);
+    wait_for_predecessor();
     for (uint32_t tile = b.first; tile < b.count; tile += b.step) {
         const many_tile t = many_find(p, b, tile);
         for (uint32_t k = 0; k < p.k_blocks; k++, i++) {
             if (i >= STAGES)
                 barrier_wait(b.empty + 8 * (i % STAGES), (i / STAGES - 1) & 1);
-            many_copy<N>(p, b, t, k, i % STAGES);
+            if (i >= ahead)
+                many_copy_matrix<N>(p, b, t, k, i % STAGES);
+            many_copy_tokens<N>(p, b, t, k, i % STAGES);
         }
     }
 }
@@ -228,7 +242,6 @@ __device__ __forceinline__ void many(const eight_params &q)
     }
     cluster_sync();
     allow_successor();
-    wait_for_predecessor();
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 0)
@@ -236,6 +249,7 @@ __device__ __forceinline__ void many(const eight_params &q)
         __syncwarp();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        wait_for_predecessor(); // for steps and the residual
         many_consume<E, T, N, STAGES>(q, b);
     }
     cluster_meet(); // the other block may still copy to this one, and tell it what it has read
