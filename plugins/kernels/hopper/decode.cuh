@@ -37,7 +37,8 @@ struct decode_item {
     int32_t position, start; // of the row; first token that it sees
     uint32_t begin, end;     // tiles of TOKENS
     const int32_t *blocks;
-    bool appends; // this block stores the row's key and value
+    bool appends;         // this block stores the row's key and value
+    float k_unit, v_unit; // of the head's keys and values in a cache of 8 bits, else 1
 };
 
 __device__ __forceinline__ decode_item decode_find(const attention_params &p)
@@ -53,6 +54,8 @@ __device__ __forceinline__ decode_item decode_find(const attention_params &p)
     t.position = p.positions[t.row];
     t.start = p.window ? max(0, t.position - static_cast<int32_t>(p.window) + 1) : 0;
     t.blocks = p.block_table + static_cast<uint64_t>(p.row_seq[t.row]) * p.max_blocks;
+    t.k_unit = p.k_scale ? p.k_scale[t.kv_head] : 1.0f;
+    t.v_unit = p.v_scale ? p.v_scale[t.kv_head] : 1.0f;
     if (t.position < 0 || p.row_slot[t.row] < 0) { // a row that only fills a bucket
         t.position = -1;
         t.begin = t.end = 0;
@@ -66,6 +69,24 @@ __device__ __forceinline__ decode_item decode_find(const attention_params &p)
     return t;
 }
 
+// Pages of the boxes of several tiles, one in each lane: each is a read that a copy waits for, and one after the other they
+// would take longer than the copies. For pages of fewer tokens than make 32 boxes of a tile.
+struct decode_pages {
+    uint32_t tiles;     // whose boxes the lanes have
+    int32_t now, ahead; // of these tiles, and the next ones
+};
+
+// The page of the lane's box of those that begin with tile `first`.
+__device__ __forceinline__ int32_t decode_page(const attention_params &p, const decode_item &t,
+                                               uint32_t first)
+{
+    const uint32_t token = first * TOKENS + ((threadIdx.x % 32) << p.box_shift);
+
+    if (token > static_cast<uint32_t>(t.position) || token >= t.end * TOKENS)
+        return 0;
+    return max(t.blocks[token / p.block_tokens], 0); // behind the window: masked, but read
+}
+
 template <typename C>
 __device__ __forceinline__ void decode_produce(const attention_params &p, const decode_item &t,
                                                uint32_t ring, uint32_t full, uint32_t empty)
@@ -74,62 +95,177 @@ __device__ __forceinline__ void decode_produce(const attention_params &p, const 
     const uint32_t lane = threadIdx.x % 32, per_block = p.block_tokens, box = 1u << p.box_shift;
     const uint32_t boxes = TOKENS >> p.box_shift, box_bytes = shape::stage / TOKENS * box;
     const uint32_t past = static_cast<uint32_t>(t.position) + 1;
+    decode_pages pages = {boxes <= 32 ? 32 / boxes : 1, 0, 0};
 
+    if (t.begin < t.end) {
+        pages.now = decode_page(p, t, t.begin);
+        pages.ahead = decode_page(p, t, t.begin + pages.tiles);
+    }
     for (uint32_t i = 0; i < t.end - t.begin; i++) {
-        const uint32_t s = i % C::stages, tile = (t.begin + i) * TOKENS;
+        const uint32_t s = i % C::stages, tile = (t.begin + i) * TOKENS, in = i % pages.tiles;
         const uint32_t there = min(boxes, (past - tile + box - 1) >> p.box_shift);
+        if (i > 0 && in == 0) {
+            pages.now = pages.ahead;
+            pages.ahead = decode_page(p, t, t.begin + i + pages.tiles);
+        }
         if (i >= C::stages)
             barrier_wait(empty + 8 * s, (i / C::stages - 1) & 1);
         if (lane == 0)
             barrier_arrive_expect(full + 8 * s, there * box_bytes);
         __syncwarp();
+        const int32_t mine = __shfl_sync(0xFFFFFFFFu, pages.now, in * boxes + lane);
         for (uint32_t b = lane; b < there; b += 32) {
             const uint32_t token = tile + b * box;
-            const int32_t block =
-                max(t.blocks[token / per_block], 0); // behind the window: masked, but read
+            const int32_t block = boxes <= 32 ? mine : max(t.blocks[token / per_block], 0);
             const int32_t row = static_cast<int32_t>(t.kv_head * per_block + token % per_block);
             C::copy(ring + s * shape::stage + b * box_bytes, &p.cache, row, block, full + 8 * s);
         }
     }
 }
 
-// The row's own key, rotated, and its value: into the cache, and into `own` for the tile that it belongs to. Warps 0 to 3.
-template <typename C>
-__device__ __forceinline__ void decode_append(const attention_params &p, const decode_item &t,
-                                              typename C::cell *own)
-{
+// What turns the pairs that a thread has of a head: pair threadIdx.x of each, or, of heads that are multiplied by the Hadamard
+// matrix, which a warp has whole, pairs lane + 32 j.
+template <int D> struct decode_turn {
+    float2 angles[D / 64]; // cos and sin
+
+    static __device__ __forceinline__ uint32_t pair(const rope_params &r, int j)
+    {
+        return r.hadamard ? threadIdx.x % 32 + 32 * j : threadIdx.x % (D / 2);
+    }
+
+    // Frequencies are weights, and the position stands before the step begins.
+    __device__ __forceinline__ void prepare(const rope_params &r, int32_t position)
+    {
+#pragma unroll
+        for (int j = 0; j < D / 64; j++)
+            if (j == 0 || r.hadamard)
+                angles[j] = rope_angle(r, position, rope_freq(r, pair(r, j)));
+    }
+};
+
+// Where the row's own key and value go in the cache.
+template <typename C> struct decode_slot {
+    typename C::cell *keys, *values;
+
+    __device__ __forceinline__ decode_slot(const attention_params &p, const decode_item &t)
+    {
+        using cell = typename C::cell;
+        const uint64_t slot = static_cast<uint64_t>(p.row_slot[t.row]), in = slot % p.block_tokens;
+
+        keys = reinterpret_cast<cell *>(static_cast<unsigned char *>(p.keys) +
+                                        slot / p.block_tokens * p.block_bytes) +
+               (static_cast<uint64_t>(t.kv_head) * p.block_tokens + in) * C::dim;
+        values = keys + static_cast<uint64_t>(p.kv_heads) * p.block_tokens * C::dim;
+    }
+};
+
+// Two neighbouring elements of the row's value, or a pair of its key, as a thread has them: the first half of the threads the key.
+template <typename C> struct decode_own {
     using T = typename C::type;
     using cell = typename C::cell;
-    constexpr uint32_t D = C::dim;
-    const uint64_t row = (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D;
-    const uint64_t slot = static_cast<uint64_t>(p.row_slot[t.row]);
-    const uint64_t block = slot / p.block_tokens, in = slot % p.block_tokens;
-    cell *keys =
-        reinterpret_cast<cell *>(static_cast<unsigned char *>(p.keys) + block * p.block_bytes);
-    cell *values = keys + static_cast<uint64_t>(p.kv_heads) * p.block_tokens * D;
-    const uint64_t at = (static_cast<uint64_t>(t.kv_head) * p.block_tokens + in) * D;
-    const bool writes = t.first_head == t.kv_head * p.group; // of several blocks only one
-    const uint32_t i = threadIdx.x;
+    static constexpr uint32_t D = C::dim;
+    uint2 at; // elements
+    T a, b;
 
-    const auto store_key = [&](uint32_t d, T v) {
-        own[d] = C::narrow_key(p, t, d, v);
-        if (writes)
-            keys[at + d] = own[d];
-    };
+    __device__ __forceinline__ void load(const attention_params &p, const decode_item &t)
+    {
+        const uint64_t row = (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D;
+        const uint32_t i = threadIdx.x;
+        const T *from = static_cast<const T *>(i < D / 2 ? p.k : p.v) + row;
 
-    if (p.rope_k.hadamard && i < 32)
-        rope_hadamard<T, D>(p.rope_k, static_cast<const T *>(p.k) + row, t.position, store_key);
-    if (i < D / 2) {
-        if (!p.rope_k.hadamard)
-            rope_pair<T>(p.rope_k, static_cast<const T *>(p.k) + row, t.position, i, store_key);
-    } else if (i < D) {
-        for (uint32_t d = 2 * (i - D / 2), end = d + 2; d < end; d++) {
-            own[D + d] = C::narrow_value(p, t, static_cast<const T *>(p.v)[row + d]);
+        at = i < D / 2 ? rope_elements(p.rope_k, i) : make_uint2(2 * i - D, 2 * i - D + 1);
+        if (i >= D || (i < D / 2 && p.rope_k.hadamard))
+            return;
+        a = from[at.x];
+        b = from[at.y];
+    }
+
+    // Into the cache, and into `own` for the tile that they belong to.
+    __device__ __forceinline__ void store(const attention_params &p, const decode_item &t,
+                                          const decode_turn<D> &turn, cell *own)
+    {
+        const decode_slot<C> slot(p, t);
+        const bool writes = t.first_head == t.kv_head * p.group; // of several blocks only one
+        const uint32_t i = threadIdx.x;
+        const auto store_key = [&](uint32_t d, T v) {
+            own[d] = C::narrow_key(p, t, d, v);
             if (writes)
-                values[at + d] = own[D + d];
+                slot.keys[d] = own[d];
+        };
+
+        if (p.rope_k.hadamard && i < 32)
+            rope_hadamard<T, D>(p.rope_k,
+                                static_cast<const T *>(p.k) +
+                                    (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D,
+                                turn.angles, store_key);
+        if (i < D / 2 && !p.rope_k.hadamard) {
+            rope_turn<T>(p.rope_k, i, turn.angles[0], a, b);
+            store_key(at.x, a);
+            store_key(at.y, b);
+        } else if (i >= D / 2 && i < D) {
+            own[D + at.x] = C::narrow_value(p, t, a);
+            own[D + at.y] = C::narrow_value(p, t, b);
+            if (writes) {
+                slot.values[at.x] = own[D + at.x];
+                slot.values[at.y] = own[D + at.y];
+            }
         }
     }
-}
+};
+
+// A pair of each of the item's query heads that the thread has.
+template <typename C> struct decode_queries {
+    using T = typename C::type;
+    static constexpr uint32_t D = C::dim;
+    static constexpr int N = 8 * (D / 2) / CONSUMERS;
+    T a[N], b[N];
+
+    static __device__ __forceinline__ const T *head(const attention_params &p, const decode_item &t,
+                                                    uint32_t h)
+    {
+        return static_cast<const T *>(p.q) +
+               (static_cast<uint64_t>(t.row) * p.heads + t.first_head + h) * D;
+    }
+
+    __device__ __forceinline__ void load(const attention_params &p, const decode_item &t)
+    {
+        const uint2 at = rope_elements(p.rope_q, threadIdx.x % (D / 2));
+
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint32_t h = (threadIdx.x + n * CONSUMERS) / (D / 2);
+            a[n] = b[n] = static_cast<T>(0.0f);
+            if (h < t.heads && !p.rope_q.hadamard) {
+                a[n] = head(p, t, h)[at.x];
+                b[n] = head(p, t, h)[at.y];
+            }
+        }
+    }
+
+    // Rotated into shared memory, zeros for heads that the item lacks.
+    __device__ __forceinline__ void store(const attention_params &p, const decode_item &t,
+                                          const decode_turn<D> &turn, typename C::math *q,
+                                          uint32_t pitch)
+    {
+        const float scale = C::query_scale(p, t);
+        const uint32_t pair = threadIdx.x % (D / 2);
+        const uint2 at = rope_elements(p.rope_q, pair);
+
+        for (uint32_t h = threadIdx.x / 32; h < t.heads && p.rope_q.hadamard; h += 4)
+            rope_hadamard<T, D>(p.rope_q, head(p, t, h), turn.angles,
+                                [&](uint32_t d, T v) { q[h * pitch + d] = C::query(v, scale); });
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint32_t h = (threadIdx.x + n * CONSUMERS) / (D / 2);
+            if (h < t.heads && p.rope_q.hadamard)
+                continue;
+            if (h < t.heads)
+                rope_turn<T>(p.rope_q, pair, turn.angles[0], a[n], b[n]);
+            q[h * pitch + at.x] = C::query(a[n], scale);
+            q[h * pitch + at.y] = C::query(b[n], scale);
+        }
+    }
+};
 
 // Sixteen tokens at the edge of what the row sees: values of the others must be numbers. One warp.
 template <typename C>
@@ -324,38 +460,6 @@ __device__ __forceinline__ void decode_store(const attention_params &p, const de
     }
 }
 
-// Rotated queries of the item's heads into shared memory, zeros for heads that it lacks. Warps 0 to 3.
-template <typename C>
-__device__ __forceinline__ void decode_query(const attention_params &p, const decode_item &t,
-                                             typename C::math *q, uint32_t pitch)
-{
-    using T = typename C::type;
-    using math = typename C::math;
-    constexpr uint32_t D = C::dim;
-    const float scale = C::query_scale(p, t);
-
-    for (uint32_t h = threadIdx.x / 32; h < t.heads && p.rope_q.hadamard; h += 4)
-        rope_hadamard<T, D>(p.rope_q,
-                            static_cast<const T *>(p.q) +
-                                (static_cast<uint64_t>(t.row) * p.heads + t.first_head + h) * D,
-                            max(t.position, 0),
-                            [&](uint32_t d, T v) { q[h * pitch + d] = C::query(v, scale); });
-    for (uint32_t i = threadIdx.x; i < 8 * (D / 2); i += 128) {
-        const uint32_t h = i / (D / 2), pair = i % (D / 2);
-        math *to = q + h * pitch;
-        if (h < t.heads && p.rope_q.hadamard) {
-            continue;
-        } else if (h < t.heads) {
-            const T *from = static_cast<const T *>(p.q) +
-                            (static_cast<uint64_t>(t.row) * p.heads + t.first_head + h) * D;
-            rope_pair<T>(p.rope_q, from, max(t.position, 0), pair,
-                         [&](uint32_t d, T v) { to[d] = C::query(v, scale); });
-        } else {
-            to[2 * pair] = to[2 * pair + 1] = static_cast<math>(0.0f);
-        }
-    }
-}
-
 template <typename C> __device__ __forceinline__ void decode(const attention_params &p)
 {
     using math = typename C::math;
@@ -376,29 +480,38 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         }
         barrier_init_fence();
     }
-    __syncthreads();
     // The arrays of the step stand before its first kernel begins, and of the cache only what this launch itself appends
     // is new: then the copies need not wait.
     if (!p.k)
         wait_for_predecessor();
     const decode_item t = decode_find(p);
+    __syncthreads();
     if (threadIdx.x >= 128) {
         decode_produce<C>(p, t, ring, full, empty);
         allow_successor(); // its loads follow on these
         __syncwarp();
     } else {
-        wait_for_predecessor();
         decode_state<D> a = {{NOTHING, NOTHING}, {0, 0}, {}};
+        decode_turn<D> turn_q, turn_k;
+        decode_queries<C> queries;
+        decode_own<C> mine;
         uint32_t b[D / 16][2];
+        turn_q.prepare(p.rope_q, max(t.position, 0));
         if (t.appends)
-            decode_append<C>(p, t, own);
-        decode_query<C>(p, t, q, shape::q_pitch);
+            turn_k.prepare(p.rope_k, t.position);
+        wait_for_predecessor();
+        queries.load(p, t);
+        if (t.appends)
+            mine.load(p, t);
+        queries.store(p, t, turn_q, q, shape::q_pitch);
+        if (t.appends)
+            mine.store(p, t, turn_k, own);
         asm volatile("bar.sync 1, 128;" ::: "memory");
-        const math *mine = q + lane / 4 * shape::q_pitch + lane % 4 * C::q_step;
+        const math *from = q + lane / 4 * shape::q_pitch + lane % 4 * C::q_step;
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
-            b[k][0] = *reinterpret_cast<const uint32_t *>(mine + 16 * k);
-            b[k][1] = *reinterpret_cast<const uint32_t *>(mine + 16 * k + C::q_second);
+            b[k][0] = *reinterpret_cast<const uint32_t *>(from + 16 * k);
+            b[k][1] = *reinterpret_cast<const uint32_t *>(from + 16 * k + C::q_second);
         }
         decode_consume<C>(p, t, memory, own, b, a, full, empty);
         decode_merge_warps<C>(a, memory, t.heads);

@@ -19,16 +19,16 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     static __device__ __forceinline__ float query_scale(const attention_params &p,
                                                         const decode_item &t)
     {
-        return p.scale * p.k_scale[t.kv_head];
+        return p.scale * t.k_unit;
     }
     static __device__ __forceinline__ float score_scale(const attention_params &)
     {
         return 1.0f;
     }
-    static __device__ __forceinline__ float value_scale(const attention_params &p,
+    static __device__ __forceinline__ float value_scale(const attention_params &,
                                                         const decode_item &t)
     {
-        return p.v_scale[t.kv_head];
+        return t.v_unit;
     }
     static __device__ __forceinline__ __half query(T v, float scale)
     {
@@ -39,12 +39,12 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     {
         const float mean = p.k_center ? p.k_center[t.kv_head * D + d] : 0.0f;
 
-        return kv8_store<E>(to_float(v) - mean, p.k_scale[t.kv_head]);
+        return kv8_store<E>(to_float(v) - mean, t.k_unit);
     }
-    static __device__ __forceinline__ uint8_t narrow_value(const attention_params &p,
+    static __device__ __forceinline__ uint8_t narrow_value(const attention_params &,
                                                            const decode_item &t, T v)
     {
-        return kv8_store<E>(to_float(v), p.v_scale[t.kv_head]);
+        return kv8_store<E>(to_float(v), t.v_unit);
     }
     static __device__ __forceinline__ uint32_t output(uint32_t lane)
     {

@@ -6,27 +6,44 @@
 #include "params.h"
 #include "ptx.cuh"
 
-// Rotates pair `i` of a head of D elements at `x` into `y`; 0 <= i < D / 2. Pairs beyond rotary / 2 are what is left over
-// and are copied. `y` may be swizzled: it is called with the index of the element and its value.
-template <typename T, typename Store>
-__device__ __forceinline__ void rope_pair(const rope_params &r, const T *x, int32_t position,
-                                          uint32_t i, Store y)
+// Whether pair `i` of a head is turned; what is left over lies behind those that are, in both styles.
+__device__ __forceinline__ bool rope_turns(const rope_params &r, uint32_t i)
 {
-    const uint32_t half = r.rotary / 2;
+    return r.freqs && i < r.rotary / 2;
+}
 
-    if (!r.freqs || i >= half) {
-        y(2 * i, x[2 * i]); // the rest lies behind the rotated ones in both styles
-        y(2 * i + 1, x[2 * i + 1]);
-        return;
-    }
-    const uint32_t first = r.pairs ? 2 * i : i, second = r.pairs ? 2 * i + 1 : i + half;
-    const float a = to_float(x[first]), b = to_float(x[second]);
+__device__ __forceinline__ float rope_freq(const rope_params &r, uint32_t i)
+{
+    return rope_turns(r, i) ? static_cast<const float *>(r.freqs)[i] : 0.0f;
+}
+
+// cos and sin of a pair's angle, times mscale.
+__device__ __forceinline__ float2 rope_angle(const rope_params &r, int32_t position, float freq)
+{
     float s, c;
-    sincosf(static_cast<float>(position) * static_cast<const float *>(r.freqs)[i], &s, &c);
-    s *= r.mscale;
-    c *= r.mscale;
-    y(first, static_cast<T>(a * c - b * s));
-    y(second, static_cast<T>(b * c + a * s));
+
+    sincosf(static_cast<float>(position) * freq, &s, &c);
+    return make_float2(c * r.mscale, s * r.mscale);
+}
+
+// The elements of pair `i`.
+__device__ __forceinline__ uint2 rope_elements(const rope_params &r, uint32_t i)
+{
+    return rope_turns(r, i) && !r.pairs ? make_uint2(i, i + r.rotary / 2)
+                                        : make_uint2(2 * i, 2 * i + 1);
+}
+
+// What becomes of the elements a and b of pair `i`.
+template <typename T>
+__device__ __forceinline__ void rope_turn(const rope_params &r, uint32_t i, float2 angle, T &a,
+                                          T &b)
+{
+    const float x = to_float(a), y = to_float(b);
+
+    if (!rope_turns(r, i))
+        return;
+    a = static_cast<T>(x * angle.x - y * angle.y);
+    b = static_cast<T>(y * angle.x + x * angle.y);
 }
 
 // A head of D elements as a warp has it: of pair i = lane + 32 j, register 2 j the first and 2 j + 1 the second.
@@ -39,9 +56,10 @@ template <int D> __device__ __forceinline__ uint32_t rope_element(const rope_par
 
 // Rotates a head as a whole (rotary D), then multiplies it by the normalised Walsh-Hadamard matrix (the op `hadamard`). Every
 // bit of an element's index is one of the register's or one of the lane's, so each is one step of sums and differences.
+// `angles`: of pairs lane + 32 j.
 template <typename T, int D, typename Store>
-__device__ __forceinline__ void rope_hadamard(const rope_params &r, const T *x, int32_t position,
-                                              Store y)
+__device__ __forceinline__ void rope_hadamard(const rope_params &r, const T *x,
+                                              const float2 (&angles)[D / 64], Store y)
 {
     constexpr int N = D / 32;
     const uint32_t lane = threadIdx.x % 32;
@@ -50,12 +68,11 @@ __device__ __forceinline__ void rope_hadamard(const rope_params &r, const T *x, 
 
 #pragma unroll
     for (int j = 0; j < N / 2; j++) {
-        float pair[2];
-        int n = 0;
-        rope_pair<T>(r, x, position, lane + 32 * j,
-                     [&](uint32_t, T t) { pair[n++] = to_float(t); });
-        v[2 * j] = pair[0];
-        v[2 * j + 1] = pair[1];
+        const uint2 at = rope_elements(r, lane + 32 * j);
+        T a = x[at.x], b = x[at.y];
+        rope_turn<T>(r, lane + 32 * j, angles[j], a, b);
+        v[2 * j] = to_float(a);
+        v[2 * j + 1] = to_float(b);
     }
 #pragma unroll
     for (int step = 1; step < N; step *= 2)
