@@ -8,6 +8,12 @@ template <typename E, typename T> struct eight_operands {
     using params = eight_params;
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
+    static constexpr bool shares = true;
+
+    static __device__ constexpr bool roomy(int, int)
+    {
+        return true;
+    }
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {

@@ -89,6 +89,12 @@ template <typename T> struct eight_half_operands {
     using params = eight_params;
     using sum = float;
     static constexpr uint32_t depth = EIGHT_K, planes = 2;
+    static constexpr bool shares = false; // registers are few
+
+    static __device__ constexpr bool roomy(int bm, int bn)
+    {
+        return bm * bn <= 64 * 32;
+    }
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {
@@ -117,7 +123,7 @@ template <typename T> struct eight_half_operands {
                 half_multiply<T, BM, BN>(d[half % CHAINS], at + warp * 16 * 128, half, row,
                                          at + shape::w_bytes + half * shape::plane);
             __syncwarp();
-            skinny_release<BN>(t, empty + 8 * s);
+            skinny_release<shape::shares>(t, empty + 8 * s);
         }
         skinny_consumers_sync(); // the ring is read; now it takes the result
 #pragma unroll

@@ -6,6 +6,12 @@ template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
     static constexpr uint32_t depth = PRODUCT_K, planes = 1;
+    static constexpr bool shares = true;
+
+    static __device__ constexpr bool roomy(int, int)
+    {
+        return true;
+    }
 
     static __device__ __forceinline__ const product_params &product(const params &p)
     {

@@ -9,7 +9,8 @@
 // What is multiplied is told by a class O: its kernel's `params` with a product_params in it, the type of a `sum`, the elements
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
-// with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`.
+// with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
+// registers have room for those beside the sums.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 //
@@ -26,6 +27,8 @@ template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
     static constexpr uint32_t pitch =
         BM + 4; // floats per token of the staged result: no bank conflicts
     static constexpr uint32_t shared = STAGES * stage + STAGES * 16;
+    // Few tokens are read from the second-level cache by every block that wants them; more weigh as much as the weights.
+    static constexpr bool shares = O::shares && BN >= 32;
     static_assert(BN * pitch * 4 <= STAGES * stage, "the result is staged in the ring");
 };
 
@@ -37,14 +40,12 @@ struct skinny_tile {
     uint32_t token, rows;   // the first token, and how many there are
 };
 
-// Few tokens are read from the second-level cache by every block that wants them; more weigh as much as the weights.
-#define SKINNY_SHARES(tokens) ((tokens) >= 32)
-
 // Ranks count the blocks that share tokens first, which have neighbouring tiles. One beyond the last tile multiplies zeros.
-template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
+template <int BN, bool SHARES>
+__device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
 {
     const uint32_t size = cluster_size(), rank = cluster_rank();
-    const uint32_t share = SKINNY_SHARES(BN) ? p.share : 1, member = rank & (share - 1);
+    const uint32_t share = SHARES ? p.share : 1, member = rank & (share - 1);
     const uint32_t splits = size >> (__ffs(share) - 1), split = rank >> (__ffs(share) - 1);
     const uint32_t tile = blockIdx.x / size * share + member, token = blockIdx.y * BN;
     skinny_tile t = {product_find(p, tile),
@@ -135,12 +136,12 @@ __device__ __forceinline__ void skinny_consumers_sync()
 }
 
 // A stage has been read by a warp: tells the blocks that copy to it.
-template <int BN>
+template <bool SHARES>
 __device__ __forceinline__ void skinny_release(const skinny_tile &t, uint32_t empty)
 {
     const uint32_t lane = threadIdx.x % 32;
 
-    if (!SKINNY_SHARES(BN) || t.share == 1) {
+    if (!SHARES || t.share == 1) {
         if (lane == 0)
             barrier_arrive(empty);
     } else if (lane < t.share) {
@@ -175,7 +176,7 @@ __device__ __forceinline__ void skinny_consume(const skinny_tile &t, uint32_t ri
         // Given back at once: memory is what takes time, and a stage that waited for the next one's products would be missing
         // among those on their way.
         wgmma_wait<0>();
-        skinny_release<BN>(t, empty + 8 * s);
+        skinny_release<shape::shares>(t, empty + 8 * s);
     }
     skinny_consumers_sync(); // the ring is read; now it takes the result
 
@@ -256,61 +257,83 @@ __device__ __forceinline__ skinny_share skinny_find_share(const product_params &
 }
 
 // What finishing wants from memory is loaded before it is wanted: what belongs to the rows of the matrix before the kernel before has
-// ended, what belongs to a token a turn ahead.
-template <typename O> struct skinny_early {
+// ended, what belongs to tokens a turn ahead. A thread finishes U groups at a time.
+template <typename O, int U> struct skinny_early {
     typename O::column column;
-    typename O::row row;
+    typename O::row rows[U];
 };
 
-template <typename O>
-__device__ __forceinline__ skinny_early<O> skinny_load_early(const typename O::params &q,
-                                                             const skinny_tile &t,
-                                                             const skinny_share &s)
+// The tokens of groups i, i + SKINNY_CONSUMERS ...
+template <typename O, int U>
+__device__ __forceinline__ void skinny_load_rows(const typename O::params &q, const skinny_tile &t,
+                                                 const skinny_share &s, uint32_t i,
+                                                 typename O::row (&rows)[U])
 {
-    const bool any = threadIdx.x < s.end;
-    skinny_early<O> e = {};
+#pragma unroll
+    for (uint32_t j = 0; j < U; j++)
+        if (i + j * SKINNY_CONSUMERS < s.end)
+            rows[j] =
+                O::load_row(q, t.part, t.token + ((i + j * SKINNY_CONSUMERS) >> s.shift), s.n);
+}
 
-    if (any)
+template <typename O, int U>
+__device__ __forceinline__ skinny_early<O, U> skinny_load_early(const typename O::params &q,
+                                                                const skinny_tile &t,
+                                                                const skinny_share &s)
+{
+    skinny_early<O, U> e = {};
+
+    if (threadIdx.x < s.end)
         e.column = O::load_column(q, t.part, s.n);
     wait_for_predecessor();
-    if (any)
-        e.row = O::load_row(q, t.part, t.token + (threadIdx.x >> s.shift), s.n);
+    skinny_load_rows<O, U>(q, t, s, threadIdx.x, e.rows);
     return e;
 }
 
-// The loading warp takes no part.
-template <typename O, int BM, int SPLITS>
+// The loading warp takes no part. Parts of other blocks are far away: those of several groups are asked for before the first is
+// finished.
+template <typename O, int BM, int SPLITS, int U>
 __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                                                     const skinny_tile &t, const skinny_share &s,
-                                                    skinny_early<O> &e, uint32_t staged,
+                                                    skinny_early<O, U> &e, uint32_t staged,
                                                     uint32_t pitch)
 {
     const bool gated = is_gated(O::product(q));
 
-    for (uint32_t i = threadIdx.x; i < s.end; i += SKINNY_CONSUMERS) {
-        const uint32_t token = i >> s.shift, next = i + SKINNY_CONSUMERS;
-        const uint32_t at = staged + (token * pitch + s.row) * 4;
-        const typename O::row row = e.row;
-        if (next < s.end)
-            e.row = O::load_row(q, t.part, t.token + (next >> s.shift), s.n);
-        float4 v = skinny_sum<typename O::sum, SPLITS>(t, at), u = v;
-        if (gated)
-            u = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
-        O::finish(q, t.part, t.token + token, s.n, v, u, e.column, row);
+    for (uint32_t i = threadIdx.x; i < s.end; i += U * SKINNY_CONSUMERS) {
+        typename O::row rows[U];
+        float4 v[U], u[U];
+#pragma unroll
+        for (uint32_t j = 0; j < U; j++)
+            rows[j] = e.rows[j];
+        skinny_load_rows<O, U>(q, t, s, i + U * SKINNY_CONSUMERS, e.rows);
+#pragma unroll
+        for (uint32_t j = 0; j < U; j++) {
+            const uint32_t token = min(i + j * SKINNY_CONSUMERS, s.end - 1) >> s.shift;
+            const uint32_t at = staged + (token * pitch + s.row) * 4;
+            u[j] = v[j] = skinny_sum<typename O::sum, SPLITS>(t, at);
+            if (gated)
+                u[j] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
+        }
+#pragma unroll
+        for (uint32_t j = 0; j < U; j++)
+            if (i + j * SKINNY_CONSUMERS < s.end)
+                O::finish(q, t.part, t.token + ((i + j * SKINNY_CONSUMERS) >> s.shift), s.n, v[j],
+                          u[j], e.column, rows[j]);
     }
 }
 
-template <typename O, int BM>
+template <typename O, int BM, int U>
 __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
-                                                   skinny_early<O> &e, uint32_t staged,
+                                                   skinny_early<O, U> &e, uint32_t staged,
                                                    uint32_t pitch)
 {
     switch (t.splits) {
-    case 1: skinny_finish_share<O, BM, 1>(q, t, s, e, staged, pitch); break;
-    case 2: skinny_finish_share<O, BM, 2>(q, t, s, e, staged, pitch); break;
-    case 4: skinny_finish_share<O, BM, 4>(q, t, s, e, staged, pitch); break;
-    default: skinny_finish_share<O, BM, 8>(q, t, s, e, staged, pitch); break;
+    case 1: skinny_finish_share<O, BM, 1, U>(q, t, s, e, staged, pitch); break;
+    case 2: skinny_finish_share<O, BM, 2, U>(q, t, s, e, staged, pitch); break;
+    case 4: skinny_finish_share<O, BM, 4, U>(q, t, s, e, staged, pitch); break;
+    default: skinny_finish_share<O, BM, 8, U>(q, t, s, e, staged, pitch); break;
     }
 }
 
@@ -322,10 +345,12 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t ring = shared_address(memory), full = ring + STAGES * shape::stage;
     const uint32_t empty = full + 8 * STAGES, warp = threadIdx.x / 32;
-    const skinny_tile t = skinny_find<BN>(p);
+    const skinny_tile t = skinny_find<BN, shape::shares>(p);
 
     if (threadIdx.x == 128) {
         map_prefetch(&p.weights[t.part]);
+        if (is_gated(p))
+            map_prefetch(&p.weights[1]);
         map_prefetch(&p.x);
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + 8 * i, 1);
@@ -334,7 +359,8 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         barrier_init_fence();
     }
     const skinny_share share = skinny_find_share<BM>(p, t);
-    skinny_early<O> early = {};
+    constexpr int AT_ONCE = BN < 32 ? 1 : O::roomy(BM, BN) ? 4 : 2;
+    skinny_early<O, AT_ONCE> early = {};
     if (t.share == 1)
         __syncthreads();
     else
@@ -344,16 +370,19 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
             skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
         __syncwarp();
     } else {
-        early = skinny_load_early<O>(q, t, share);
+        if constexpr (O::roomy(BM, BN))
+            early = skinny_load_early<O, AT_ONCE>(q, t, share);
         O::template consume<BM, BN, STAGES>(t, ring, full, empty,
                                             reinterpret_cast<typename O::sum *>(memory));
+        if constexpr (!O::roomy(BM, BN))
+            early = skinny_load_early<O, AT_ONCE>(q, t, share);
     }
     if (t.splits > 1)
         cluster_sync();
     else if (warp < 4)
         skinny_consumers_sync();
     if (warp < 4)
-        skinny_finish_tile<O, BM>(q, t, share, early, ring, shape::pitch);
+        skinny_finish_tile<O, BM, AT_ONCE>(q, t, share, early, ring, shape::pitch);
     if (t.splits * t.share > 1)
         cluster_meet(); // the others may still read this block's part
 }
