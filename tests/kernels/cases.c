@@ -178,6 +178,9 @@ static void aligned_product_cases(const struct subject *s)
     if (HARNESS_SLOW)
         return;
     product_case(s, 300, 32, 6528, false); /* tiles enough for the widest to be chosen */
+    /* Tiles enough that none is split, and more of K than is on its way at a time; the last tile is half one. */
+    product_case(s, 64, 1032, 7712, false);
+    product_case(s, 256, 1160, 2240, false);
     product_case(s, 1, 4096, 1056, false);
     product_case(s, 4, 2048, 544, true);
     product_case(s, 16, 4096, 288, false);
