@@ -62,14 +62,15 @@ __device__ __forceinline__ float4 eight_apply(float step, float4 scale, float4 b
 }
 
 // Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
-template <typename T>
+template <typename T, int FINISH>
 __device__ __forceinline__ void eight_finish(const eight_params &q, uint32_t part, uint32_t token,
                                              uint32_t n, float4 v, float4 u, const eight_column &c,
                                              const eight_row &r)
 {
     v = eight_apply(r.step, c.scale, c.bias, v);
-    u = eight_apply(r.step, c.up_scale, c.up_bias, u);
-    product_output<T>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
+    if constexpr (FINISH != PRODUCT_ADD)
+        u = eight_apply(r.step, c.up_scale, c.up_bias, u);
+    product_output<T, FINISH>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
 }
 
 #endif

@@ -8,11 +8,12 @@ template <typename E, typename T> struct eight_operands {
     using params = eight_params;
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
+    static constexpr bool logits = false;
     static constexpr bool shares = true;
 
-    static __device__ constexpr bool roomy(int, int)
+    static __device__ constexpr bool roomy(int bm, int bn)
     {
-        return true;
+        return bm * bn <= 128 * 64;
     }
 
     static __device__ __forceinline__ const product_params &product(const params &q)
@@ -47,16 +48,17 @@ template <typename E, typename T> struct eight_operands {
         return eight_load_row<T>(q, part, token, n);
     }
 
+    template <int FINISH>
     static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
                                                   uint32_t n, float4 v, float4 u, const column &c,
                                                   const row &r)
     {
-        eight_finish<T>(q, part, token, n, v, u, c, r);
+        eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
     }
 };
 
 #define FEW(E, name, T, BM, BN, STAGES)                                                            \
-    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS)                                   \
+    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, BM == 64 ? 3 : 2)                 \
         few_##E##_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ eight_params p)          \
     {                                                                                              \
         skinny<eight_operands<E, T>, BM, BN, STAGES>(p);                                           \

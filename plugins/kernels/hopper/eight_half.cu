@@ -89,6 +89,7 @@ template <typename T> struct eight_half_operands {
     using params = eight_params;
     using sum = float;
     static constexpr uint32_t depth = EIGHT_K, planes = 2;
+    static constexpr bool logits = false;
     static constexpr bool shares = false; // registers are few
 
     static __device__ constexpr bool roomy(int bm, int bn)
@@ -151,11 +152,12 @@ template <typename T> struct eight_half_operands {
         return eight_load_row<T>(q, part, token, n);
     }
 
+    template <int FINISH>
     static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
                                                   uint32_t n, float4 v, float4 u, const column &c,
                                                   const row &r)
     {
-        eight_finish<T>(q, part, token, n, v, u, c, r);
+        eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
     }
 };
 

@@ -67,31 +67,33 @@ __device__ __forceinline__ float4 product_bias(const product_part &part, uint32_
     return load4<T>(part.bias, n);
 }
 
-// Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the residual.
-template <typename T>
+// Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the residual, or
+// zero. FINISH: p.finish, known to the compiler, so that what others need is not in the way of what is run once; PRODUCT_ADD for
+// PRODUCT_STORE, too.
+template <typename T, int FINISH>
 __device__ __forceinline__ void product_output(const product_params &p, const product_part &part,
                                                uint64_t token, uint32_t n, float4 v, float4 u,
                                                float4 r)
 {
     const uint64_t at = token * part.n + n;
 
-    if (p.finish == PRODUCT_ADD) {
-        v = v + r;
-    } else if (p.finish == PRODUCT_LOGITS) {
+    if constexpr (FINISH == PRODUCT_LOGITS) {
         v = make_float4(v.x * p.scale, v.y * p.scale, v.z * p.scale, v.w * p.scale);
         if (p.softcap > 0.0f)
             v = make_float4(p.softcap * tanhf(v.x / p.softcap), p.softcap * tanhf(v.y / p.softcap),
                             p.softcap * tanhf(v.z / p.softcap), p.softcap * tanhf(v.w / p.softcap));
         *reinterpret_cast<float4 *>(static_cast<float *>(part.out) + at) = v;
         return;
-    } else if (p.finish != PRODUCT_STORE) {
-        v = make_float4(product_act(v.x, p.finish) * u.x, product_act(v.y, p.finish) * u.y,
-                        product_act(v.z, p.finish) * u.z, product_act(v.w, p.finish) * u.w);
+    } else if constexpr (FINISH == PRODUCT_ADD) {
+        v = v + r;
+    } else {
+        v = make_float4(product_act(v.x, FINISH) * u.x, product_act(v.y, FINISH) * u.y,
+                        product_act(v.z, FINISH) * u.z, product_act(v.w, FINISH) * u.w);
     }
     store4<T>(part.out, at, v);
 }
 
-// The same of sums without biases.
+// The same of sums without biases, and of any p.finish.
 template <typename T>
 __device__ __forceinline__ void product_finish(const product_params &p, const product_part &part,
                                                uint64_t token, uint32_t n, float4 v, float4 u,
@@ -101,7 +103,13 @@ __device__ __forceinline__ void product_finish(const product_params &p, const pr
         v = v + product_bias<T>(part, n);
     if (is_gated(p) && p.parts[1].bias)
         u = u + product_bias<T>(p.parts[1], n);
-    product_output<T>(p, part, token, n, v, u, r);
+    switch (p.finish) {
+    case PRODUCT_SILU: product_output<T, PRODUCT_SILU>(p, part, token, n, v, u, r); break;
+    case PRODUCT_GELU: product_output<T, PRODUCT_GELU>(p, part, token, n, v, u, r); break;
+    case PRODUCT_GELU_TANH: product_output<T, PRODUCT_GELU_TANH>(p, part, token, n, v, u, r); break;
+    case PRODUCT_LOGITS: product_output<T, PRODUCT_LOGITS>(p, part, token, n, v, u, r); break;
+    default: product_output<T, PRODUCT_ADD>(p, part, token, n, v, u, r); break;
+    }
 }
 
 #endif

@@ -6,6 +6,7 @@ template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
     static constexpr uint32_t depth = PRODUCT_K, planes = 1;
+    static constexpr bool logits = true;
     static constexpr bool shares = true;
 
     static __device__ constexpr bool roomy(int, int)
@@ -52,16 +53,17 @@ template <typename T> struct half_operands {
         return p.finish == PRODUCT_ADD ? load4_raw<T>(p.residual, at) : make_uint2(0, 0);
     }
 
+    template <int FINISH>
     static __device__ __forceinline__ void finish(const params &p, uint32_t part, uint32_t token,
                                                   uint32_t n, float4 v, float4 u, const column &c,
                                                   const row &r)
     {
-        product_output<T>(p, p.parts[part], token, n, v + c.v, u + c.u, unpack4<T>(r));
+        product_output<T, FINISH>(p, p.parts[part], token, n, v + c.v, u + c.u, unpack4<T>(r));
     }
 };
 
 #define SKINNY(name, T, BM, BN, STAGES)                                                            \
-    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS)                                   \
+    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, BM == 64 ? 3 : 2)                 \
         skinny_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ product_params p)           \
     {                                                                                              \
         skinny<half_operands<T>, BM, BN, STAGES>(p);                                               \

@@ -10,7 +10,7 @@
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
 // with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
-// registers have room for those beside the sums.
+// registers have room for those beside the sums. `logits`: it has them; `shares`: its blocks may share tokens.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 //
@@ -292,35 +292,69 @@ __device__ __forceinline__ skinny_early<O, U> skinny_load_early(const typename O
 
 // The loading warp takes no part. Parts of other blocks are far away: those of several groups are asked for before the first is
 // finished.
-template <typename O, int BM, int SPLITS, int U>
+template <typename O, int BM, int SPLITS, int FINISH, int U>
 __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                                                     const skinny_tile &t, const skinny_share &s,
                                                     skinny_early<O, U> &e, uint32_t staged,
                                                     uint32_t pitch)
 {
-    const bool gated = is_gated(O::product(q));
+    constexpr bool GATED = FINISH != PRODUCT_ADD && FINISH != PRODUCT_LOGITS;
+    constexpr int ROOM = 8 / SPLITS / (GATED ? 2 : 1); // of parts on their way
+    constexpr int G = ROOM < 1 ? 1 : ROOM < U ? ROOM : U;
 
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < s.end; i += U * SKINNY_CONSUMERS) {
         typename O::row rows[U];
-        float4 v[U], u[U];
 #pragma unroll
         for (uint32_t j = 0; j < U; j++)
             rows[j] = e.rows[j];
         skinny_load_rows<O, U>(q, t, s, i + U * SKINNY_CONSUMERS, e.rows);
 #pragma unroll
-        for (uint32_t j = 0; j < U; j++) {
-            const uint32_t token = min(i + j * SKINNY_CONSUMERS, s.end - 1) >> s.shift;
-            const uint32_t at = staged + (token * pitch + s.row) * 4;
-            u[j] = v[j] = skinny_sum<typename O::sum, SPLITS>(t, at);
-            if (gated)
-                u[j] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
-        }
+        for (uint32_t j = 0; j < U; j += G) {
+            const uint32_t first = i + j * SKINNY_CONSUMERS;
+            float4 v[G], u[G];
 #pragma unroll
-        for (uint32_t j = 0; j < U; j++)
-            if (i + j * SKINNY_CONSUMERS < s.end)
-                O::finish(q, t.part, t.token + ((i + j * SKINNY_CONSUMERS) >> s.shift), s.n, v[j],
-                          u[j], e.column, rows[j]);
+            for (uint32_t k = 0; k < G; k++) {
+                const uint32_t token = min(first + k * SKINNY_CONSUMERS, s.end - 1) >> s.shift;
+                const uint32_t at = staged + (token * pitch + s.row) * 4;
+                u[k] = v[k] = skinny_sum<typename O::sum, SPLITS>(t, at);
+                if constexpr (GATED)
+                    u[k] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < G; k++)
+                if (first + k * SKINNY_CONSUMERS < s.end)
+                    O::template finish<FINISH>(
+                        q, t.part, t.token + ((first + k * SKINNY_CONSUMERS) >> s.shift), s.n, v[k],
+                        u[k], e.column, rows[j + k]);
+        }
     }
+}
+
+template <typename O, int BM, int FINISH, int U>
+__device__ __forceinline__ void skinny_finish_split(const typename O::params &q,
+                                                    const skinny_tile &t, const skinny_share &s,
+                                                    skinny_early<O, U> &e, uint32_t staged,
+                                                    uint32_t pitch)
+{
+    switch (t.splits) {
+    case 1: skinny_finish_share<O, BM, 1, FINISH, U>(q, t, s, e, staged, pitch); break;
+    case 2: skinny_finish_share<O, BM, 2, FINISH, U>(q, t, s, e, staged, pitch); break;
+    case 4: skinny_finish_share<O, BM, 4, FINISH, U>(q, t, s, e, staged, pitch); break;
+    default: skinny_finish_share<O, BM, 8, FINISH, U>(q, t, s, e, staged, pitch); break;
+    }
+}
+
+// Of what is rare one group at a time: no token's row is asked for then.
+template <typename O, int BM, int FINISH, int U>
+__device__ __forceinline__ void skinny_finish_rare(const typename O::params &q,
+                                                   const skinny_tile &t, const skinny_share &s,
+                                                   const skinny_early<O, U> &e, uint32_t staged,
+                                                   uint32_t pitch)
+{
+    skinny_early<O, 1> one = {e.column, {e.rows[0]}};
+
+    skinny_finish_split<O, BM, FINISH, 1>(q, t, s, one, staged, pitch);
 }
 
 template <typename O, int BM, int U>
@@ -329,11 +363,19 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    skinny_early<O, U> &e, uint32_t staged,
                                                    uint32_t pitch)
 {
-    switch (t.splits) {
-    case 1: skinny_finish_share<O, BM, 1, U>(q, t, s, e, staged, pitch); break;
-    case 2: skinny_finish_share<O, BM, 2, U>(q, t, s, e, staged, pitch); break;
-    case 4: skinny_finish_share<O, BM, 4, U>(q, t, s, e, staged, pitch); break;
-    default: skinny_finish_share<O, BM, 8, U>(q, t, s, e, staged, pitch); break;
+    switch (O::product(q).finish) {
+    case PRODUCT_STORE:
+    case PRODUCT_ADD: skinny_finish_split<O, BM, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+    case PRODUCT_SILU:
+        skinny_finish_split<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+        break;
+    case PRODUCT_GELU: skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch); break;
+    case PRODUCT_GELU_TANH:
+        skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch);
+        break;
+    default:
+        if constexpr (O::logits)
+            skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch);
     }
 }
 
