@@ -18,7 +18,7 @@ START_TEST(plan_of_a_product_covers_it)
             for (uint32_t rows = 1; rows <= 128; rows++) {
                 const struct noted *n = &launches[0];
                 tn_batch b = batch_of(rows);
-                unsigned tile, tokens, stages;
+                unsigned tile, tokens, stages, share;
                 const tn_op *op = linear(0, ns[i], ks[j]);
                 ck_assert_ok(hopper_linear.can_run(instance, op, &err), &err);
                 launch(&hopper_linear, op, &b, NULL);
@@ -26,9 +26,12 @@ START_TEST(plan_of_a_product_covers_it)
                 ck_assert_int_eq(sscanf(n->entry, "skinny_bf16_%ux%ux%u", &tile, &tokens, &stages),
                                  3);
                 ck_assert_uint_ge(tokens, rows);
-                ck_assert_uint_ge(n->k.grid[0] / n->k.cluster[0] * tile, ns[i]);
-                ck_assert_uint_lt((n->k.grid[0] / n->k.cluster[0] - 1) * tile, ns[i]);
-                ck_assert_uint_eq(tile / n->k.cluster[0] % 4, 0);
+                share = n->products.share; /* tiles of a cluster */
+                ck_assert_uint_ge(n->k.grid[0] / n->k.cluster[0] * share * tile, ns[i]);
+                ck_assert_uint_lt((n->k.grid[0] / n->k.cluster[0] - 1) * share * tile, ns[i]);
+                ck_assert_uint_eq(tile * share / n->k.cluster[0] % 4, 0);
+                ck_assert_uint_le(n->k.cluster[0], 8);
+                ck_assert(share == 1 || tokens >= 32);
                 ck_assert_uint_ge(n->products.k_blocks * 64, ks[j]);
                 ck_assert_uint_ge(n->k.shared_bytes, stages * (tile + tokens) * 128);
             }
@@ -227,7 +230,8 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
         ck_assert_uint_eq(p->tiles, (n + tile - 1) / tile);
         ck_assert_uint_ge(p->k_blocks * EIGHT_K, k);
         ck_assert_uint_ge(product->k.shared_bytes, stages * (tile + tokens) * 128);
-        units = few ? p->tiles * product->k.cluster[0] : p->tiles * ((t + 255) / 256) * 2;
+        units = few ? (p->tiles + p->share - 1) / p->share * product->k.cluster[0]
+                    : p->tiles * ((t + 255) / 256) * 2;
         ck_assert_uint_eq(product->k.grid[0], !few && units > HOPPER_UNITS ? HOPPER_UNITS : units);
         if (few) /* runs of tokens */
             ck_assert_uint_eq(product->k.grid[1], (t + tokens - 1) / tokens);
