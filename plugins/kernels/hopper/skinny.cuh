@@ -217,12 +217,19 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 }
 
 // Adds up the cluster's parts at `address` of this block's result, which are of type S. All loads go out before the first is
-// used.
+// used, but for SPLITS 0, which is any number.
 template <typename S, int SPLITS>
 __device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t address)
 {
     if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
+    } else if constexpr (SPLITS == 0) {
+        float4 v =
+            t.splits == 1 ? shared_load4(address) : peer_load4(peer_address(address, t.member));
+#pragma unroll 1
+        for (uint32_t c = 1; c < t.splits; c++)
+            v = skinny_add(v, peer_load4(peer_address(address, c * t.share + t.member)), S());
+        return skinny_value(v, S());
     } else {
         float4 v[SPLITS];
 #pragma unroll
@@ -299,7 +306,7 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                                                     uint32_t pitch)
 {
     constexpr bool GATED = FINISH != PRODUCT_ADD && FINISH != PRODUCT_LOGITS;
-    constexpr int ROOM = 8 / SPLITS / (GATED ? 2 : 1); // of parts on their way
+    constexpr int ROOM = (SPLITS ? 8 / SPLITS : 1) / (GATED ? 2 : 1); // of parts on their way
     constexpr int G = ROOM < 1 ? 1 : ROOM < U ? ROOM : U;
 
 #pragma unroll 1
@@ -331,21 +338,7 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
     }
 }
 
-template <typename O, int BM, int FINISH, int U>
-__device__ __forceinline__ void skinny_finish_split(const typename O::params &q,
-                                                    const skinny_tile &t, const skinny_share &s,
-                                                    skinny_early<O, U> &e, uint32_t staged,
-                                                    uint32_t pitch)
-{
-    switch (t.splits) {
-    case 1: skinny_finish_share<O, BM, 1, FINISH, U>(q, t, s, e, staged, pitch); break;
-    case 2: skinny_finish_share<O, BM, 2, FINISH, U>(q, t, s, e, staged, pitch); break;
-    case 4: skinny_finish_share<O, BM, 4, FINISH, U>(q, t, s, e, staged, pitch); break;
-    default: skinny_finish_share<O, BM, 8, FINISH, U>(q, t, s, e, staged, pitch); break;
-    }
-}
-
-// Of what is rare one group at a time: no token's row is asked for then.
+// Of what is rare one group at a time, of any number of parts: a kernel has enough text without it.
 template <typename O, int BM, int FINISH, int U>
 __device__ __forceinline__ void skinny_finish_rare(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
@@ -354,7 +347,7 @@ __device__ __forceinline__ void skinny_finish_rare(const typename O::params &q,
 {
     skinny_early<O, 1> one = {e.column, {e.rows[0]}};
 
-    skinny_finish_split<O, BM, FINISH, 1>(q, t, s, one, staged, pitch);
+    skinny_finish_share<O, BM, 0, FINISH, 1>(q, t, s, one, staged, pitch);
 }
 
 template <typename O, int BM, int U>
@@ -363,19 +356,27 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    skinny_early<O, U> &e, uint32_t staged,
                                                    uint32_t pitch)
 {
-    switch (O::product(q).finish) {
-    case PRODUCT_STORE:
-    case PRODUCT_ADD: skinny_finish_split<O, BM, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
-    case PRODUCT_SILU:
-        skinny_finish_split<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
-        break;
-    case PRODUCT_GELU: skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch); break;
-    case PRODUCT_GELU_TANH:
+    const uint32_t finish = O::product(q).finish;
+
+    if (finish == PRODUCT_STORE || finish == PRODUCT_ADD) {
+        switch (t.splits) {
+        case 1: skinny_finish_share<O, BM, 1, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+        case 2: skinny_finish_share<O, BM, 2, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+        case 4: skinny_finish_share<O, BM, 4, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+        default: skinny_finish_share<O, BM, 8, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+        }
+    } else if (finish == PRODUCT_SILU && t.splits == 1) {
+        skinny_finish_share<O, BM, 1, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+    } else if (finish == PRODUCT_SILU && t.splits == 2) {
+        skinny_finish_share<O, BM, 2, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+    } else if (finish == PRODUCT_SILU) {
+        skinny_finish_rare<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+    } else if (finish == PRODUCT_GELU) {
+        skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch);
+    } else if (finish == PRODUCT_GELU_TANH) {
         skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch);
-        break;
-    default:
-        if constexpr (O::logits)
-            skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch);
+    } else if constexpr (O::logits) {
+        skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch);
     }
 }
 
