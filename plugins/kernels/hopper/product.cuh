@@ -67,9 +67,9 @@ __device__ __forceinline__ float4 product_bias(const product_part &part, uint32_
     return load4<T>(part.bias, n);
 }
 
-// Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the residual, or
-// zero. FINISH: p.finish, known to the compiler, so that what others need is not in the way of what is run once; PRODUCT_ADD for
-// PRODUCT_STORE, too.
+// Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the
+// residual, or zero. FINISH: p.finish, known to the compiler, so that what others need is not in the way of what is run once;
+// PRODUCT_ADD for PRODUCT_STORE, too.
 template <typename T, int FINISH>
 __device__ __forceinline__ void product_output(const product_params &p, const product_part &part,
                                                uint64_t token, uint32_t n, float4 v, float4 u,

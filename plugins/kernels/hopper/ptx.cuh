@@ -159,8 +159,8 @@ __device__ __forceinline__ uint32_t cluster_size()
     return n;
 }
 
-// Both halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes may have
-// left a loop at different times.
+// Both halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes
+// may have left a loop at different times.
 __device__ __forceinline__ void cluster_meet()
 {
     __syncwarp();
@@ -168,9 +168,8 @@ __device__ __forceinline__ void cluster_meet()
                      : "memory");
 }
 
-// What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that releases
-// all memory waits until everything that the thread stored, and what the memory is busy with, has come to the
-// second-level cache and back, which takes longer than the sums that are exchanged.
+// What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that
+// releases all memory waits until everything that the thread stored has come to the second-level cache and back.
 __device__ __forceinline__ void cluster_sync()
 {
     asm volatile("fence.release.sync_restrict::shared::cta.cluster;" ::: "memory");

@@ -242,8 +242,8 @@ __device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t addr
     }
 }
 
-// What a thread finishes: groups of four outputs, all of the same rows of the matrix, of several tokens. The blocks of the cluster share
-// the tile's outputs.
+// What a thread finishes: groups of four outputs, all of the same rows of the matrix, of several tokens. The blocks of the
+// cluster that share a tile share its outputs.
 struct skinny_share {
     uint32_t row;   // of the tile; of gated ones, of either half
     uint32_t n;     // of the matrix
@@ -263,8 +263,8 @@ __device__ __forceinline__ skinny_share skinny_find_share(const product_params &
     return {row, n, shift, n < p.parts[t.part].n ? t.rows << shift : 0};
 }
 
-// What finishing wants from memory is loaded before it is wanted: what belongs to the rows of the matrix before the kernel before has
-// ended, what belongs to tokens a turn ahead. A thread finishes U groups at a time.
+// What finishing wants from memory is loaded before it is wanted: what belongs to the rows of the matrix before the kernel
+// before has ended, what belongs to tokens a turn ahead. A thread finishes U groups at a time.
 template <typename O, int U> struct skinny_early {
     typename O::column column;
     typename O::row rows[U];
