@@ -443,7 +443,8 @@ __device__ __forceinline__ void decode_store_share(const attention_params &p, co
             total += weight * l[c];
             sum += weight * o[c];
         }
-        out[i] = static_cast<T>(total > 0.0f ? unit * (sum / total) : 0.0f);
+        // Of nothing the sum is 0 too. It is used in any case: nothing that was read from others is on its way when they end.
+        out[i] = static_cast<T>(unit * (sum / (total > 0.0f ? total : 1.0f)));
     }
 }
 

@@ -252,7 +252,7 @@ __device__ __forceinline__ void many(const eight_params &q)
         wait_for_predecessor(); // for steps and the residual
         many_consume<E, T, N, STAGES>(q, b);
     }
-    cluster_meet(); // the other block may still copy to this one, and tell it what it has read
+    cluster_end(); // the other block may still copy to this one, and tell it what it has read
 }
 
 #define MANY(E, name, T, N, STAGES)                                                                \

@@ -176,6 +176,16 @@ __device__ __forceinline__ void cluster_sync()
     cluster_meet();
 }
 
+// The end of blocks that sent to others' shared memory: a barrier tripped there or a copy is on its way until memory has answered,
+// and a launch fails if it arrives at a block that has ended. A relaxed meeting is enough where others' memory is only read and
+// each thread has used what it read.
+__device__ __forceinline__ void cluster_end()
+{
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
 // The address in the shared memory of the cluster's block `rank` that corresponds to `address` in this one's.
 __device__ __forceinline__ uint32_t peer_address(uint32_t address, uint32_t rank)
 {

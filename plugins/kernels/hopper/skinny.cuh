@@ -217,24 +217,27 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 }
 
 // Adds up the cluster's parts at `address` of this block's result, which are of type S. All loads go out before the first is
-// used, but for SPLITS 0, which is any number.
+// used, but for SPLITS 0, which is any number. What is not `wanted` is read from this block's own memory: nobody waits for it, and
+// another block may have ended before it is read.
 template <typename S, int SPLITS>
-__device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t address)
+__device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t address, bool wanted)
 {
+    const uint32_t step = wanted ? t.share : 0, first = wanted ? t.member : cluster_rank();
+
     if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
     } else if constexpr (SPLITS == 0) {
         float4 v =
-            t.splits == 1 ? shared_load4(address) : peer_load4(peer_address(address, t.member));
+            t.splits == 1 ? shared_load4(address) : peer_load4(peer_address(address, first));
 #pragma unroll 1
         for (uint32_t c = 1; c < t.splits; c++)
-            v = skinny_add(v, peer_load4(peer_address(address, c * t.share + t.member)), S());
+            v = skinny_add(v, peer_load4(peer_address(address, c * step + first)), S());
         return skinny_value(v, S());
     } else {
         float4 v[SPLITS];
 #pragma unroll
         for (int c = 0; c < SPLITS; c++)
-            v[c] = peer_load4(peer_address(address, c * t.share + t.member));
+            v[c] = peer_load4(peer_address(address, c * step + first));
 #pragma unroll
         for (int c = 1; c < SPLITS; c++)
             v[0] = skinny_add(v[0], v[c], S());
@@ -322,11 +325,13 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
             float4 v[G], u[G];
 #pragma unroll
             for (uint32_t k = 0; k < G; k++) {
-                const uint32_t token = min(first + k * SKINNY_CONSUMERS, s.end - 1) >> s.shift;
+                const uint32_t group = first + k * SKINNY_CONSUMERS;
+                const bool wanted = group < s.end;
+                const uint32_t token = (wanted ? group : s.end - 1) >> s.shift;
                 const uint32_t at = staged + (token * pitch + s.row) * 4;
-                u[k] = v[k] = skinny_sum<typename O::sum, SPLITS>(t, at);
+                u[k] = v[k] = skinny_sum<typename O::sum, SPLITS>(t, at, wanted);
                 if constexpr (GATED)
-                    u[k] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4);
+                    u[k] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4, wanted);
             }
 #pragma unroll
             for (uint32_t k = 0; k < G; k++)
@@ -426,7 +431,9 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         skinny_consumers_sync();
     if (warp < 4)
         skinny_finish_tile<O, BM, AT_ONCE>(q, t, share, early, ring, shape::pitch);
-    if (t.splits * t.share > 1)
+    if (shape::shares && t.share > 1)
+        cluster_end(); // the others may still copy to this block
+    else if (t.splits > 1)
         cluster_meet(); // the others may still read this block's part
 }
 

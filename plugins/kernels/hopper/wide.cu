@@ -250,7 +250,7 @@ __device__ __forceinline__ void wide(const product_params &p)
         wide_consume<T, N, STAGES, C>(p, b);
     }
     if (C > 1)
-        cluster_meet(); // the other block may still copy to this one, and tell it what it has read
+        cluster_end(); // the other block may still copy to this one, and tell it what it has read
 }
 
 #define WIDE(name, T, N, STAGES, C)                                                                \
