@@ -230,7 +230,7 @@ double judge_cost(const struct candidate *c, const struct graph_op *op, uint32_t
 
     if (ns >= 0 && c->tuning) {
         double measured = tuning_get(c->tuning, c->source->plugin, c->v, &op->op, rows);
-        ns = measured >= 0 ? measured : ns;
+        ns = measured >= 0 ? measured + c->gap_ns : ns;
     }
     return ns <= HIGHEST_COST ? ns : HIGHEST_COST; /* NaN compares false */
 }

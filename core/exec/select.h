@@ -53,6 +53,7 @@ struct candidate {
     struct pattern *pattern;     /* NULL unless it fuses */
     const char *excluded;        /* why it cannot run on this device at all; NULL: it can */
     const struct tuning *tuning; /* measured times, or NULL */
+    double gap_ns;               /* what it costs its neighbours beyond its own measured time */
 };
 
 #define CHOICE_MAX_RANGES 20

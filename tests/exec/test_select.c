@@ -141,6 +141,43 @@ START_TEST(measured_times_go_before_estimates)
 }
 END_TEST
 
+/* What is measured alone does not show what a variant makes its neighbours wait: on devices with streams it is charged for that. */
+START_TEST(who_does_not_overlap_is_charged_for_it)
+{
+    struct fake *slow, *fast;
+    const tn_variant *basic;
+    struct tuning *t = NULL;
+
+    choose();
+    basic = choice_for(&fake_selected(&sel, TN_OP_LINEAR, 0)->choice, 1)->v;
+    slow = fake_add("early", TN_OP_LINEAR);
+    fast = fake_add("alone", TN_OP_LINEAR);
+    slow->v.flags |= TN_VARIANT_EARLY;
+    choose();
+    ck_assert_ok(tuning_new("here", &t, &err), &err);
+    for (size_t i = 0; i < g->n_ops; i++)
+        for (uint32_t rows = 1; rows <= 64 && !strcmp(g->ops[i]->op.name, TN_OP_LINEAR);
+             rows *= 2) {
+            double ns = 20000.0 * rows;
+            ck_assert_ok(tuning_set(t, "fake", basic, &g->ops[i]->op, rows, 9 * ns, &err), &err);
+            ck_assert_ok(tuning_set(t, "fake", &slow->v, &g->ops[i]->op, rows, ns, &err), &err);
+            ns = rows > 8 ? ns - 3000 : ns - 10;
+            ck_assert_ok(tuning_set(t, "fake", &fast->v, &g->ops[i]->op, rows, ns, &err), &err);
+        }
+    o.tuning = t;
+    ck_assert_ok(choose_with(&o), &err);
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 1), "alone");
+    fake_device_flags(TN_DEVICE_STREAMS);
+    o = fake_options();
+    o.tuning = t;
+    ck_assert_ok(choose_with(&o), &err);
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 1), "early");
+    ck_assert_str_eq(chosen(TN_OP_LINEAR, 64), "alone");
+    fake_device_flags(0);
+    tuning_free(t);
+}
+END_TEST
+
 START_TEST(cache_requirements_are_checked)
 {
     struct fake *layout = fake_add("other", TN_OP_ATTENTION);
@@ -658,6 +695,7 @@ int main(void)
     tcase_add_test(t, whatever_does_not_fit_loses_with_its_reason);
     tcase_add_test(t, cache_requirements_are_checked);
     tcase_add_test(t, measured_times_go_before_estimates);
+    tcase_add_test(t, who_does_not_overlap_is_charged_for_it);
     tcase_add_test(t, attributes_of_members_are_checked_too);
     tcase_add_test(t, gpu_targets_match_by_their_mode);
     tcase_add_test(t, op_that_nobody_can_run_is_named);

@@ -380,7 +380,7 @@ static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_ro
                                     .name = prefix "." suffix ".hopper",                           \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .flags = HOPPER_FLAGS,                                         \
                                     .act_dtypes = TN_DT_BIT(dt),                                   \
                                     .kv_dtypes = (kv),                                             \
                                     .kv_layout = TN_KV_LAYOUT_HND,                                 \

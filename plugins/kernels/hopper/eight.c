@@ -11,7 +11,7 @@
 
 #include "hopper.h"
 
-#define HALF_EARLY 5 /* as SKINNY_EARLY, of eight_half.cu */
+#define HALF_EARLY 7 /* as `early` of a skinny_plan, of eight_half.cu */
 
 #define MAX_FEW                                                                                    \
     SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
@@ -215,7 +215,7 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
                          .tiles = s.tiles,
                          .splits = s.splits,
                          .share = s.share,
-                         .early = SKINNY_EARLY,
+                         .early = s.early,
                          .blocks = s.blocks,
                          .runs = s.runs,
                          .image = IMAGE_EIGHT_FEW,
@@ -525,8 +525,7 @@ static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix
                                     .name = text_name,                                             \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags =                                                       \
-                                        TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | (more), \
+                                    .flags = HOPPER_FLAGS | (more),                                \
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .weight_dtypes = TN_DT_BIT(type),                              \
                                     .gpus = hopper_gpus,                                           \

@@ -113,12 +113,10 @@ struct skinny_plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t tiles, splits; /* along the matrices; blocks of a cluster that share one along K */
     uint32_t share;         /* blocks of a cluster with the same tokens, for as many tiles */
-    uint32_t blocks, runs;  /* of a run of tokens; runs */
+    uint32_t early; /* stages before its last loads at which a block lets the next kernel start */
+    uint32_t blocks, runs; /* of a run of tokens; runs */
     uint32_t shared_bytes;
 };
-
-/* Stages before its last loads at which a kernel of skinny.cuh lets the next one start. */
-#define SKINNY_EARLY 4
 
 extern const uint32_t n_skinny_shapes;
 
@@ -126,6 +124,9 @@ extern const uint32_t n_skinny_shapes;
  * in `stages` stages along K. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
                                uint32_t rows);
+
+/* All but those of int4 are launched so that they overlap with their neighbours. */
+#define HOPPER_FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_EARLY)
 
 /* -- Variants ---------------------------------------------------------------------------------------- */
 

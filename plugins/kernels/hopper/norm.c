@@ -87,8 +87,7 @@ static int32_t norm_launch(void *instance, const tn_launch *l, tn_err *err)
                                     .name = #id ".hopper",                                         \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC |    \
-                                             TN_VARIANT_BATCH_INVARIANT,                           \
+                                    .flags = HOPPER_FLAGS | TN_VARIANT_BATCH_INVARIANT,            \
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .gpus = hopper_gpus,                                           \
                                     .can_run = id##_can_run,                                       \

@@ -103,6 +103,7 @@ struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster, which share one */
     uint32_t share;         /* of product_params */
+    uint32_t early;         /* of product_params; of skinny.cu alone */
     uint32_t blocks, image, entry, threads, shared_bytes;
 };
 
@@ -144,8 +145,9 @@ static uint32_t find_shape(uint32_t tokens, uint32_t tile, int last)
 /* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H200, not to kernels alone: what
  * counts is how the loads of one kernel follow on those of the one before, and that enough of them are on their way. Small
  * matrices, and those whose wide tiles would leave some multiprocessors with twice the work of others, take blocks of 64 rows.
- * Large ones take 128: in two blocks per multiprocessor, or, of few tiles and few tokens, in one here and there with a long
- * ring, beside which blocks of the next kernel find room. */
+ * Large ones take 128: in two or three blocks per multiprocessor, or, of few tiles and few tokens, in one here and there with
+ * a long ring. With few tokens, short rings leave room on a multiprocessor for blocks of the next kernel, which may start as soon
+ * as the last loads are asked for; where blocks fill all multiprocessors anyway, two of them have longer rings. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
                                uint32_t rows)
 {
@@ -164,6 +166,8 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
         p.shape = find_shape(p.tokens, 64, 1);
         p.tiles = narrow;
         blocks = 2 * HOPPER_UNITS;
+    } else if (p.tokens <= 8 && wide >= 2 * HOPPER_UNITS * 9 / 10) {
+        p.shape = find_shape(p.tokens, 128, 0) + 1;
     } else if (p.tokens <= 16 && wide * 4 < HOPPER_UNITS) {
         p.shape = find_shape(p.tokens, 128, 0);
         blocks = HOPPER_UNITS / 3;
@@ -171,6 +175,7 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
         p.shape = find_shape(p.tokens, 128, 1);
     }
     p.tile = shapes[p.shape].tile;
+    p.early = p.tokens <= 8 ? 1 : 4;
     p.shared_bytes = shapes[p.shape].stages * ((p.tile + p.tokens) * 128 + 16);
     /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
     while (p.splits < 8 && p.tiles * p.runs * p.splits < blocks * 9 / 10 && stages >= p.splits * 8)
@@ -190,6 +195,7 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
                          .tiles = s.tiles,
                          .splits = s.splits,
                          .share = s.share,
+                         .early = s.early,
                          .blocks = s.blocks,
                          .image = IMAGE_SKINNY,
                          .entry = hopper_type(op->in[0]) * N_SHAPES + s.shape,
@@ -306,7 +312,7 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     p.k_blocks = cuda_div_up(k, PRODUCT_K);
     p.tiles = plan.tiles;
     p.finish = f;
-    p.early = SKINNY_EARLY;
+    p.early = plan.early;
     p.share = plan.share;
     p.residual = f == PRODUCT_ADD ? l->in[1] : NULL;
     p.scale = (float)tn_op_real(l->op, "scale", 1.0);
@@ -361,7 +367,7 @@ static int32_t logits_workspace(void *instance, const tn_op *op, uint32_t max_ro
                                     .name = #id ".wgmma",                                          \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC,     \
+                                    .flags = HOPPER_FLAGS,                                         \
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .weight_dtypes = HOPPER_FLOATS,                                \
                                     .gpus = hopper_gpus,                                           \

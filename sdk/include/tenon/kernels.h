@@ -60,7 +60,13 @@ enum tn_variant_flag {
      * Leaves rows as they are where the definition of its op rounds them and lets variants do without (linear.fp8 in ops.h):
      * more exact, so nobody is told, unless TN_VARIANT_FALLBACK says that it is for want of hardware.
      */
-    TN_VARIANT_WIDE_ROWS = 64
+    TN_VARIANT_WIDE_ROWS = 64,
+    /**
+     * On a device with streams: may start before the kernel ahead has ended, and lets the next start before it ends itself, so
+     * that one's weights are on their way while the other computes (CUDA's programmatic dependent launch). Times are measured of
+     * one variant alone; one without this flag makes its neighbours wait, too, and is charged for that when variants are chosen.
+     */
+    TN_VARIANT_EARLY = 128
 };
 
 /* -- KV cache layouts --------------------------------------------------------------------------- */
