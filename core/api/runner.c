@@ -68,6 +68,7 @@ static float widen(const void *p, uint32_t dtype, size_t i)
     switch (dtype) {
     case TN_DT_F16: return tn_f16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_BF16: return tn_bf16_to_f32(((const uint16_t *)p)[i]);
+    case TN_DT_I32: return (float)((const int32_t *)p)[i]; /* numbers of experts */
     default: return ((const float *)p)[i];
     }
 }
@@ -77,6 +78,7 @@ static void narrow(void *p, uint32_t dtype, size_t i, float f)
     switch (dtype) {
     case TN_DT_F16: ((uint16_t *)p)[i] = tn_f32_to_f16(f); break;
     case TN_DT_BF16: ((uint16_t *)p)[i] = tn_f32_to_bf16(f); break;
+    case TN_DT_I32: ((int32_t *)p)[i] = (int32_t)f; break;
     default: ((float *)p)[i] = f; break;
     }
 }

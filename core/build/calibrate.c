@@ -136,7 +136,7 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
 
     if (m->after)
         return TN_OK;
-    if (strcmp(m->op->name, TN_OP_LINEAR) == 0) {
+    if (quant_multiplies(m->op->name)) {
         in = calibration_find(x->c, m->op->weights[0]->name);
         return in ? take_rows(x, in, m, 0, err) : TN_OK;
     }
@@ -393,7 +393,7 @@ int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
     bool filed = c->file.path != NULL;
     int32_t rc = TN_OK;
 
-    if (!wants_hessian(q, g) || (filed ? !g->raw || !g->raw->keeps_hessian : !o->data))
+    if (!m->stats || !wants_hessian(q, g) || (filed ? !g->raw || !g->raw->keeps_hessian : !o->data))
         return TN_OK;
     if (!g->hessian.sum && filed) {
         drop_hessians(q);

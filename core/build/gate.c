@@ -121,9 +121,11 @@ int32_t gate_compare(const struct gate_pair *p, const struct token_set *data,
 
 /* -- The error of each linear ----------------------------------------------------------------------------- */
 
-/* What a linear of the model as it is read and wrote. */
+#define MOST_INPUTS 3 /* of experts: rows, and what routing chose */
+
+/* What a linear (or experts) of the model as it is read and wrote. */
 struct record {
-    float *in, *out;
+    float *in[MOST_INPUTS], *out;
     uint32_t n_rows;
 };
 
@@ -148,25 +150,37 @@ static struct quant_linear *find_linear(struct quant *q, const tn_op *op)
     return NULL;
 }
 
-static int32_t record(struct record *r, const struct run_moment *m, tn_err *err)
+static int32_t record_value(const struct run_moment *m, uint32_t i, float **to, tn_err *err)
 {
-    float **to = m->after ? &r->out : &r->in;
-    uint64_t width = m->after ? m->op->out[0]->width : m->op->in[0]->width;
+    const tn_value *v = m->after ? m->op->out[i] : m->op->in[i];
 
-    if (*to)
-        return TN_OK; /* a later piece of the sequence: one is enough */
-    *to = mem_array((size_t)m->n_rows * (size_t)width, sizeof **to);
-    r->n_rows = m->n_rows;
-    return *to ? m->get(m->io, m->after, 0, *to, err) : err_nomem(err, "measuring errors");
+    *to = mem_array((size_t)m->n_rows * (size_t)v->width, sizeof **to);
+    return *to ? m->get(m->io, m->after, i, *to, err) : err_nomem(err, "measuring errors");
 }
 
-/* Hands the linear the input that it has in the model, divided and in the order as it is in the quantized engine. */
+static int32_t record(struct record *r, const struct run_moment *m, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    if (m->after ? r->out != NULL : r->in[0] != NULL)
+        return TN_OK; /* a later piece of the sequence: one is enough */
+    r->n_rows = m->n_rows;
+    if (m->after)
+        return record_value(m, 0, &r->out, err);
+    for (uint32_t i = 0; i < m->op->n_in && i < MOST_INPUTS && rc == TN_OK; i++)
+        rc = record_value(m, i, &r->in[i], err);
+    return rc;
+}
+
+/* Hands the linear the input that it has in the model, divided and in the order as it is in the quantized engine; experts what
+ * routing chose, too, which may not be the same there. */
 static int32_t inject(struct measuring *x, const struct quant_linear *l, const struct record *r,
                       const struct run_moment *m, tn_err *err)
 {
     const float *divide = x->q->groups[l->group].divide;
     const uint32_t *order = l->chosen ? l->order : NULL;
     size_t width = (size_t)m->op->in[0]->width;
+    int32_t rc;
 
     if (m->n_rows != r->n_rows)
         return TN_OK;
@@ -174,9 +188,12 @@ static int32_t inject(struct measuring *x, const struct quant_linear *l, const s
         return err_nomem(err, "measuring errors");
     for (size_t i = 0; i < m->n_rows * width; i++) {
         size_t k = order ? order[i % width] : i % width;
-        x->got[i] = r->in[i - i % width + k] / (divide ? divide[k] : 1.0f);
+        x->got[i] = r->in[0][i - i % width + k] / (divide ? divide[k] : 1.0f);
     }
-    return m->set(m->io, false, 0, x->got, err);
+    rc = m->set(m->io, false, 0, x->got, err);
+    for (uint32_t i = 1; i < m->op->n_in && i < MOST_INPUTS && rc == TN_OK; i++)
+        rc = m->set(m->io, false, i, r->in[i], err);
+    return rc;
 }
 
 static int32_t compare_output(struct measuring *x, struct quant_linear *l, const struct record *r,
@@ -200,8 +217,8 @@ static int32_t compare_output(struct measuring *x, struct quant_linear *l, const
         sum += y * y;
         difference += (d - y) * (d - y);
     }
-    if (rc == TN_OK)
-        l->error = sum > 0.0 ? sqrt(difference / sum) : 0.0;
+    for (uint32_t i = 0; i < l->n_parts && rc == TN_OK; i++)
+        l[i].error = sum > 0.0 ? sqrt(difference / sum) : 0.0;
     return rc;
 }
 
@@ -245,7 +262,8 @@ int32_t gate_measure_linears(const struct gate_pair *p, struct quant *q, const i
     if (rc == TN_OK)
         rc = pass(p, &x, ids, n, err);
     for (uint32_t i = 0; i < q->n_linears && x.records; i++) {
-        mem_free(x.records[i].in);
+        for (uint32_t k = 0; k < MOST_INPUTS; k++)
+            mem_free(x.records[i].in[k]);
         mem_free(x.records[i].out);
     }
     mem_free(x.records);
@@ -253,20 +271,35 @@ int32_t gate_measure_linears(const struct gate_pair *p, struct quant *q, const i
     return rc;
 }
 
+/* With it, all matrices of the same experts. */
+static uint32_t raise_all(struct quant *q, const struct quant_linear *worst)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < q->n_linears; i++) {
+        struct quant_linear *l = &q->linears[i];
+        if (l->op != worst->op || !l->chosen)
+            continue;
+        l->chosen = false;
+        l->raised = true;
+        snprintf(l->why, sizeof l->why, "raised by the gate, error %.4f", l->error);
+        n++;
+    }
+    return n;
+}
+
 uint32_t gate_raise(struct quant *q, uint32_t n)
 {
     uint32_t done = 0;
 
-    for (; done < n; done++) {
-        struct quant_linear *worst = NULL;
+    while (done < n) {
+        const struct quant_linear *worst = NULL;
         for (uint32_t i = 0; i < q->n_linears; i++)
             if (q->linears[i].chosen && (!worst || q->linears[i].error > worst->error))
                 worst = &q->linears[i];
         if (!worst)
             break;
-        worst->chosen = false;
-        worst->raised = true;
-        snprintf(worst->why, sizeof worst->why, "raised by the gate, error %.4f", worst->error);
+        done += raise_all(q, worst);
     }
     return done;
 }

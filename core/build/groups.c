@@ -6,6 +6,9 @@
  *   mul(act(gate), up) -> down    the rows of `up`: the product is linear in it
  *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
  *
+ * A norm may stand before experts, too: gate and up of all of them read what the router does. What their down reads is inside
+ * of the op moe_mlp, where nobody sees it.
+ *
  * Only where nothing else reads the values and weights in between.
  */
 #include <string.h>
@@ -60,28 +63,50 @@ static struct quant_group *group_of(struct quant *q, uint32_t value)
     return NULL;
 }
 
-static int32_t add_linear(struct quant *q, uint32_t index, tn_err *err)
+static struct quant_group *add_group(struct quant *q, uint32_t value, const struct plan_op *op,
+                                     tn_err *err)
+{
+    const struct plan *p = q->from->plan;
+    struct quant_group *g = &q->groups[q->n_groups++];
+
+    g->value = value;
+    g->n_channels = p->values[op->in[0]].width;
+    g->linears = arena_array(&q->arena,
+                             QUANT_STACKS * (quant_readers(p, op->in[0]) + quant_readers(p, value)),
+                             sizeof *g->linears);
+    if (!g->linears)
+        err_nomem(err, "quantization");
+    return g->linears ? g : NULL;
+}
+
+/* Matrix `part` of `n` of the op; the last of experts reads what stays inside. */
+static int32_t add_linear(struct quant *q, uint32_t index, uint32_t part, uint32_t n,
+                          struct quant_group *inside, tn_err *err)
 {
     const struct plan *p = q->from->plan;
     const struct plan_op *op = &p->ops[index];
     struct quant_linear *l = &q->linears[q->n_linears];
     uint32_t value = quant_resolve(p, op->in[0]);
-    struct quant_group *g = group_of(q, value);
+    bool hidden = n > 1 && part == n - 1;
+    struct quant_group *g = hidden ? inside : group_of(q, value);
 
-    if (!g) {
-        g = &q->groups[q->n_groups++];
-        g->value = value;
-        g->n_channels = p->values[op->in[0]].width;
-        g->linears = arena_array(&q->arena, quant_readers(p, op->in[0]) + 1, sizeof *g->linears);
-        if (!g->linears)
-            return err_nomem(err, "quantization");
+    if (!g)
+        g = add_group(q, value, op, err);
+    if (!g)
+        return TN_E_NOMEM;
+    if (!hidden) {
+        g->linears[g->n_linears++] = q->n_linears;
+        g->n_readers += part == 0;
     }
-    g->linears[g->n_linears++] = q->n_linears;
-    *l = (struct quant_linear){
-        .op = index, .weight = op->weights[0], .group = (uint32_t)(g - q->groups), .error = -1.0};
+    *l = (struct quant_linear){.op = index,
+                               .weight = op->weights[part],
+                               .part = part,
+                               .n_parts = n,
+                               .group = (uint32_t)(g - q->groups),
+                               .error = -1.0};
     if (quant_users(p, l->weight) > 1)
         snprintf(l->why, sizeof l->why, "several ops share its matrix");
-    else if (g->value != op->in[0])
+    else if (!hidden && g->value != op->in[0])
         snprintf(l->why, sizeof l->why, "reads what a collective leaves");
     q->n_linears++;
     return TN_OK;
@@ -153,7 +178,7 @@ static int32_t find_before(struct quant *q, struct quant_group *g, tn_err *err)
     const struct plan *p = q->from->plan;
     const struct plan_op *op = &p->ops[p->values[g->value].producer];
 
-    if (quant_readers(p, g->value) != g->n_linears)
+    if (quant_readers(p, g->value) != g->n_readers)
         return TN_OK;
     if (is_op(op, TN_OP_RMS_NORM) || is_op(op, TN_OP_LAYER_NORM))
         aim_at_norm(p, g, op);
@@ -171,15 +196,18 @@ int32_t quant_survey(struct quant *q, tn_err *err)
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < p->n_ops; i++)
-        n += is_op(&p->ops[i], TN_OP_LINEAR);
+        n += quant_matrices(&p->ops[i]);
     q->linears = arena_array(&q->arena, n, sizeof *q->linears);
-    q->groups = arena_array(&q->arena, n, sizeof *q->groups);
+    q->groups = arena_array(&q->arena, (size_t)n + 1, sizeof *q->groups);
     q->scales = arena_array(&q->arena, p->n_weights, sizeof *q->scales);
     if (!q->linears || !q->groups || !q->scales)
         return err_nomem(err, "quantization");
-    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
-        if (is_op(&p->ops[i], TN_OP_LINEAR))
-            rc = add_linear(q, (uint32_t)i, err);
+    q->groups[n].value = UINT32_MAX;
+    for (uint32_t i = 0; i < p->n_ops && rc == TN_OK; i++) {
+        uint32_t parts = quant_matrices(&p->ops[i]);
+        for (uint32_t k = 0; k < parts && rc == TN_OK; k++)
+            rc = add_linear(q, i, k, parts, &q->groups[n], err);
+    }
     for (uint32_t i = 0; i < q->n_groups && rc == TN_OK; i++)
         rc = find_before(q, &q->groups[i], err);
     return rc;

@@ -109,7 +109,7 @@ int32_t matrix_load(const struct checkpoint *c, const struct plan_weight *w,
                     const struct weight_origin *o, float **out, tn_err *err)
 {
     struct loading l = {.c = c, .cols = matrix_cols(w), .err = err};
-    uint64_t n, done = 0;
+    uint64_t n, done = 0, channels = w->n_dims > 1 ? w->dims[w->n_dims - 1] : 1;
     float *all;
     int32_t rc = TN_OK;
 
@@ -126,7 +126,7 @@ int32_t matrix_load(const struct checkpoint *c, const struct plan_weight *w,
         done += (o->sources[i].row_end - o->sources[i].row_begin) * l.cols;
     }
     if (rc == TN_OK && o->scale)
-        apply_scale(o->scale, matrix_rows(w), l.cols, all);
+        apply_scale(o->scale, n / channels, channels, all);
     if (rc == TN_OK && o->scale && o->scale->rows)
         rc = apply_order(o->scale->rows, matrix_rows(w), l.cols, &all, err);
     if (rc != TN_OK) {

@@ -47,31 +47,41 @@ static tn_value row_value(const struct plan *p, uint32_t id)
                       .id = id};
 }
 
-/* The linear as a scheme sees it. */
-static void describe(struct quant *q, struct quant_linear *l)
+static void describe_weight(struct quantized *m, uint32_t i, const struct plan_weight *w)
+{
+    m->weights[i] = (tn_weight){
+        .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
+    memcpy(m->weights[i].dims, w->dims, sizeof w->dims);
+    m->weights[i].stride0 = matrix_cols(w) * tn_dtype_bits(w->dtype) / 8;
+    m->weight_list[i] = &m->weights[i];
+}
+
+/* The linear, or the experts, as a scheme sees them. */
+static int32_t describe(struct quant *q, struct quant_linear *l, tn_err *err)
 {
     const struct plan *p = q->from->plan;
     const struct plan_op *op = &p->ops[l->op];
     struct quantized *m = &l->made;
+    bool experts = l->n_parts > 1;
 
+    m->source = quant_matrix(&p->weights[l->weight]);
     m->in = row_value(p, op->in[0]);
     m->out_value = row_value(p, op->out[0]);
+    if (experts) {
+        m->in.width = m->source.dims[1];
+        m->out_value.width = m->source.dims[0];
+    }
     m->in_list[0] = &m->in;
     m->out_list[0] = &m->out_value;
-    for (uint32_t i = 0; i < op->n_weights; i++) {
-        const struct plan_weight *w = &p->weights[op->weights[i]];
-        m->weights[i] = (tn_weight){
-            .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
-        memcpy(m->weights[i].dims, w->dims, sizeof w->dims);
-        m->weights[i].stride0 = matrix_cols(w) * tn_dtype_bits(w->dtype) / 8;
-        m->weight_list[i] = &m->weights[i];
-    }
+    describe_weight(m, 0, &m->source);
+    for (uint32_t i = 1; i < op->n_weights && !experts; i++)
+        describe_weight(m, i, &p->weights[op->weights[i]]);
     m->op = (tn_op){.h = TN_HDR(tn_op),
                     .name = op->name,
                     .layer = op->layer,
                     .n_in = 1,
                     .n_out = 1,
-                    .n_weights = op->n_weights,
+                    .n_weights = experts ? 1 : op->n_weights,
                     .in = m->in_list,
                     .out = m->out_list,
                     .weights = m->weight_list};
@@ -81,8 +91,8 @@ static void describe(struct quant *q, struct quant_linear *l)
     m->stored = q->scheme ? NULL : q->o.stored;
     m->weight_error = -1.0;
     m->group = l->group;
-    m->source = p->weights[l->weight];
     m->origin = q->from->origins[l->weight];
+    return quant_matrix_origin(&q->arena, &p->weights[l->weight], &m->origin, err);
 }
 
 int32_t quant_open(const struct quant_options *o, const struct emission *from, struct quant **out,
@@ -103,7 +113,7 @@ int32_t quant_open(const struct quant_options *o, const struct emission *from, s
     if (rc == TN_OK)
         rc = quant_survey(q, err);
     for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
-        describe(q, &q->linears[i]);
+        rc = describe(q, &q->linears[i], err);
     if (rc != TN_OK) {
         quant_close(q);
         return rc;
@@ -177,6 +187,7 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
 {
     tn_err why = TN_ERR_INIT;
     tn_quant_plan *plan = &l->made.plan;
+    const char *unfit;
     int32_t rc;
 
     l->chosen = false;
@@ -207,7 +218,12 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
         return TN_OK;
     }
     rc = q->scheme ? TN_OK : quant_find_order(q, l, err);
-    l->chosen = rc == TN_OK;
+    unfit = rc == TN_OK && l->n_parts > 1 ? quant_unfit_for_experts(l) : NULL;
+    if (unfit) {
+        l->order = NULL;
+        snprintf(l->why, sizeof l->why, "%s", unfit);
+    }
+    l->chosen = rc == TN_OK && !unfit;
     return rc;
 }
 
@@ -245,6 +261,7 @@ static int32_t decide_linears(struct quant *q, const struct checkpoint *c,
         l->made.origin.scale = &q->scales[l->weight];
         rc = decide(q, l, err);
     }
+    quant_agree_on_experts(q);
     return rc;
 }
 
@@ -357,7 +374,8 @@ static int32_t put_weight(struct rewriting *r, const struct plan_weight *w,
     return rc;
 }
 
-static struct plan_weight part_of(const struct quant_linear *l, uint32_t i, const char *name)
+static struct plan_weight part_of(const struct plan_weight *stack, const struct quant_linear *l,
+                                  uint32_t i, const char *name)
 {
     const struct plan_weight *m = &l->made.source;
     const tn_quant_tensor *t = &l->made.plan.tensors[i];
@@ -375,6 +393,7 @@ static struct plan_weight part_of(const struct quant_linear *l, uint32_t i, cons
         w.shard = TN_SHARD_AXIS1;
         w.shard_units = (uint32_t)(units ? units : 1);
     }
+    quant_stack(stack, l, &w);
     return w;
 }
 
@@ -386,7 +405,7 @@ static int32_t put_parts(struct rewriting *r, struct quant_linear *l)
 
     for (uint32_t i = 0; i < l->made.plan.n_tensors && rc == TN_OK; i++) {
         struct weight_origin origin = {.made = &l->made, .part = i};
-        struct plan_weight w = part_of(l, i, name);
+        struct plan_weight w = part_of(&r->q->from->plan->weights[l->weight], l, i, name);
         uint32_t id = 0;
         snprintf(name, room, "%s%s", l->made.source.name, l->made.plan.tensors[i].suffix);
         rc = put_weight(r, &w, &origin, &id);
@@ -666,6 +685,26 @@ static int32_t put_reorder(struct rewriting *r, const struct quant_linear *l, st
     return rc;
 }
 
+/* What the op's matrices became: first all that take their places, then their scales, and so on; a bias last. Experts stay an op of
+ * that name; a linear becomes what its plan says. */
+static void put_tensors(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
+{
+    const struct quant_linear *first = r->made[from->weights[0]];
+    const tn_quant_plan *plan = &first->made.plan;
+
+    if (first->n_parts == 1) {
+        op->name = plan->op;
+        op->attrs = plan->attrs;
+        op->n_attrs = plan->n_attrs;
+    }
+    op->n_weights = 0;
+    for (uint32_t t = 0; t < plan->n_tensors; t++)
+        for (uint32_t i = 0; i < first->n_parts; i++)
+            op->weights[op->n_weights++] = r->ids[from->weights[i]] + t;
+    for (uint32_t i = first->n_parts; i < from->n_weights; i++)
+        op->weights[op->n_weights++] = r->ids[from->weights[i]];
+}
+
 static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool ranges)
 {
     const struct plan *p = r->q->from->plan;
@@ -682,16 +721,8 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
         op.weights[i] = r->ids[from->weights[i]];
     for (uint32_t i = 0; i < op.n_out; i++)
         values[i] = p->values[from->out[i]];
-    if (l && strcmp(from->name, TN_OP_LINEAR) == 0) {
-        const tn_quant_plan *plan = &l->made.plan;
-        op.name = plan->op;
-        op.attrs = plan->attrs;
-        op.n_attrs = plan->n_attrs;
-        op.n_weights = 0;
-        for (uint32_t i = 0; i < plan->n_tensors; i++)
-            op.weights[op.n_weights++] = r->ids[l->weight] + i;
-        for (uint32_t i = 1; i < from->n_weights; i++)
-            op.weights[op.n_weights++] = r->ids[from->weights[i]];
+    if (l) {
+        put_tensors(r, from, &op);
         if (l->order && !l->folded)
             rc = put_reorder(r, l, &op);
     }

@@ -39,10 +39,13 @@ void quantized_drop(struct quantized *m);
 
 #define QUANT_WHY 192
 
-/* A linear of the plan. */
+#define QUANT_STACKS 3 /* of moe_mlp */
+
+/* A linear of the plan, or a stack of experts' matrices, which is seen as one matrix [E * N, K] (experts.c). */
 struct quant_linear {
-    uint32_t op;     /* in plan->ops */
-    uint32_t weight; /* its matrix, in plan->weights */
+    uint32_t op;            /* in plan->ops */
+    uint32_t weight;        /* its matrix, in plan->weights */
+    uint32_t part, n_parts; /* which of how many of the op's matrices; they stand together */
     uint32_t group;
     /* Its tensors have column order[k] of the matrix as column k; NULL: k. Linears of a group that agree share the array. */
     const uint32_t *order;
@@ -58,6 +61,7 @@ struct quant_linear {
 struct quant_group {
     uint32_t value;
     uint32_t n_linears, *linears;
+    uint32_t n_readers;                  /* ops that they belong to */
     uint32_t before;                     /* ::tn_quant_before, 0: nothing that could take factors */
     uint32_t n_targets, targets[2];      /* weights whose entries of dims[0] are divided */
     float offset;                        /* of the norm */
@@ -90,6 +94,7 @@ struct quant {
     const char *plugin, *name; /* of whoever decides: the scheme, or the checkpoint's format */
     uint32_t needs;            /* of calibration; 0: none */
     struct quant_linear *linears;
+    /* Behind the last is one for matrices that read what an op keeps to itself: nothing is known of that. */
     struct quant_group *groups;
     uint32_t n_linears, n_groups;
     struct weight_scale *scales; /* per weight of the plan */
@@ -122,6 +127,21 @@ int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct c
 /* feedback.c: fills q->feedback, once everything is smoothed. */
 int32_t quant_shape_errors(struct quant *q, const struct checkpoint *c,
                            const struct calibration *calib, tn_err *err);
+
+/* experts.c: whether an op of that name has matrices that are quantized, and how many the op has. */
+bool quant_multiplies(const char *op);
+uint32_t quant_matrices(const struct plan_op *op);
+/* experts.c: the weight as schemes see it, and where that comes from (`o`, changed in place; memory from `a`). */
+struct plan_weight quant_matrix(const struct plan_weight *w);
+int32_t quant_matrix_origin(struct arena *a, const struct plan_weight *w, struct weight_origin *o,
+                            tn_err *err);
+/* experts.c: brings a tensor that was made of a stack of matrices into the stack's shape; of a linear's it does nothing. */
+void quant_stack(const struct plan_weight *stack, const struct quant_linear *l,
+                 struct plan_weight *part);
+/* experts.c: why what the linear's plan says cannot become experts; NULL: it can. */
+const char *quant_unfit_for_experts(const struct quant_linear *l);
+/* experts.c: an op has all stacks alike, or as they were. */
+void quant_agree_on_experts(struct quant *q);
 
 /* How many ops read the value, as it is, and how many the weight. */
 uint32_t quant_readers(const struct plan *p, uint32_t value);

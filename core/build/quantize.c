@@ -94,7 +94,8 @@ static void tell_left(const struct building *b)
     for (uint32_t i = 0; i < b->quant->n_linears; i++)
         kept += !b->quant->linears[i].chosen;
     if (left)
-        log_warn("%" PRIu32 " matrices of ops that are no linears (moe_mlp) stay at full precision",
+        log_warn("%" PRIu32
+                 " matrices of ops that are neither linears nor experts stay at full precision",
                  left);
     if (kept)
         log_warn("%" PRIu32 " of %" PRIu32

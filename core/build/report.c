@@ -23,9 +23,11 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
     json_t *o = json_pack("{s:s}", "name", l->made.source.name);
 
     if (l->chosen)
-        json_object_set_new(o, "op", json_string(l->made.plan.op));
+        json_object_set_new(o, "op", json_string(l->n_parts > 1 ? TN_OP_MOE_MLP : l->made.plan.op));
     else
         json_object_set_new(o, "kept", json_string(l->why));
+    if (l->chosen && l->n_parts > 1)
+        json_object_set_new(o, "dtype", json_string(tn_dtype_name(l->made.plan.tensors[0].dtype)));
     if (l->chosen && l->order)
         json_object_set_new(o, "columns",
                             json_string(l->folded ? "in order by the rows of what it reads"
@@ -43,7 +45,7 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
 
 static bool is_left(const struct plan *p, const struct plan_op *op, uint32_t i)
 {
-    return p->weights[op->weights[i]].role == TN_ROLE_MATRIX && strcmp(op->name, TN_OP_LINEAR) != 0;
+    return p->weights[op->weights[i]].role == TN_ROLE_MATRIX && !quant_multiplies(op->name);
 }
 
 uint32_t report_left(const struct plan *p, const struct plan_op *op)

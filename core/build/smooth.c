@@ -123,9 +123,9 @@ static int32_t load_group(struct quant *q, const struct quant_group *g, const st
 
     for (uint32_t i = 0; i < g->n_linears && rc == TN_OK; i++) {
         const struct quant_linear *l = &q->linears[g->linears[i]];
-        struct weight_origin origin = q->from->origins[l->weight];
+        struct weight_origin origin = l->made.origin;
         origin.scale = &q->scales[l->weight];
-        rc = matrix_load(c, &q->from->plan->weights[l->weight], &origin, &matrices[i], err);
+        rc = matrix_load(c, &l->made.source, &origin, &matrices[i], err);
         ops[i] = &l->made.op;
     }
     return rc;

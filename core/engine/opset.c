@@ -372,6 +372,46 @@ static int32_t shape_moe_route(const struct shapes *s)
     return rc;
 }
 
+/* What stands beside stack `i` of experts: of int8 and float8_e4m3 a scale per row, of int4 scales of groups, and zero points if
+ * there are nine weights. */
+static int32_t shape_expert_scales(const struct shapes *s, uint32_t i)
+{
+    const struct plan_weight *w = weight(s, i);
+    bool grouped = w->dtype == TN_DT_I4;
+    int32_t rc = TN_OK;
+
+    for (uint32_t at = i + 3; at < s->op->n_weights && rc == TN_OK; at += 3) {
+        const struct plan_weight *scale = weight(s, at);
+        rc = expect_dims(s, at, grouped ? 3 : 2, w->dims[0], w->dims[1]);
+        if (rc == TN_OK && grouped)
+            rc = expect(s, "the width of a row modulo its groups", w->dims[2] % scale->dims[2], 0);
+        if (rc == TN_OK && at > 5)
+            rc = expect(s, "the groups of zero points", scale->dims[2], weight(s, i + 3)->dims[2]);
+        rc = name_weight(s, at, rc);
+        if (rc == TN_OK)
+            rc = expect_dtype(s, at, at > 5 ? "the dtype of zero points" : "the dtype of scales",
+                              at > 5 ? TN_DT_I8 : TN_DT_F32);
+    }
+    return rc;
+}
+
+/* Matrices of fewer bits than 16 and their scales come together. */
+static int32_t shape_experts(const struct shapes *s)
+{
+    uint32_t dtype = weight(s, 0)->dtype, n = s->op->n_weights;
+    bool scaled = dtype == TN_DT_I8 || dtype == TN_DT_F8E4M3 || dtype == TN_DT_I4;
+    int32_t rc = TN_OK;
+
+    if (scaled ? n != 6 && !(n == 9 && dtype == TN_DT_I4) : n != 3)
+        return name_weight(s, 0, expect(s, "the number of weights", n, scaled ? 6 : 3));
+    for (uint32_t i = 0; i < 3 && scaled && rc == TN_OK; i++) {
+        rc = expect_dtype(s, i, "the dtype of a matrix", dtype);
+        if (rc == TN_OK)
+            rc = shape_expert_scales(s, i);
+    }
+    return rc;
+}
+
 static int32_t shape_moe_mlp(const struct shapes *s)
 {
     uint64_t width = in_value(s, 0)->width;
@@ -392,7 +432,7 @@ static int32_t shape_moe_mlp(const struct shapes *s)
         if (rc == TN_OK)
             rc = expect(s, "dimension 2 of a weight", weight(s, i)->dims[2], i < 2 ? width : inner);
     }
-    return rc;
+    return rc == TN_OK ? shape_experts(s) : rc;
 }
 
 static int32_t shape_logits(const struct shapes *s)
@@ -495,7 +535,7 @@ static const struct op_rule rules[] = {
     {TN_OP_MOE_MLP,
      3,
      3,
-     3,
+     9,
      1,
      shape_moe_mlp,
      {TEXT("act", false), INT("expert_first", false, 0, 65536)}},

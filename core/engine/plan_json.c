@@ -191,7 +191,7 @@ static int32_t read_ids(struct reading *r, const json_t *o, const char *key, uin
     int32_t rc;
 
     if (!json_is_array(a) || json_array_size(a) > TN_OP_MAX_VALUES)
-        return bad(r, key, "is not a list of at most 8 numbers");
+        return bad(r, key, "is not a list of at most 12 numbers");
     *n = (uint32_t)json_array_size(a);
     for (uint32_t i = 0; i < *n; i++) {
         rc = get_int(r, json_array_get(a, i), key, 0, UINT32_MAX, &v);
@@ -247,7 +247,7 @@ static int32_t read_outs(struct reading *r, const json_t *o, struct plan_value *
     int32_t rc;
 
     if (!json_is_array(a) || json_array_size(a) < 1 || json_array_size(a) > TN_OP_MAX_VALUES)
-        return bad(r, "out", "is not a list of 1 to 8 values");
+        return bad(r, "out", "is not a list of 1 to 12 values");
     *n = (uint32_t)json_array_size(a);
     for (uint32_t i = 0; i < *n; i++) {
         const json_t *v = json_array_get(a, i);

@@ -88,7 +88,7 @@ static int32_t names(struct parser *s, uint8_t list[TN_OP_MAX_VALUES], uint32_t 
         return TN_OK;
     do {
         if (*n == TN_OP_MAX_VALUES)
-            return fail(s, "at most 8 names in a list");
+            return fail(s, "at most 12 names in a list");
         rc = name_index(s, &list[*n]);
         if (rc != TN_OK)
             return rc;

@@ -514,7 +514,7 @@ static int too_few_rows(const tn_plan_api *api, tn_plan_builder *b, tn_err *err)
 
 static int too_many_outputs(const tn_plan_api *api, tn_plan_builder *b, tn_err *err)
 {
-    tn_op_decl d = {.h = TN_HDR(tn_op_decl), .name = "acme.x", .n_out = 9};
+    tn_op_decl d = {.h = TN_HDR(tn_op_decl), .name = "acme.x", .n_out = TN_OP_MAX_VALUES + 1};
 
     return api->op(b, &d, NULL, err);
 }
@@ -528,7 +528,7 @@ START_TEST(plugin_bugs_are_reported_with_its_name)
     check_buggy(rows_beyond_the_end, TN_E_FORMAT, "16 rows");
     check_buggy(rows_backwards, TN_E_FORMAT, "16 rows");
     check_buggy(too_few_rows, TN_E_FORMAT, "15 rows");
-    check_buggy(too_many_outputs, TN_E_LIMIT, "more than 8");
+    check_buggy(too_many_outputs, TN_E_LIMIT, "more than 12");
 }
 END_TEST
 

@@ -106,8 +106,8 @@ START_TEST(wrong_number_of_values_is_refused)
     bad(TN_E_FORMAT, "3 weights", .name = TN_OP_LINEAR, IN(x16), WEIGHTS(w, w, w), OUT(ROWS(16)));
     bad(TN_E_FORMAT, "2 outputs", .name = TN_OP_LINEAR, IN(x16), WEIGHTS(w), .n_out = 2,
         OUT(ROWS(16), ROWS(16)));
-    bad(TN_E_LIMIT, "9 inputs", .name = "acme.x", .n_in = 9, OUT(ROWS(16)));
-    bad(TN_E_LIMIT, "9 outputs", .name = "acme.x", .n_out = 9);
+    bad(TN_E_LIMIT, "13 inputs", .name = "acme.x", .n_in = 13, OUT(ROWS(16)));
+    bad(TN_E_LIMIT, "13 outputs", .name = "acme.x", .n_out = 13);
 }
 END_TEST
 
@@ -377,6 +377,43 @@ START_TEST(mixture_of_experts)
 }
 END_TEST
 
+START_TEST(experts_of_few_bits)
+{
+    struct plan_value who = {TN_VALUE_ROWS, TN_DT_I32, 2, 0, 0};
+    struct plan_value how = {TN_VALUE_ROWS, TN_DT_F32, 2, 0, 0};
+    tn_attr k[] = {TN_ATTR_INT("top_k", 2)};
+    uint32_t i = good(.name = TN_OP_MOE_ROUTE, IN(x16), ATTRS(k), .n_out = 2, OUT(who, how));
+    uint32_t g = odd_weight(TN_ROLE_MATRIX, TN_DT_I8, 4, 8, 16);
+    uint32_t d = odd_weight(TN_ROLE_MATRIX, TN_DT_I8, 4, 16, 8);
+    uint32_t sg = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 4, 8, 0);
+    uint32_t sd = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 4, 16, 0);
+    uint32_t g4 = odd_weight(TN_ROLE_MATRIX, TN_DT_I4, 4, 8, 16);
+    uint32_t d4 = odd_weight(TN_ROLE_MATRIX, TN_DT_I4, 4, 16, 8);
+    uint32_t sg4 = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 4, 8, 2);
+    uint32_t sd4 = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 4, 16, 4);
+    uint32_t zg4 = odd_weight(TN_ROLE_SCALE, TN_DT_I8, 4, 8, 2);
+    uint32_t zd4 = odd_weight(TN_ROLE_SCALE, TN_DT_I8, 4, 16, 4);
+    uint32_t odd = odd_weight(TN_ROLE_SCALE, TN_DT_F32, 4, 16, 3);
+    uint32_t bf16 = odd_weight(TN_ROLE_MATRIX, TN_DT_BF16, 4, 8, 16);
+
+#define EXPERTS .name = TN_OP_MOE_MLP, IN(x16, i, i + 1), OUT(ROWS(16))
+    good(EXPERTS, WEIGHTS(g, g, d, sg, sg, sd));
+    good(EXPERTS, WEIGHTS(g4, g4, d4, sg4, sg4, sd4));
+    good(EXPERTS, WEIGHTS(g4, g4, d4, sg4, sg4, sd4, zg4, zg4, zd4));
+    bad(TN_E_FORMAT, "number of weights", EXPERTS, WEIGHTS(g, g, d));
+    bad(TN_E_FORMAT, "number of weights", EXPERTS, WEIGHTS(g, g, d, sg, sg));
+    bad(TN_E_FORMAT, "number of weights", EXPERTS, WEIGHTS(g, g, d, sg, sg, sd, zg4, zg4, zd4));
+    bad(TN_E_FORMAT, "dtype of a matrix", EXPERTS, WEIGHTS(g, bf16, d, sg, sg, sd));
+    bad(TN_E_FORMAT, "dimension 1", EXPERTS, WEIGHTS(g, g, d, sg, sd, sd));
+    bad(TN_E_FORMAT, "rank", EXPERTS, WEIGHTS(g4, g4, d4, sg, sg, sd));
+    bad(TN_E_FORMAT, "modulo its groups", EXPERTS, WEIGHTS(g4, g4, d4, sg4, sg4, odd));
+    bad(TN_E_FORMAT, "dtype of scales", EXPERTS, WEIGHTS(g4, g4, d4, sg4, zg4, sd4));
+    bad(TN_E_FORMAT, "dtype of zero points", EXPERTS,
+        WEIGHTS(g4, g4, d4, sg4, sg4, sd4, zg4, sg4, zd4));
+#undef EXPERTS
+}
+END_TEST
+
 START_TEST(logits_and_sample)
 {
     uint32_t w = odd_weight(TN_ROLE_HEAD, TN_DT_BF16, 32, 16, 0);
@@ -473,6 +510,7 @@ int main(void)
     tcase_add_test(t, attention);
     tcase_add_test(t, elementwise_ops);
     tcase_add_test(t, mixture_of_experts);
+    tcase_add_test(t, experts_of_few_bits);
     tcase_add_test(t, logits_and_sample);
     tcase_add_test(t, attributes_that_cannot_be_stored_are_refused);
     tcase_add_test(t, values_out_of_range_are_refused);

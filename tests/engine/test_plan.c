@@ -227,7 +227,7 @@ START_TEST(bad_references_are_refused)
     check_bad("ops[2].in", "[4294967295]", TN_E_RANGE, "no earlier op");
     check_bad("ops[2].in", "[4294967296]", TN_E_FORMAT, "range");
     check_bad("ops[2].in", "[-1]", TN_E_FORMAT, "range");
-    check_bad("ops[2].in", "[0, 0, 0, 0, 0, 0, 0, 0, 0]", TN_E_FORMAT, "at most 8");
+    check_bad("ops[2].in", "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", TN_E_FORMAT, "at most 12");
     check_bad("ops[2].w", "[9999]", TN_E_RANGE, "does not exist");
     check_bad("ops[2].op", "\"nrom\"", TN_E_FORMAT, "not a basic op");
     check_bad("ops[3].w", "[0]", TN_E_FORMAT, "rank");

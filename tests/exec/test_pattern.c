@@ -129,8 +129,8 @@ START_TEST(limits_hold)
     strbuf_printf(&b, "(x) -> (y): y = %s(x)", name);
     check_bad(strbuf_str(&b), "reasonable length");
     strbuf_release(&b);
-    check_bad("(a, b, c, d, e, f, g, h, i) -> (y): y = f(a)", "at most 8");
-    check_bad("(x) -> (y): y = f(x, x, x, x, x, x, x, x, x)", "at most 8");
+    check_bad("(a, b, c, d, e, f, g, h, i, j, k, l, m) -> (y): y = f(a)", "at most 12");
+    check_bad("(x) -> (y): y = f(x, x, x, x, x, x, x, x, x, x, x, x, x)", "at most 12");
 }
 END_TEST
 

@@ -517,21 +517,18 @@ static void route_cases(const struct subject *s)
 }
 
 /* Experts are chosen at random, some of them another rank's. */
-static void mlp_case(const struct subject *s, uint32_t rows, uint32_t matrix, uint64_t width,
-                     uint64_t inner, const char *act_name)
+static void mlp_case(const struct subject *s, uint32_t rows, const struct shape *shape)
 {
     struct kit k;
-    struct shape x = {.in_width = {width, 2, 2},
-                      .linear_width = {inner},
-                      .act = s->act,
-                      .matrix = matrix,
-                      .experts = 5,
-                      .act_name = act_name,
-                      .first = 2};
+    struct shape x = *shape;
     uint32_t seq_rows[] = {rows}, context[] = {rows};
     struct env got = {.kv = NULL}, want;
 
-    kit_init(&k, rows + width);
+    x.in_width[1] = x.in_width[2] = 2;
+    x.act = s->act;
+    x.experts = 5;
+    x.first = 2;
+    kit_init(&k, rows + x.in_width[0]);
     tn_batch *b = kit_batch(&k, 1, seq_rows, context, 16, 50, false);
     const tn_op *op = compose(&k, s->v, &x);
     if (s->v->gpus && !subject_takes(s, op, b)) {
@@ -555,15 +552,42 @@ static void mlp_case(const struct subject *s, uint32_t rows, uint32_t matrix, ui
     kit_free(&k);
 }
 
+/* Groups of int4 that kernels may like, and those that they surely do not. */
+static void mlp_int4_cases(const struct subject *s, uint32_t rows, uint64_t width, uint64_t inner,
+                           uint64_t group)
+{
+    struct shape x = {.in_width = {width},
+                      .linear_width = {inner},
+                      .matrix = TN_DT_I4,
+                      .quant_group = group,
+                      .zero = true};
+
+    mlp_case(s, rows, &x);
+    x.zero = false;
+    mlp_case(s, rows == 1 ? 2 : 1, &x);
+}
+
 static void mlp_cases(const struct subject *s)
 {
-    for (int i = 0; i < 3; i++) {
-        if (!(s->v->weight_dtypes & TN_DT_BIT(float_dtypes[i])))
+    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16, TN_DT_BF16, TN_DT_I8, TN_DT_F8E4M3};
+
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        struct shape x = {.in_width = {256}, .linear_width = {512}, .matrix = dtypes[i]};
+        if (!(s->v->weight_dtypes & TN_DT_BIT(dtypes[i])))
             continue;
-        mlp_case(s, 1, float_dtypes[i], 256, 512, NULL);
-        mlp_case(s, 7, float_dtypes[i], 75, 41, "gelu");
-        mlp_case(s, HARNESS_SLOW ? 9 : 300, float_dtypes[i], 32, 48, "relu2");
+        mlp_case(s, 1, &x);
+        x = (struct shape){
+            .in_width = {75}, .linear_width = {41}, .matrix = dtypes[i], .act_name = "gelu"};
+        mlp_case(s, 7, &x);
+        x = (struct shape){
+            .in_width = {32}, .linear_width = {48}, .matrix = dtypes[i], .act_name = "relu2"};
+        mlp_case(s, HARNESS_SLOW ? 9 : 300, &x);
     }
+    if (!(s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)))
+        return;
+    mlp_int4_cases(s, 1, 256, 512, 128);
+    mlp_int4_cases(s, 5, 208, 104, 26);
+    mlp_int4_cases(s, HARNESS_SLOW ? 9 : 70, 64, 96, 32);
 }
 
 /* -- Tokens of the step ahead --------------------------------------------------------------------------- */

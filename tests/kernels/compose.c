@@ -149,10 +149,31 @@ static void finish_attention(struct kit *k, tn_op *op, const struct shape *s)
     add_out(k, op, TN_VALUE_ROWS, act(s), op->in[0]->width);
 }
 
+/* Scales of three stacks of 8 or 4 bits, and zero points. Groups of stacks of other widths are of other lengths. */
+static void add_expert_scales(struct kit *k, tn_op *op, const struct shape *s, float limit)
+{
+    bool int4 = s->matrix == TN_DT_I4;
+    float largest = s->matrix == TN_DT_I8 ? 128.0f : int4 ? 12.0f : 400.0f;
+
+    for (uint32_t i = 0; i < (s->zero ? 6u : 3u); i++) {
+        const tn_weight *w = op->weights[i % 3];
+        uint64_t groups = int4 ? w->dims[2] / s->quant_group : 0;
+        uint32_t dtype = i < 3 ? TN_DT_F32 : TN_DT_I8;
+        float most = i < 3 ? limit / largest : 7.99f;
+        op_weight(op, int4 ? kit_stack(k, dtype, w->dims[0], w->dims[1], groups, most)
+                           : kit_weight(k, dtype, w->dims[0], w->dims[1], most, 8));
+    }
+}
+
 static void finish_moe(struct kit *k, tn_op *op, const struct shape *s)
 {
     uint64_t width = op->in[0]->width, inner = s->linear_width[0];
-    float limit = 1.7f / sqrtf((float)width);
+    bool scaled = tn_dtype_bits(s->matrix) < 16;
+    float largest = 1.7f / sqrtf((float)width); /* outputs about 1 */
+    float limit = s->matrix == TN_DT_I8       ? 127.99f
+                  : s->matrix == TN_DT_I4     ? 7.99f
+                  : s->matrix == TN_DT_F8E4M3 ? 400.0f
+                                              : largest;
 
     if (is(op->name, TN_OP_MOE_ROUTE)) {
         op_int(op, "top_k", s->top_k);
@@ -165,6 +186,8 @@ static void finish_moe(struct kit *k, tn_op *op, const struct shape *s)
     op_weight(op, kit_stack(k, s->matrix, s->experts, inner, width, limit));
     op_weight(op, kit_stack(k, s->matrix, s->experts, inner, width, limit));
     op_weight(op, kit_stack(k, s->matrix, s->experts, width, inner, limit));
+    if (scaled)
+        add_expert_scales(k, op, s, 2.0f * largest);
     op_text(op, "act", s->act_name ? s->act_name : "silu");
     op_int(op, "expert_first", s->first);
     add_out(k, op, TN_VALUE_ROWS, act(s), width);

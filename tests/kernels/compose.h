@@ -24,8 +24,8 @@ struct shape {
     uint32_t experts, top_k;
     const char *norm, *act_name;
     double act_scale;     /* of quantized linears; 0: dynamic */
-    uint64_t quant_group; /* of linear.int4 */
-    bool zero;            /* linear.int4 with zero points */
+    uint64_t quant_group; /* of linear.int4, and of experts in int4 */
+    bool zero;            /* these with zero points */
 };
 
 /* Basic op `name` with fresh inputs. */

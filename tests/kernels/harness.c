@@ -346,6 +346,10 @@ static float load(const void *p, uint32_t dtype, uint64_t i)
     case TN_DT_BF16: return tn_bf16_to_f32(((const uint16_t *)p)[i]);
     case TN_DT_I32: return (float)((const int32_t *)p)[i];
     case TN_DT_I8: return (float)((const int8_t *)p)[i];
+    case TN_DT_I4: {
+        uint32_t nibble = (uint32_t)((const uint8_t *)p)[i / 2] >> (i % 2 * 4) & 15u;
+        return (float)(int32_t)(nibble ^ 8u) - 8.0f;
+    }
     case TN_DT_F8E4M3: return tn_f8e4m3_to_f32(((const uint8_t *)p)[i]);
     default: return ((const float *)p)[i];
     }

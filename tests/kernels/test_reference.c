@@ -533,6 +533,82 @@ START_TEST(experts_are_mixed)
 }
 END_TEST
 
+/* Element [n][k] of stack `i`, as its scales and zero points say. */
+static double expert_at(const tn_op *op, uint32_t i, uint64_t e, uint64_t n, uint64_t c)
+{
+    const tn_weight *w = op->weights[i], *s = op->weights[i + 3];
+    uint64_t groups = s->n_dims > 2 ? s->dims[2] : 1, at = n * groups + c * groups / w->dims[2];
+    double zero = op->n_weights > 6 ? weight_at(op->weights[i + 6], e, at) : 0.0;
+
+    return weight_at(s, e, at) * (weight_at(w, e, n * w->dims[2] + c) - zero);
+}
+
+static double expert_value(const tn_op *op, struct env *e, uint64_t t, uint64_t expert, uint64_t n)
+{
+    double sum = 0.0;
+
+    for (uint64_t i = 0; i < op->weights[0]->dims[1]; i++) {
+        double g = 0.0, u = 0.0;
+        for (uint64_t c = 0; c < op->in[0]->width; c++) {
+            g += at(op->in[0], e, t, c) * expert_at(op, 0, expert, i, c);
+            u += at(op->in[0], e, t, c) * expert_at(op, 1, expert, i, c);
+        }
+        sum += g / (1.0 + exp(-g)) * u * expert_at(op, 2, expert, n, i);
+    }
+    return sum;
+}
+
+START_TEST(experts_of_few_bits_have_scales)
+{
+    static const uint32_t matrices[] = {TN_DT_I8, TN_DT_F8E4M3, TN_DT_I4, TN_DT_I4};
+    tn_batch *b = rows_at(0, 3);
+
+    for (uint32_t m = 0; m < 4; m++) {
+        struct shape s = {.in_width = {24, 2, 2},
+                          .linear_width = {16},
+                          .experts = 3,
+                          .matrix = matrices[m],
+                          .quant_group = 8,
+                          .zero = m == 3};
+        tn_op *op = compose_basic(&k, TN_OP_MOE_MLP, &s);
+        struct env e = {.kv = NULL};
+        for (int i = 0; i < 3; i++)
+            env_fill(&k, &e, op->in[i], b, 1.0f, false);
+        for (uint32_t i = 0; i < 6; i++)
+            ((int32_t *)e.data[op->in[1]->id])[i] = (int32_t)(i * 5 % 3);
+        run_reference(&k, &reference, op, b, &e);
+        for (uint32_t t = 0; t < 3; t++)
+            for (uint32_t n = 0; n < 24; n++) {
+                double want = 0.0;
+                for (uint32_t j = 0; j < 2; j++)
+                    want += at(op->in[2], &e, t, j) *
+                            expert_value(op, &e, t, (uint64_t)at(op->in[1], &e, t, j), n);
+                near(at(op->out[0], &e, t, n), want, 3e-6, "moe_mlp of few bits");
+            }
+    }
+}
+END_TEST
+
+START_TEST(experts_whose_scales_do_not_fit_are_declined)
+{
+    struct shape s = {
+        .in_width = {24, 2, 2}, .linear_width = {16}, .experts = 3, .matrix = TN_DT_I4};
+    const tn_variant *v = plug_variant(&reference, TN_OP_MOE_MLP);
+
+    s.quant_group = 8;
+    tn_op *op = compose_basic(&k, TN_OP_MOE_MLP, &s);
+    tn_weight *scale = (tn_weight *)(uintptr_t)op->weights[4];
+    ck_assert_int_eq(v->can_run(reference.instance, op, NULL), TN_OK);
+    scale->dims[2] = 5;
+    ck_assert_int_eq(v->can_run(reference.instance, op, NULL), TN_E_UNSUPPORTED);
+    scale->dims[2] = 0;
+    ck_assert_int_eq(v->can_run(reference.instance, op, NULL), TN_E_UNSUPPORTED);
+    scale->dims[2] = 3;
+    op->n_weights = 3;
+    ck_assert_int_eq(v->can_run(reference.instance, op, NULL), TN_E_UNSUPPORTED);
+}
+END_TEST
+
 /* -- Limits -------------------------------------------------------------------------------------------- */
 
 START_TEST(every_op_but_collectives_is_there)
@@ -647,6 +723,8 @@ int main(void)
     tcase_add_test(c, feedback_leaves_of_a_sum_the_error_of_one_element);
     tcase_add_test(c, attention_sees_what_was_appended);
     tcase_add_test(c, experts_are_mixed);
+    tcase_add_test(c, experts_of_few_bits_have_scales);
+    tcase_add_test(c, experts_whose_scales_do_not_fit_are_declined);
     tcase_add_test(c, every_op_but_collectives_is_there);
     tcase_add_test(c, not_a_number_goes_through);
     tcase_add_loop_test(c, layers_are_their_members, 0, 2);

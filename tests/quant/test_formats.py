@@ -402,7 +402,7 @@ class Architectures(Case):
     """Models whose matrices have biases, are stored transposed and in one piece, or are experts: what is taken as it comes beside
     the same numbers widened."""
 
-    def engines(self, model, how, config, **options):
+    def engines(self, model, how, config, kernels="reference", **options):
         base = os.path.join(os.path.dirname(OPTIONS["model"]), model)
         with open(os.path.join(base, "config.json"), encoding="utf-8") as f:
             self.checkpoint.config = json.load(f)
@@ -415,8 +415,8 @@ class Architectures(Case):
                 self.checkpoint.tensors[name] = layouts.bf16(a)
         layouts.write_safetensors(self.path("ids.safetensors"), {"input_ids": (IDS % 90 + 3).astype(np.int64)})
         taken, widened = self.build(config), self.build(config, "--dequantize", name="widened")
-        want = self.logits(widened, "reference")
-        error = self.logits(taken, "reference") - want
+        want = self.logits(widened, kernels)
+        error = self.logits(taken, kernels) - want
         self.assertLess(np.sqrt((error**2).mean() / (want**2).mean()), 1e-5)
         return self.meta(taken)["quant"]
 
@@ -435,12 +435,21 @@ class Architectures(Case):
         quant = self.engines("qwen2", layouts.gptq, {**GPTQ, "group_size": 16, "desc_act": True}, act_order=True)
         self.assertEqual({x.get("op") for x in quant["linears"]}, {"linear.int4"})
 
-    def test_experts_are_widened_and_say_so(self):
-        quant = self.engines("mixtral", layouts.gptq, {**GPTQ, "group_size": 16})
-        self.assertTrue(quant["left"])
-        self.assertEqual({x["op"] for x in quant["left"]}, {"moe_mlp"})
-        r = tenon("build", "--quiet", "--model", self.path("model"), "--output", self.path("again"))
-        self.assertRegex(r.stderr, r"matrices of ops that are no linears \(moe_mlp\) stay at full precision")
+    def test_experts_come_as_they_are(self):
+        four, eight = {"group_size": 16}, lambda w, group: layouts.fp8(w, "row")
+        # Linears of the set "cpu" do not round rows to e4m3, as experts never do.
+        for how, config, dtype, kernels in ((layouts.gptq, {**GPTQ, **four}, "int4", "reference"),
+                                            (layouts.awq, {**AWQ, **four}, "int4", "reference"),
+                                            (eight, FP8, "float8_e4m3", "cpu,reference")):
+            quant = self.engines("mixtral", how, config, kernels)
+            self.assertFalse(quant["left"])
+            experts = [x for x in quant["linears"] if ".moe." in x["name"] and "router" not in x["name"]]
+            self.assertEqual({(x.get("op"), x.get("dtype")) for x in experts}, {("moe_mlp", dtype)}, experts)
+
+    def test_experts_whose_columns_have_an_order_are_widened_and_say_so(self):
+        quant = self.engines("mixtral", layouts.gptq, {**GPTQ, "group_size": 16, "desc_act": True}, act_order=True)
+        experts = [x for x in quant["linears"] if ".moe." in x["name"] and "router" not in x["name"]]
+        self.assertTrue(experts and all("kept" in x for x in experts), experts)
 
     def test_experts_as_llm_compressor_names_them(self):
         names = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}

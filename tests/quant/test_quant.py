@@ -308,6 +308,65 @@ class Outliers(Case):
         self.assertGreater(rough, smooth)
 
 
+class Experts(Case):
+    """Matrices of experts, with the scheme of the linears."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models", "mixtral")
+        ids = array.array("H", (i * i * 31 % 509 for i in range(3 * WINDOW)))
+        self.eval = self.put("eval.u16", ids[:WINDOW].tobytes())
+        self.calib = self.put("calib.u16", ids[WINDOW:].tobytes())
+
+    def calibrated(self):
+        return ["--calib-data", self.calib, "--calib-samples", "2", "--calib-seq-len", "64"]
+
+    def plan(self, engine):
+        return [x for x in self.ok("engine", "plan", engine).splitlines() if "moe_mlp" in x]
+
+    def test_each_scheme_takes_them_and_ranks_agree(self):
+        base = self.perplexity(self.build("base", model=self.model))
+        for scheme, bound in (("int8_sq", 0.005), ("fp8", 0.01), ("int4_g128", 0.06)):
+            engine = self.build(scheme, "--quant", scheme, *self.calibrated(), model=self.model)
+            quant = self.meta(engine)["quant"]
+            experts = [x for x in quant["linears"] if x.get("op") == "moe_mlp"]
+            self.assertEqual(len(experts), 9, scheme)
+            self.assertTrue(all(0 < x["error"] < 0.2 for x in experts), experts)
+            self.assertFalse(quant["left"])
+            got = self.perplexity(engine)
+            self.assertLess(abs(got / base - 1), bound, scheme)
+            # Ranks of linear.int8 round their parts of rows, each by its own largest element.
+            apart = 5e-3 if scheme == "int8_sq" else 1e-4
+            self.assertLess(abs(self.perplexity(engine, "--tp-size", "2") / got - 1), apart, scheme)
+
+    def test_weights_stay_within_the_bound(self):
+        with open(os.path.join(self.model, "config.json"), encoding="utf-8") as f:
+            fields = json.load(f)
+        fields.update(hidden_size=256, intermediate_size=704, num_hidden_layers=1)
+        os.mkdir(self.path("model"))
+        self.put("model/config.json", json.dumps(fields).encode())
+        for scheme, bound, stacks in (("int8_sq", 0.52, 6), ("fp8", 0.52, 6), ("int4_g128", 0.30, 9)):
+            engine = self.build(scheme, "--load-format", "dummy", "--quant", scheme, model=self.path("model"))
+            size = self.meta(engine)["quant"]["bytes"]
+            self.assertLess(size["after"] / size["before"], bound, scheme)
+            self.assertEqual([x.count("moe.") for x in self.plan(engine)], [stacks], scheme)
+            self.perplexity(engine, "--max-windows", "1")
+
+    def test_all_of_an_op_are_raised_together(self):
+        options = ["--quant", "int8_sq", *self.calibrated(), "--eval-data", self.eval, "--eval-samples", "1"]
+        kl = self.meta(self.build("loose", *options, "--max-kl", "1", model=self.model))["quant"]["gate"]["kl"]
+        engine = self.build("tight", *options, "--max-kl", str(kl * 0.95), model=self.model)
+        linears = self.meta(engine)["quant"]["linears"]
+        for layer in range(3):
+            kept = ["kept" in x for x in linears if ".moe.router" not in x["name"] and x["name"].startswith("layers.%d.moe" % layer)]
+            self.assertIn(kept, ([True] * 3, [False] * 3))
+        raised = [x for x in linears if "raised" in x.get("kept", "") and ".moe." in x["name"] and "router" not in x["name"]]
+        self.assertTrue(raised, linears)
+        # What was smoothed in front of them they undo, as full matrices do.
+        base = self.perplexity(self.build("base", model=self.model))
+        self.assertLess(abs(self.perplexity(engine) / base - 1), 0.005)
+
+
 class Gate(Case):
     def gated(self, name, *limits):
         return tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path(name), "--quant", "fp8",

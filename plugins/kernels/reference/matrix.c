@@ -31,7 +31,7 @@ struct ref_matrix ref_weight(const tn_launch *l, uint32_t i)
 struct ref_matrix ref_stacked(const tn_launch *l, uint32_t i, uint64_t e)
 {
     const tn_weight *w = l->op->weights[i];
-    struct ref_matrix m = rows_of(l->weights[i], w->dtype, w->dims[2]);
+    struct ref_matrix m = rows_of(l->weights[i], w->dtype, w->n_dims > 2 ? w->dims[2] : 1);
 
     m.data += e * w->stride0;
     return m;

@@ -66,10 +66,46 @@ int32_t ref_moe_route_launch(void *instance, const tn_launch *l, tn_err *err)
     return TN_OK;
 }
 
+/* Scales, and zero points if there are any, beside stack `i` of matrices: [E,N], or [E,N,groups] of int4. */
+static int has_scales(const tn_op *op, uint32_t i)
+{
+    const tn_weight *w = op->weights[i];
+    uint32_t n_dims = w->dtype == TN_DT_I4 ? 3 : 2;
+
+    for (uint32_t at = i + 3; at < op->n_weights; at += 3) {
+        const tn_weight *s = op->weights[at];
+        if (s->dtype != (at < 6 ? TN_DT_F32 : TN_DT_I8) || s->n_dims != n_dims ||
+            s->dims[0] != w->dims[0] || s->dims[1] != w->dims[1])
+            return 0;
+        if (n_dims == 3 && (s->dims[2] == 0 || w->dims[2] % s->dims[2] != 0 ||
+                            s->dims[2] != op->weights[i + 3]->dims[2]))
+            return 0;
+    }
+    return 1;
+}
+
+static int32_t check_experts(const tn_op *op, tn_err *err)
+{
+    uint32_t dtype = op->weights[0]->dtype;
+    int int4 = dtype == TN_DT_I4, scaled = int4 || dtype == TN_DT_I8 || dtype == TN_DT_F8E4M3;
+
+    if (scaled ? op->n_weights != 6 && !(int4 && op->n_weights == 9) : op->n_weights != 3)
+        return ref_require(op, 0, "experts of 8 or 4 bits, and only these, need scales", err);
+    for (uint32_t i = 0; i < 3; i++) {
+        if (scaled ? op->weights[i]->dtype != dtype : !ref_is_float(op->weights[i]->dtype))
+            return ref_require(op, 0, "matrices must be of floats, or of one dtype", err);
+        if (!has_scales(op, i))
+            return ref_require(op, 0, "scales and zero points must fit the matrices", err);
+    }
+    return TN_OK;
+}
+
 int32_t ref_moe_mlp_check(void *instance, const tn_op *op, tn_err *err)
 {
+    int32_t rc;
+
     (void)instance;
-    if (op->n_in != 3 || op->n_out != 1 || op->n_weights != 3)
+    if (op->n_in != 3 || op->n_out != 1 || op->n_weights < 3)
         return ref_require(op, 0, "wrong number of inputs, outputs or weights", err);
     if (!ref_is_float(op->in[0]->dtype) || !ref_is_float(op->out[0]->dtype) ||
         op->in[1]->dtype != TN_DT_I32 || op->in[2]->dtype != TN_DT_F32 ||
@@ -81,19 +117,50 @@ int32_t ref_moe_mlp_check(void *instance, const tn_op *op, tn_err *err)
         u->dims[1] != inner || u->dims[2] != width || d->dims[1] != width || d->dims[2] != inner ||
         u->dims[0] != g->dims[0] || d->dims[0] != g->dims[0] || op->out[0]->width != width)
         return ref_require(op, 0, "weights must be [E,I,H], [E,I,H] and [E,H,I]", err);
-    for (uint32_t i = 0; i < 3; i++)
-        if (!ref_is_float(op->weights[i]->dtype))
-            return ref_require(op, 0, "a weight is not of a float dtype", err);
-    return ref_require(op, ref_activation(tn_op_text(op, "act", TN_OP_SILU)) != NULL,
-                       "unknown activation", err);
+    rc = check_experts(op, err);
+    return rc ? rc
+              : ref_require(op, ref_activation(tn_op_text(op, "act", TN_OP_SILU)) != NULL,
+                            "unknown activation", err);
 }
 
-static float dot(struct ref_matrix w, uint64_t n, struct ref_matrix x, uint64_t row, uint64_t width)
+/* A matrix of one expert. Element [n][k] is s[n][k / group] * (w[n][k] - z[n][k / group]); without scales and zero points these
+ * are 1 and 0. */
+struct expert {
+    struct ref_matrix w, s, z;
+    uint64_t group; /* of columns that share a scale */
+    int scaled, zero;
+};
+
+static struct expert expert_of(const tn_launch *l, uint32_t i, uint64_t e)
+{
+    const tn_op *op = l->op;
+    uint64_t width = op->weights[i]->dims[2];
+    struct expert x = {.w = ref_stacked(l, i, e),
+                       .group = width,
+                       .scaled = op->n_weights > 3,
+                       .zero = op->n_weights > 6};
+
+    if (x.scaled)
+        x.s = ref_stacked(l, i + 3, e);
+    if (x.scaled && op->weights[i]->dtype == TN_DT_I4)
+        x.group = width / op->weights[i + 3]->dims[2];
+    if (x.zero)
+        x.z = ref_stacked(l, i + 6, e);
+    return x;
+}
+
+/* Row n of the expert's matrix times a row of `width`. */
+static float dot(const struct expert *e, uint64_t n, struct ref_matrix x, uint64_t row,
+                 uint64_t width)
 {
     float sum = 0.0f;
 
-    for (uint64_t k = 0; k < width; k++)
-        sum += ref_get(x, row, k) * ref_get(w, n, k);
+    for (uint64_t g = 0; g < width / e->group; g++) {
+        float zero = e->zero ? ref_get(e->z, n, g) : 0.0f, part = 0.0f;
+        for (uint64_t k = g * e->group; k < (g + 1) * e->group; k++)
+            part += ref_get(x, row, k) * (ref_get(e->w, n, k) - zero);
+        sum += e->scaled ? part * ref_get(e->s, n, g) : part;
+    }
     return sum;
 }
 
@@ -118,13 +185,13 @@ int32_t ref_moe_mlp_launch(void *instance, const tn_launch *l, tn_err *err)
             float p = ((const float *)l->in[2])[t * k + j];
             if (e < 0 || (uint64_t)e >= experts)
                 continue; /* another rank's */
-            struct ref_matrix g = ref_stacked(l, 0, (uint64_t)e);
-            struct ref_matrix u = ref_stacked(l, 1, (uint64_t)e);
-            struct ref_matrix d = ref_stacked(l, 2, (uint64_t)e);
+            struct expert g = expert_of(l, 0, (uint64_t)e);
+            struct expert u = expert_of(l, 1, (uint64_t)e);
+            struct expert d = expert_of(l, 2, (uint64_t)e);
             for (uint64_t i = 0; i < inner; i++)
-                hidden[i] = act(dot(g, i, x, t, width)) * dot(u, i, x, t, width);
+                hidden[i] = act(dot(&g, i, x, t, width)) * dot(&u, i, x, t, width);
             for (uint64_t i = 0; i < width; i++)
-                sum[i] += p * dot(d, i, h, 0, inner);
+                sum[i] += p * dot(&d, i, h, 0, inner);
         }
         for (uint64_t i = 0; i < width; i++)
             ref_set(y, t, i, sum[i]);

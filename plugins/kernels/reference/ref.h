@@ -30,7 +30,7 @@ struct ref_matrix {
 struct ref_matrix ref_in(const tn_launch *l, uint32_t i);
 struct ref_matrix ref_out(const tn_launch *l, uint32_t i);
 struct ref_matrix ref_weight(const tn_launch *l, uint32_t i);
-/* Entry `e` of a stack of matrices [E, rows, cols]. */
+/* Entry `e` of a stack of matrices [E, rows, cols]; of a stack of vectors [E, rows] a matrix with one column. */
 struct ref_matrix ref_stacked(const tn_launch *l, uint32_t i, uint64_t e);
 
 /* Element `i` at `p`, widened exactly to float32. */
@@ -142,7 +142,8 @@ ref_function ref_activation(const char *name);
     X(scale, TN_OP_SCALE, 0, 0)                                                                    \
     X(softcap, TN_OP_SOFTCAP, 0, 0)                                                                \
     X(moe_route, TN_OP_MOE_ROUTE, 0, 0)                                                            \
-    X(moe_mlp, TN_OP_MOE_MLP, REF_FLOATS, 0)                                                       \
+    X(moe_mlp, TN_OP_MOE_MLP,                                                                      \
+      REF_FLOATS | TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I4), 0)         \
     X(logits, TN_OP_LOGITS, REF_FLOATS, 0)                                                         \
     X(sample, TN_OP_SAMPLE, 0, 0)                                                                  \
     X(linear_int8, TN_OP_LINEAR_INT8, TN_DT_BIT(TN_DT_I8), 0)                                      \

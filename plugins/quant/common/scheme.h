@@ -32,6 +32,12 @@ static inline int32_t scheme_check(const tn_op *op, tn_err *err)
     return tn_err_set(err, TN_E_UNSUPPORTED, "%s has no matrix", op->name);
 }
 
+/* Whether what multiplies with the matrix may round its rows: for experts it never does. */
+static inline int scheme_rounds_rows(const tn_op *op)
+{
+    return strcmp(op->name, TN_OP_MOE_MLP) != 0;
+}
+
 /* A matrix of `dtype` in the shape of the original, and a float32 scale per row. */
 static inline void scheme_by_row(const tn_op *op, const char *name, uint32_t dtype,
                                  tn_quant_plan *out)

@@ -86,10 +86,11 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
 
     if (rc != TN_OK)
         return rc;
-    if (b->act == ACT_STATIC && !stats)
+    if (b->act == ACT_STATIC && !stats && scheme_rounds_rows(op))
         return tn_err_set(err, TN_E_CONFIG, "act=static needs calibration: give --calib-data");
     scheme_by_row(op, TN_OP_LINEAR_FP8, TN_DT_F8E4M3, out);
-    if (b->act != ACT_DYNAMIC && stats && isnormal(stats->absmax / LARGEST))
+    if (b->act != ACT_DYNAMIC && scheme_rounds_rows(op) && stats &&
+        isnormal(stats->absmax / LARGEST))
         out->attrs[out->n_attrs++] =
             (tn_attr)TN_ATTR_REAL("act_scale", (double)(stats->absmax / LARGEST));
     return TN_OK;

@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 /** Most inputs, outputs or weights of one basic op, and most ops that a fusion replaces. */
-#define TN_OP_MAX_VALUES 8
+#define TN_OP_MAX_VALUES 12
 #define TN_OP_MAX_MEMBERS 24
 #define TN_MAX_DIMS 4
 

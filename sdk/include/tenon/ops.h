@@ -34,7 +34,7 @@
  * | softcap       | x[T,N]         | -              | y[T,N]  | cap
  * | moe_route     | x[T,E]         | -              | i[T,k], p[T,k] | top_k, norm ("softmax_topk")
  * | moe_mlp       | x[T,H], i, p   | G[E,I,H], U[E,I,H], D[E,H,I] | y[T,H] | act ("silu"),
- * |               |                |                |         | expert_first (0)
+ * |               |                | and scales of these, if of 8 or 4 bits | | expert_first (0)
  * | all_reduce    | x[T,N]         | -              | y[T,N]  | -
  * | all_gather    | x[.,N/tp]      | -              | y[.,N]  | -
  * | logits        | x[T,H]         | W[V,H], b[V]?  | y[L,V] float32 | scale (1.0), softcap (0.0)
@@ -100,7 +100,11 @@
  *             i int32, p float32. norm "softmax_topk": p = softmax over the chosen logits;
  *             "softmax": p = softmax over all E; "softmax_renorm": the latter divided by their sum.
  * moe_mlp     y[t] = sum_j p[t][j] * D_e (act(G_e x[t]) * (U_e x[t])), e = i[t][j] - expert_first;
- *             experts that this rank does not hold contribute 0.
+ *             experts that this rank does not hold contribute 0. The three stacks are of floats, or all of int8 or all of
+ *             float8_e4m3, which float32 scales of their rows follow, sG[E,I], sU[E,I], sD[E,H]; or all of int4, which scales of
+ *             groups follow, [E,I,H/G], [E,I,H/G], [E,H,I/G'], and then, of all three or of none, zero points like these in int8.
+ *             Row n of expert e is then s[e][n] * W[e][n][k], or s[e][n][k/G] * (W[e][n][k] - z[e][n][k/G]); the number of
+ *             groups of a row divides its length and is the last dimension of its scales. Rows of x are never rounded.
  * all_reduce  Sum over the tensor-parallel group. all_gather: concatenation in rank order.
  * logits      For the L rows r of the step that want them: y = softcap(scale * (W x[r] + b)).
  * sample      Chooses one token per logits row; see tn_sample_row in batch.h for the exact procedure.

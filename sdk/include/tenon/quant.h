@@ -7,6 +7,11 @@
  * that read one value it asks `smooth` for factors that move difficulty from activations to weights; for each linear
  * it asks `plan` what the quantized op looks like, and calls `quantize` to fill the tensors that are stored. At run
  * time only the op's name, attributes and tensors remain; kernels know the rest.
+ *
+ * Matrices of experts (op moe_mlp) are asked about as if each stack [E, N, K] were the matrix [E * N, K] of a linear; the op's
+ * name is "moe_mlp" then. A scheme that makes tensors by rows for ::TN_OP_LINEAR_INT8, ::TN_OP_LINEAR_FP8 or ::TN_OP_LINEAR_INT4 of
+ * it gets experts of the same format, whose rows are not quantized: attributes of the plan are left out. Any other plan leaves the experts
+ * as they are. What down's matrices read is not known: `stats` is NULL for them, with calibration too.
  */
 #ifndef TENON_QUANT_H
 #define TENON_QUANT_H
