@@ -256,14 +256,22 @@ struct route_args {
     uint32_t rows;
 };
 
+/* A stack of experts' matrices; strides are bytes between experts. */
+struct moe_stack {
+    const void *w;
+    const void *scale; /* float32 [rows], of int4 [rows, groups]; NULL: 1 */
+    const void *zero;  /* int8 [rows, groups]; NULL: 0 */
+    uint64_t stride, scale_stride, zero_stride;
+    uint32_t groups; /* of a row: how many scales it has */
+};
+
 struct moe_args {
     const void *x;
     const int32_t *expert; /* [rows, top_k] */
     const float *p;
-    const void *gate, *up, *down;
+    struct moe_stack gate, up, down;
     void *y;
-    float *hidden;                                /* [rows, top_k, inner] */
-    uint64_t gate_stride, up_stride, down_stride; /* bytes between experts */
+    float *hidden; /* [rows, top_k, inner] */
     uint64_t width, inner;
     int64_t first;
     uint32_t experts, top_k, act;

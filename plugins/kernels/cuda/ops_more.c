@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The portable set's attention, mixture of experts, and sampling. Threads: set.h. */
+#include "../common/experts.h"
 #include "set.h"
 
 /* -- Attention ---------------------------------------------------------------------------------------------- */
@@ -115,21 +116,27 @@ static int act_kind(const char *name)
     return -1;
 }
 
+/* 0 for int8, 1 for e4m3, 2 for int4; -1 for floats and what else there is. */
+static int few_bits(uint32_t dtype)
+{
+    return dtype == TN_DT_I8 ? 0 : dtype == TN_DT_F8E4M3 ? 1 : dtype == TN_DT_I4 ? 2 : -1;
+}
+
 int32_t moe_mlp_can_run(void *instance, const tn_op *op, tn_err *err)
 {
+    const char *fault = experts_fault(op);
+    uint32_t dtype;
+    int alike;
+
     (void)instance;
-    if (op->n_in != 3 || op->n_out != 1 || op->n_weights != 3 || !cuda_is_float(op->in[0]->dtype) ||
-        op->in[0]->dtype != op->out[0]->dtype || op->in[1]->dtype != TN_DT_I32 ||
-        op->in[2]->dtype != TN_DT_F32 || op->in[1]->width != op->in[2]->width)
-        return cuda_require(op, 0, "needs rows, int32 experts and float32 probabilities", err);
-    const tn_weight *g = op->weights[0], *u = op->weights[1], *d = op->weights[2];
-    uint64_t width = op->in[0]->width, inner = g->dims[1];
-    if (g->n_dims != 3 || u->n_dims != 3 || d->n_dims != 3 || g->dims[2] != width ||
-        u->dims[1] != inner || u->dims[2] != width || d->dims[1] != width || d->dims[2] != inner ||
-        u->dims[0] != g->dims[0] || d->dims[0] != g->dims[0] || op->out[0]->width != width)
-        return cuda_require(op, 0, "weights must be [E,I,H], [E,I,H] and [E,H,I]", err);
-    if (cuda_float_index(g->dtype) > 2 || u->dtype != g->dtype || d->dtype != g->dtype)
-        return cuda_require(op, 0, "weights must be of one float dtype", err);
+    if (fault)
+        return cuda_require(op, 0, fault, err);
+    dtype = op->weights[0]->dtype;
+    alike = op->weights[1]->dtype == dtype && op->weights[2]->dtype == dtype;
+    if (!alike || (few_bits(dtype) < 0 && cuda_float_index(dtype) > 2))
+        return cuda_require(op, 0, "weights must be of one dtype that it knows", err);
+    if (!cuda_is_float(op->in[0]->dtype) || op->in[0]->dtype != op->out[0]->dtype)
+        return cuda_require(op, 0, "rows must be of one float dtype", err);
     return cuda_require(op, act_kind(tn_op_text(op, "act", TN_OP_SILU)) >= 0, "unknown activation",
                         err);
 }
@@ -140,7 +147,7 @@ double moe_mlp_cost_ns(void *instance, const tn_op *op, uint32_t rows)
                   (double)op->in[1]->width * (double)rows;
 
     (void)instance;
-    return set_time_ns(2.0 * work, 2.0 * work, 2e3) + 3000.0;
+    return set_time_ns(work * tn_dtype_bits(op->weights[0]->dtype) / 8.0, 2.0 * work, 2e3) + 3000.0;
 }
 
 /* Rows are taken in runs, so that the hidden rows of a run fit into a workspace of bounded size. */
@@ -158,39 +165,59 @@ int32_t moe_mlp_workspace(void *instance, const tn_op *op, uint32_t max_rows, ui
     return TN_OK;
 }
 
+static struct moe_stack stack_of(const tn_launch *l, uint32_t i)
+{
+    const tn_weight *const *w = l->op->weights;
+    struct moe_stack s = {
+        .w = l->weights[i], .stride = w[i]->stride0, .groups = (uint32_t)experts_groups(l->op, i)};
+
+    if (l->op->n_weights > 3) {
+        s.scale = l->weights[i + 3];
+        s.scale_stride = w[i + 3]->stride0;
+    }
+    if (l->op->n_weights > 6) {
+        s.zero = l->weights[i + 6];
+        s.zero_stride = w[i + 6]->stride0;
+    }
+    return s;
+}
+
 int32_t moe_mlp_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const struct set_device *d = set_device_of(instance, l->device);
     const tn_op *op = l->op;
     const tn_weight *const *w = op->weights;
     uint64_t width = op->in[0]->width, row_bytes = width * tn_dtype_bits(op->in[0]->dtype) / 8;
-    struct moe_args a = {.gate = l->weights[0],
-                         .up = l->weights[1],
-                         .down = l->weights[2],
+    struct moe_args a = {.gate = stack_of(l, 0),
+                         .up = stack_of(l, 1),
+                         .down = stack_of(l, 2),
                          .hidden = l->workspace,
-                         .gate_stride = w[0]->stride0,
-                         .up_stride = w[1]->stride0,
-                         .down_stride = w[2]->stride0,
                          .width = width,
                          .inner = w[0]->dims[1],
                          .first = tn_op_int(op, "expert_first", 0),
                          .experts = (uint32_t)w[0]->dims[0],
                          .top_k = (uint32_t)op->in[1]->width,
                          .act = (uint32_t)act_kind(tn_op_text(op, "act", TN_OP_SILU))};
-    uint32_t kind = 3 * cuda_float_index(op->in[0]->dtype) + cuda_float_index(w[0]->dtype);
+    uint32_t x = cuda_float_index(op->in[0]->dtype), kind = 3 * x + cuda_float_index(w[0]->dtype);
+    uint32_t up = ENTRY_moe_up_f32 + kind, down = ENTRY_moe_down_f32 + kind;
+    int few = few_bits(w[0]->dtype);
     int32_t rc = TN_OK;
 
+    if (few >= 0) {
+        up = ENTRY_moe_up_i8 + 3 * (uint32_t)few + x;
+        down = ENTRY_moe_down_i8 + 3 * (uint32_t)few + x;
+    }
     for (uint32_t first = 0; first < l->batch->n_rows && rc == TN_OK; first += MOE_RUN) {
         uint32_t left = l->batch->n_rows - first, rows = left < MOE_RUN ? left : MOE_RUN;
         a.x = (const char *)l->in[0] + first * row_bytes;
         a.expert = (const int32_t *)l->in[1] + (uint64_t)first * a.top_k;
         a.p = (const float *)l->in[2] + (uint64_t)first * a.top_k;
         a.y = (char *)l->out[0] + first * row_bytes;
-        rc = set_launch(d, l, IMAGE_moe, ENTRY_moe_up_f32 + kind,
+        rc = set_launch(d, l, IMAGE_moe, up,
                         (struct cuda_grid){cuda_div_up(a.inner, 8), a.top_k, rows, 256, 0, 0, 0},
                         &a, err);
         if (rc == TN_OK)
-            rc = set_launch(d, l, IMAGE_moe, ENTRY_moe_down_f32 + kind,
+            rc = set_launch(d, l, IMAGE_moe, down,
                             (struct cuda_grid){cuda_div_up(width, 8), 1, rows, 256, 0, 0, 0}, &a,
                             err);
     }

@@ -43,7 +43,13 @@
     F(widen_i4) F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
-    F(moe_up_f16) F(moe_up_bf16) F(moe_down_f32) F(moe_down_f16) F(moe_down_bf16) F(route)
+    F(moe_up_f16)                                                                                  \
+    F(moe_up_bf16)                                                                                 \
+    F(moe_down_f32)                                                                                \
+    F(moe_down_f16)                                                                                \
+    F(moe_down_bf16)                                                                               \
+    F(route)                                                                                       \
+    F(moe_up_i8) F(moe_up_f8) F(moe_up_i4) F(moe_down_i8) F(moe_down_f8) F(moe_down_i4)
 #define SAMPLE_ENTRIES(X, F) X(sample) X(sample_best)
 
 /* X(image, its entries) */
@@ -141,7 +147,8 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
 #define WORKSPACE_OPS(X)                                                                           \
     X(linear_int8, TN_OP_LINEAR_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
     X(linear_fp8, TN_OP_LINEAR_FP8, NULL, TN_DT_BIT(TN_DT_F8E4M3), 0)                              \
-    X(moe_mlp, TN_OP_MOE_MLP, NULL, CUDA_FLOATS, 0)                                                \
+    X(moe_mlp, TN_OP_MOE_MLP, NULL,                                                                \
+      CUDA_FLOATS | TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I4), 0)        \
     X(sample, TN_OP_SAMPLE, NULL, 0, 0)
 
 #define OP_DECLARE(id, op_name, equals, weights, kv)                                               \

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* moe_route and moe_mlp: choose k of E experts per row, then mix their gated feed-forwards. Any thread. */
+#include "../common/experts.h"
 #include "ref.h"
 
 int32_t ref_moe_route_check(void *instance, const tn_op *op, tn_err *err)
@@ -66,61 +67,20 @@ int32_t ref_moe_route_launch(void *instance, const tn_launch *l, tn_err *err)
     return TN_OK;
 }
 
-/* Scales, and zero points if there are any, beside stack `i` of matrices: [E,N], or [E,N,groups] of int4. */
-static int has_scales(const tn_op *op, uint32_t i)
-{
-    const tn_weight *w = op->weights[i];
-    uint32_t n_dims = w->dtype == TN_DT_I4 ? 3 : 2;
-
-    for (uint32_t at = i + 3; at < op->n_weights; at += 3) {
-        const tn_weight *s = op->weights[at];
-        if (s->dtype != (at < 6 ? TN_DT_F32 : TN_DT_I8) || s->n_dims != n_dims ||
-            s->dims[0] != w->dims[0] || s->dims[1] != w->dims[1])
-            return 0;
-        if (n_dims == 3 && (s->dims[2] == 0 || w->dims[2] % s->dims[2] != 0 ||
-                            s->dims[2] != op->weights[i + 3]->dims[2]))
-            return 0;
-    }
-    return 1;
-}
-
-static int32_t check_experts(const tn_op *op, tn_err *err)
-{
-    uint32_t dtype = op->weights[0]->dtype;
-    int int4 = dtype == TN_DT_I4, scaled = int4 || dtype == TN_DT_I8 || dtype == TN_DT_F8E4M3;
-
-    if (scaled ? op->n_weights != 6 && !(int4 && op->n_weights == 9) : op->n_weights != 3)
-        return ref_require(op, 0, "experts of 8 or 4 bits, and only these, need scales", err);
-    for (uint32_t i = 0; i < 3; i++) {
-        if (scaled ? op->weights[i]->dtype != dtype : !ref_is_float(op->weights[i]->dtype))
-            return ref_require(op, 0, "matrices must be of floats, or of one dtype", err);
-        if (!has_scales(op, i))
-            return ref_require(op, 0, "scales and zero points must fit the matrices", err);
-    }
-    return TN_OK;
-}
-
 int32_t ref_moe_mlp_check(void *instance, const tn_op *op, tn_err *err)
 {
-    int32_t rc;
+    const char *fault = experts_fault(op);
+    int floats = 1;
 
     (void)instance;
-    if (op->n_in != 3 || op->n_out != 1 || op->n_weights < 3)
-        return ref_require(op, 0, "wrong number of inputs, outputs or weights", err);
-    if (!ref_is_float(op->in[0]->dtype) || !ref_is_float(op->out[0]->dtype) ||
-        op->in[1]->dtype != TN_DT_I32 || op->in[2]->dtype != TN_DT_F32 ||
-        op->in[1]->width != op->in[2]->width)
-        return ref_require(op, 0, "needs rows, int32 experts and float32 probabilities", err);
-    const tn_weight *g = op->weights[0], *u = op->weights[1], *d = op->weights[2];
-    uint64_t width = op->in[0]->width, inner = g->dims[1];
-    if (g->n_dims != 3 || u->n_dims != 3 || d->n_dims != 3 || g->dims[2] != width ||
-        u->dims[1] != inner || u->dims[2] != width || d->dims[1] != width || d->dims[2] != inner ||
-        u->dims[0] != g->dims[0] || d->dims[0] != g->dims[0] || op->out[0]->width != width)
-        return ref_require(op, 0, "weights must be [E,I,H], [E,I,H] and [E,H,I]", err);
-    rc = check_experts(op, err);
-    return rc ? rc
-              : ref_require(op, ref_activation(tn_op_text(op, "act", TN_OP_SILU)) != NULL,
-                            "unknown activation", err);
+    if (fault)
+        return ref_require(op, 0, fault, err);
+    for (uint32_t i = 0; i < 3; i++)
+        floats &= experts_scaled(op->weights[i]->dtype) || ref_is_float(op->weights[i]->dtype);
+    if (!floats || !ref_is_float(op->in[0]->dtype) || !ref_is_float(op->out[0]->dtype))
+        return ref_require(op, 0, "rows, or a weight, are not of a float dtype", err);
+    return ref_require(op, ref_activation(tn_op_text(op, "act", TN_OP_SILU)) != NULL,
+                       "unknown activation", err);
 }
 
 /* A matrix of one expert. Element [n][k] is s[n][k / group] * (w[n][k] - z[n][k / group]); without scales and zero points these
@@ -136,14 +96,12 @@ static struct expert expert_of(const tn_launch *l, uint32_t i, uint64_t e)
     const tn_op *op = l->op;
     uint64_t width = op->weights[i]->dims[2];
     struct expert x = {.w = ref_stacked(l, i, e),
-                       .group = width,
+                       .group = width / experts_groups(op, i),
                        .scaled = op->n_weights > 3,
                        .zero = op->n_weights > 6};
 
     if (x.scaled)
         x.s = ref_stacked(l, i + 3, e);
-    if (x.scaled && op->weights[i]->dtype == TN_DT_I4)
-        x.group = width / op->weights[i + 3]->dims[2];
     if (x.zero)
         x.z = ref_stacked(l, i + 6, e);
     return x;
