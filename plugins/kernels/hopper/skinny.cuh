@@ -227,8 +227,7 @@ __device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t addr
     if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
     } else if constexpr (SPLITS == 0) {
-        float4 v =
-            t.splits == 1 ? shared_load4(address) : peer_load4(peer_address(address, first));
+        float4 v = t.splits == 1 ? shared_load4(address) : peer_load4(peer_address(address, first));
 #pragma unroll 1
         for (uint32_t c = 1; c < t.splits; c++)
             v = skinny_add(v, peer_load4(peer_address(address, c * step + first)), S());
