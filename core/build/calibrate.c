@@ -65,23 +65,6 @@ static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
     return rc == TN_OK ? take_hessian(x, in, m->n_rows, err) : rc;
 }
 
-/* The op hadamard (tenon/ops.h) on `n` elements of heads of `dim`, in place. */
-static void turn(float *x, size_t n, uint64_t dim)
-{
-    size_t order = (size_t)(dim & (~dim + 1));
-    float by = 1.0f / sqrtf((float)order);
-
-    for (size_t i = 0; i < n; i++)
-        x[i] *= by;
-    for (size_t h = 1; h < order; h *= 2)
-        for (size_t i = 0; i < n; i++)
-            if (!(i & h)) {
-                float a = x[i], b = x[i + h];
-                x[i] = a + b;
-                x[i + h] = a - b;
-            }
-}
-
 /* What goes into the cache: values; keys as they are, and as hadamard makes them. */
 static int32_t take_cached(struct calibrating *x, const struct run_moment *m, tn_err *err)
 {
@@ -100,7 +83,7 @@ static int32_t take_cached(struct calibrating *x, const struct run_moment *m, tn
         if (in && i < 2) {
             rc = take_rows(x, in, m, i == 0, err);
         } else if (in && dim) {
-            turn(x->rows, (size_t)m->n_rows * (size_t)in->n_channels, (uint64_t)dim->i);
+            quant_turn(x->rows, (size_t)m->n_rows * (size_t)in->n_channels, (uint64_t)dim->i);
             rc = take_all(x, in, m->n_rows, err);
         }
     }
@@ -125,7 +108,7 @@ static int32_t take_queries(struct calibrating *x, const struct run_moment *m, t
     rc = m->get(m->io, false, 0, x->rows, err);
     if (rc != TN_OK)
         return rc;
-    turn(x->rows, (size_t)(m->n_rows * in->n_channels), in->dim);
+    quant_turn(x->rows, (size_t)(m->n_rows * in->n_channels), in->dim);
     return take_all(x, in, m->n_rows, err);
 }
 

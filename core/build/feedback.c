@@ -4,7 +4,8 @@
  * rounded after it. An error n of a key changes the scores of queries q by <q, n>, so that E[n' Q n] matters, Q = E[q q'] as
  * calibration saw it; one of a value reaches what the output projection W makes of the head: n' W'W n. With M = L D L', L of
  * unit diagonal, that is sum_i D_i (n_i + sum_{j > i} L_ji n_j)^2, which is small if element i aims at
- * x_i - sum_{j > i} L_ji n_j: the form in which GPTQ (Frantar et al. 2023) rounds weights. L is the table.
+ * x_i - sum_{j > i} L_ji n_j: the form in which GPTQ (Frantar et al. 2023) rounds weights. The table has L below its diagonal,
+ * and M on and above it, by which elements are settled once all others are known.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -16,10 +17,10 @@
 #include "tenon/ops.h"
 
 /* Added to the diagonal, as a share of its mean: queries that calibration did not see count a little too. */
-#define DAMPING 0.1
+#define DAMPING 0.02
 
-/* The lower triangle of `m` [dim, dim] becomes L below the diagonal; what is not positive definite becomes zeros, which round
- * to the nearest. */
+/* From the lower triangle of `m` [dim, dim], which is lost: L below the diagonal, M of a mean diagonal of 1 from there on. What
+ * is not positive definite becomes zeros, which round to the nearest. */
 static void factorize(double *m, uint64_t dim, float *out)
 {
     double mean = 0.0;
@@ -30,6 +31,9 @@ static void factorize(double *m, uint64_t dim, float *out)
     good = isnormal(mean);
     for (uint64_t i = 0; i < dim; i++)
         m[i * dim + i] += DAMPING * mean;
+    for (uint64_t i = 0; i < dim; i++)
+        for (uint64_t j = i; j < dim; j++)
+            out[i * dim + j] = good ? (float)(m[j * dim + i] / mean) : 0.0f;
     /* Column k of L, and what it leaves of the rest; D stays on the diagonal. */
     for (uint64_t k = 0; k < dim && good; k++) {
         double d = m[k * dim + k];
@@ -42,9 +46,12 @@ static void factorize(double *m, uint64_t dim, float *out)
         for (uint64_t i = k + 1; i < dim && good; i++)
             m[i * dim + k] /= d;
     }
-    for (uint64_t i = 0; i < dim; i++)
+    for (uint64_t i = 0; i < dim; i++) {
         for (uint64_t j = 0; j < i; j++)
             out[i * dim + j] = good ? (float)m[i * dim + j] : 0.0f;
+        for (uint64_t j = i; j < dim && !good; j++)
+            out[i * dim + j] = 0.0f;
+    }
 }
 
 /* Where keys of a layer are asked. */
@@ -149,6 +156,8 @@ static int32_t make_tables(struct quant *q, const struct checkpoint *c,
             rc = of_projection(q, c, append, &s, m, err);
         else
             rc = of_queries(calib, &s, m, err);
+        if (rc == TN_OK && !value)
+            rc = quant_balance_products(q, index, s.heads, s.dim, m, err);
         for (uint64_t h = 0; h < s.heads && rc == TN_OK; h++)
             factorize(m + h * square, s.dim, table + h * square);
         q->feedback[index][value] = table;

@@ -270,7 +270,10 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
 {
     int32_t rc = decide_linears(q, c, calib, err);
 
-    return rc == TN_OK && calib && c && q->o.hadamard ? quant_shape_errors(q, c, calib, err) : rc;
+    if (rc != TN_OK || !calib || !c || !q->o.hadamard)
+        return rc;
+    rc = quant_balance_keys(q, calib, err);
+    return rc == TN_OK ? quant_shape_errors(q, c, calib, err) : rc;
 }
 
 /* -- Making ------------------------------------------------------------------------------------------- */
@@ -455,6 +458,11 @@ static int32_t find_seen(struct rewriting *r, const struct plan_op *op, bool val
     return TN_OK;
 }
 
+static bool has_factors(const struct rewriting *r, const struct plan_op *op)
+{
+    return r->q->key_factors && r->q->key_factors[op - r->q->from->plan->ops];
+}
+
 /* Per kv head the largest |x| that calibration saw, after what smoothing divides the values by. */
 static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool values, float **out)
 {
@@ -474,6 +482,8 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
         float a = in ? in->absmax[k] / (divide ? divide[k] : 1.0f) : 16.0f; /* dummies */
         ranges[k / dim] = fmaxf(ranges[k / dim], a);
     }
+    if (!values && has_factors(r, op))
+        quant_balanced_ranges(r->q, (size_t)(op - p->ops), r->calib, ranges);
     *out = ranges;
     return TN_OK;
 }
@@ -542,8 +552,7 @@ static int32_t put_stored_ranges(struct rewriting *r, const struct plan_op *from
     return rc;
 }
 
-/* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */
-static bool may_center(const struct plan *p, const struct plan_op *append)
+bool quant_may_center(const struct plan *p, const struct plan_op *append)
 {
     for (size_t i = 0; i < p->n_ops; i++) {
         const struct plan_op *op = &p->ops[i];
@@ -559,7 +568,7 @@ static bool may_center(const struct plan *p, const struct plan_op *append)
 /* Zeros where keys must be stored with their means. */
 static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **out)
 {
-    bool center = may_center(r->q->from->plan, op);
+    bool center = quant_may_center(r->q->from->plan, op);
     uint64_t n = r->q->from->plan->values[op->in[0]].width;
     float *means = arena_array(&r->q->arena, (size_t)n, sizeof *means);
     const struct calibration_input *in = NULL;
@@ -567,7 +576,9 @@ static int32_t key_means(struct rewriting *r, const struct plan_op *op, float **
 
     if (rc != TN_OK)
         return rc;
-    for (uint64_t k = 0; in && center && k < n; k++)
+    if (center && has_factors(r, op))
+        quant_balanced_means(r->q, (size_t)(op - r->q->from->plan->ops), r->calib, means);
+    for (uint64_t k = 0; in && center && k < n && !has_factors(r, op); k++)
         means[k] = (float)(in->sums[k] / (double)(in->n_rows ? in->n_rows : 1));
     *out = means;
     return TN_OK;
@@ -592,7 +603,7 @@ static int32_t put_ranges(struct rewriting *r, const struct plan_op *from, struc
     bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
     const struct plan *p = r->q->from->plan;
     uint32_t n = r->q->feedback && r->q->feedback[from - p->ops][1] ? 5
-                 : may_center(p, from)                              ? 3
+                 : quant_may_center(p, from)                        ? 3
                                                                     : 2;
     int32_t rc = TN_OK;
 

@@ -100,6 +100,8 @@ struct quant {
     struct weight_scale *scales; /* per weight of the plan */
     /* Per op, where it is kv_append: tables of keys and of values [n_kv_heads, head_dim, head_dim]; NULL: none */
     float *(*feedback)[2];
+    /* Likewise: what keys [n_kv_heads * head_dim] are divided by before `hadamard`; NULL: nothing. See keys.c. */
+    float **key_factors;
 };
 
 /* Finds scheme and linears. Close in any case of success. */
@@ -142,6 +144,22 @@ void quant_stack(const struct plan_weight *stack, const struct quant_linear *l,
 const char *quant_unfit_for_experts(const struct quant_linear *l);
 /* experts.c: an op has all stacks alike, or as they were. */
 void quant_agree_on_experts(struct quant *q);
+/* keys.c: fills q->key_factors, and hands the factors to the weights before keys and queries. */
+int32_t quant_balance_keys(struct quant *q, const struct calibration *calib, tn_err *err);
+/* Of an op kv_append: makes of E[q q'] [heads, dim, dim], lower triangles, of turned queries those of queries that are multiplied
+ * by its factors before; leaves them if it has none. */
+int32_t quant_balance_products(const struct quant *q, size_t append, uint64_t heads, uint64_t dim,
+                               double *products, tn_err *err);
+/* Of an op kv_append that has factors: `ranges` [n_kv_heads] of keys after `hadamard` alone become those of keys that are divided
+ * before; `out` receives means [n_kv_heads * head_dim] of the latter. */
+void quant_balanced_ranges(const struct quant *q, size_t append, const struct calibration *calib,
+                           float *ranges);
+void quant_balanced_means(const struct quant *q, size_t append, const struct calibration *calib,
+                          float *out);
+/* The op `hadamard` (tenon/ops.h) on `n` elements of heads of `dim`, in place. */
+void quant_turn(float *x, size_t n, uint64_t dim);
+/* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */
+bool quant_may_center(const struct plan *p, const struct plan_op *append);
 
 /* How many ops read the value, as it is, and how many the weight. */
 uint32_t quant_readers(const struct plan *p, uint32_t value);

@@ -457,6 +457,7 @@ START_TEST(attention_sees_what_was_appended)
 }
 END_TEST
 
+/* By the first pass, which reads what is below the diagonal, or by the others alone. */
 START_TEST(feedback_leaves_of_a_sum_the_error_of_one_element)
 {
     struct shape s = {.kv_heads = 2, .head_dim = 20, .in_width = {40, 40}};
@@ -467,8 +468,10 @@ START_TEST(feedback_leaves_of_a_sum_the_error_of_one_element)
     tn_kv_layer *kv = e.kv;
 
     kit_feedback(&k, kv);
-    for (uint32_t i = 0; i < 2 * 2 * 20 * 20; i++) /* keys, then values */
-        ((float *)kv->k_feedback)[i] = 1.0f;
+    for (uint32_t i = 0; i < 2 * 2 * 20 * 20; i++) { /* keys, then values */
+        bool below = i % 20 < i / 20 % 20;
+        ((float *)kv->k_feedback)[i] = below == !_i ? 1.0f : 0.0f;
+    }
     for (uint32_t i = 0; i < 4; i++) /* so that nothing is clipped */
         ((float *)kv->k_scale)[i] = 0.0625f;
     env_fill(&k, &e, append->in[0], b, 2.0f, false);
@@ -720,7 +723,7 @@ int main(void)
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
     tcase_add_test(c, hadamard_spreads_one_channel_and_is_its_own_inverse);
     tcase_add_test(c, reorder_takes_elements_from_where_its_order_says);
-    tcase_add_test(c, feedback_leaves_of_a_sum_the_error_of_one_element);
+    tcase_add_loop_test(c, feedback_leaves_of_a_sum_the_error_of_one_element, 0, 2);
     tcase_add_test(c, attention_sees_what_was_appended);
     tcase_add_test(c, experts_are_mixed);
     tcase_add_test(c, experts_of_few_bits_have_scales);

@@ -67,6 +67,19 @@ class Safetensors:
         self.data[begin:end] = values.tobytes()
 
 
+    def scale_rows(self, name, rows, factor):
+        """Multiplies rows of a matrix by a power of two, exactly."""
+        t = self.header[name]
+        begin, cols = t["data_offsets"][0], t["shape"][1]
+        if t["dtype"] != "BF16":
+            raise ValueError(t["dtype"])
+        for r in rows:
+            at = slice(begin + 2 * r * cols, begin + 2 * (r + 1) * cols)
+            values = struct.unpack("<%dH" % cols, self.data[at])
+            floats = [struct.unpack("<f", struct.pack("<I", v << 16))[0] * factor for v in values]
+            self.data[at] = struct.pack("<%dH" % cols, *(struct.unpack("<I", struct.pack("<f", f))[0] >> 16 for f in floats))
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="tenon-quant-")
@@ -139,6 +152,25 @@ class Quality(Case):
         self.assertNotIn("hadamard", self.ok("engine", "plan", self.build("int8", "--kv-cache-dtype", "int8", *self.calibrated())))
         self.assertLess(abs(self.perplexity(engine, "--kv-cache-dtype", "float32") / plain - 1), 1e-5)
         self.refused("no ranges", "eval", "perplexity", "--engine", base, "--ids", self.eval, "--kv-cache-dtype", "int8")
+
+    def test_channels_of_keys_need_not_be_alike(self):
+        # Pairs of channels that a rotation mixes, up to 8 times as large and as small; scores are what they were.
+        model = self.path("uneven")
+        shutil.copytree(OPTIONS["model"], model)
+        st = Safetensors(os.path.join(model, "model.safetensors"))
+        for layer in range(6):
+            for pair in range(32):
+                factor = 2.0 ** (3 - pair % 7)
+                for which, heads, by in (("q", 4, 1 / factor), ("k", 2, factor)):
+                    name = "model.layers.%d.self_attn.%s_proj.weight" % (layer, which)
+                    st.scale_rows(name, [h * 64 + i * 32 + pair for h in range(heads) for i in range(2)], by)
+        st.write(os.path.join(model, "model.safetensors"))
+        kl = []
+        for which in (OPTIONS["model"], model):
+            engine = self.build("kv%d" % len(kl), "--kv-cache-dtype", "fp8", *self.calibrated(), "--eval-data", self.eval,
+                                "--max-kl", "1", model=which)
+            kl.append(self.meta(engine)["quant"]["gate"]["kl"])
+        self.assertLess(kl[1], 1.1 * kl[0])  # 6.7 times as much, if channels were left as they are
 
     def test_a_costly_option_is_said_to_be(self):
         r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant", "int8_sq",

@@ -10,12 +10,66 @@
 #include "tenon/float.h"
 
 #define KV_FEEDBACK_MAX_DIM 1024 /* head_dim: targets live on the stack; longer heads get none */
+#define KV_FEEDBACK_PASSES 2     /* after the first */
+
+/* What is stored in the place of `y`; 0 for NaN, and for what is far beyond the range. */
+static inline float kv_error(uint8_t stored, float y)
+{
+    float error = tn_f8e4m3_to_f32(stored) - y;
+
+    return fabsf(error) <= 448.0f ? error : 0.0f;
+}
+
+/* A pass over elements that are stored already: each is rounded anew to what suits the errors of all others. pull[i] is the
+ * sum of what these weigh with element i. */
+static inline void kv_settle(uint8_t *to, const float *y, float *error, float *pull,
+                             const float *weights, uint64_t dim)
+{
+    for (uint64_t i = dim; i-- > 0;) {
+        const float *row = weights + i * dim;
+        float changed, before = error[i];
+        if (!(row[i] > 0.0f))
+            continue;
+        to[i] = tn_f32_to_f8e4m3(y[i] - pull[i] / row[i]);
+        error[i] = kv_error(to[i], y[i]);
+        changed = error[i] - before;
+        if (!(fabsf(changed) > 0.0f)) /* most */
+            continue;
+        for (uint64_t j = 0; j < i; j++)
+            pull[j] += weights[j * dim + i] * changed;
+        for (uint64_t j = i + 1; j < dim; j++)
+            pull[j] += row[j] * changed;
+    }
+}
+
+static inline void kv_store_shaped(uint8_t *to, const float *y, const float *feedback, uint64_t dim)
+{
+    float target[KV_FEEDBACK_MAX_DIM], error[KV_FEEDBACK_MAX_DIM], pull[KV_FEEDBACK_MAX_DIM];
+
+    for (uint64_t i = 0; i < dim; i++) {
+        target[i] = y[i];
+        pull[i] = 0.0f;
+    }
+    for (uint64_t i = dim; i-- > 0;) {
+        const float *row = feedback + i * dim;
+        to[i] = tn_f32_to_f8e4m3(target[i]);
+        error[i] = kv_error(to[i], y[i]);
+        for (uint64_t j = 0; j < i; j++)
+            target[j] -= row[j] * error[i];
+        for (uint64_t j = i + 1; j < dim; j++) {
+            pull[i] += row[j] * error[j];
+            pull[j] += row[j] * error[i];
+        }
+    }
+    for (int pass = 0; pass < KV_FEEDBACK_PASSES; pass++)
+        kv_settle(to, y, error, pull, feedback, dim);
+}
 
 /* x [dim], `center` [dim] or NULL, `feedback` [dim, dim] or NULL; `to` receives dim bytes. */
 static inline void kv_store_f8e4m3(uint8_t *to, const float *x, const float *center, float scale,
                                    const float *feedback, uint64_t dim)
 {
-    float target[KV_FEEDBACK_MAX_DIM];
+    float y[KV_FEEDBACK_MAX_DIM];
 
     if (!feedback || dim > KV_FEEDBACK_MAX_DIM) {
         for (uint64_t i = 0; i < dim; i++)
@@ -23,17 +77,8 @@ static inline void kv_store_f8e4m3(uint8_t *to, const float *x, const float *cen
         return;
     }
     for (uint64_t i = 0; i < dim; i++)
-        target[i] = (center ? x[i] - center[i] : x[i]) / scale;
-    for (uint64_t i = dim; i-- > 0;) {
-        float y = (center ? x[i] - center[i] : x[i]) / scale, error;
-        const float *row = feedback + i * dim;
-        to[i] = tn_f32_to_f8e4m3(target[i]);
-        error = tn_f8e4m3_to_f32(to[i]) - y;
-        if (!(fabsf(error) <= 448.0f)) /* NaN, and what is far beyond the range */
-            continue;
-        for (uint64_t j = 0; j < i; j++)
-            target[j] -= row[j] * error;
-    }
+        y[i] = (center ? x[i] - center[i] : x[i]) / scale;
+    kv_store_shaped(to, y, feedback, dim);
 }
 
 #endif
