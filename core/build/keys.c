@@ -170,11 +170,12 @@ static void tie_moments(const struct layer *l, float *m)
         for (uint64_t h = 0; h < l->heads; h++)
             m[h * l->dim + i] = sum;
     }
-    for (uint64_t k = 0; k < l->heads * l->dim; k++) {
-        uint64_t other = k - k % l->dim + partner(l->keys.rope, k % l->dim);
-        if (other > k)
-            m[k] = m[other] = 0.5f * (m[k] + m[other]);
-    }
+    for (uint64_t h = 0; h < l->heads; h++, m += l->dim)
+        for (uint64_t i = 0; i < l->dim; i++) {
+            uint64_t other = partner(l->keys.rope, i);
+            if (other > i)
+                m[i] = m[other] = 0.5f * (m[i] + m[other]);
+        }
 }
 
 /* m[dim] of a head becomes powers of two, by which keys are divided; whether any is not 1. */

@@ -165,12 +165,10 @@ class Quality(Case):
                     name = "model.layers.%d.self_attn.%s_proj.weight" % (layer, which)
                     st.scale_rows(name, [h * 64 + i * 32 + pair for h in range(heads) for i in range(2)], by)
         st.write(os.path.join(model, "model.safetensors"))
-        kl = []
-        for which in (OPTIONS["model"], model):
-            engine = self.build("kv%d" % len(kl), "--kv-cache-dtype", "fp8", *self.calibrated(), "--eval-data", self.eval,
-                                "--max-kl", "1", model=which)
-            kl.append(self.meta(engine)["quant"]["gate"]["kl"])
-        self.assertLess(kl[1], 1.1 * kl[0])  # 6.7 times as much, if channels were left as they are
+        engine = self.build("kv", "--kv-cache-dtype", "fp8", *self.calibrated(), "--eval-data", self.eval, "--max-kl", "1",
+                            model=model)
+        # 0.0013 of the model as it is; 0.009, if channels were left as they are.
+        self.assertLess(self.meta(engine)["quant"]["gate"]["kl"], 0.003)
 
     def test_a_costly_option_is_said_to_be(self):
         r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant", "int8_sq",
