@@ -235,6 +235,8 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
         ck_assert_uint_eq(product->k.grid[0], !few && units > HOPPER_UNITS ? HOPPER_UNITS : units);
         if (few) /* runs of tokens */
             ck_assert_uint_eq(product->k.grid[1], (t + tokens - 1) / tokens);
+        if (few) /* few tiles of a large matrix share tokens */
+            ck_assert_uint_eq(p->share, tokens == 64 && n == 4096 && k == 28672 ? 2 : 1);
         ck_assert_ptr_eq(product->eight.step, memory + (uint64_t)t * k);
     }
 }

@@ -207,7 +207,7 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
 {
     struct skinny_plan s =
         skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
-                    cuda_div_up(op->in[0]->width, EIGHT_K), rows);
+                    cuda_div_up(op->in[0]->width, EIGHT_K), rows, 1);
 
     return (struct plan){.tile = s.tile,
                          .tokens = s.tokens,

@@ -121,9 +121,9 @@ struct skinny_plan {
 extern const uint32_t n_skinny_shapes;
 
 /* Plans a product of `rows` rows with matrices of `bytes` bytes in all, which are `narrow` tiles of 64 rows or `wide` ones of 128,
- * in `stages` stages along K. */
+ * in `stages` stages along K. Tiles of few matrices share tokens if they `may_share`. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
-                               uint32_t rows);
+                               uint32_t rows, int may_share);
 
 /* All but those of int4 are launched so that they overlap with their neighbours. */
 #define HOPPER_FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_EARLY)

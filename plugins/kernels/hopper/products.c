@@ -147,9 +147,10 @@ static uint32_t find_shape(uint32_t tokens, uint32_t tile, int last)
  * matrices, and those whose wide tiles would leave some multiprocessors with twice the work of others, take blocks of 64 rows.
  * Large ones take 128: in two or three blocks per multiprocessor, or, of few tiles and few tokens, in one here and there with
  * a long ring. With few tokens, short rings leave room on a multiprocessor for blocks of the next kernel, which may start as soon
- * as the last loads are asked for; where blocks fill all multiprocessors anyway, two of them have longer rings. */
+ * as the last loads are asked for; where blocks fill all multiprocessors anyway, two of them have longer rings. Sharing tokens
+ * pays for few tiles of 8 bits alone. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
-                               uint32_t rows)
+                               uint32_t rows, int may_share)
 {
     struct skinny_plan p = {.tokens = SKINNY_ROWS, .tiles = wide, .splits = 1, .share = 1};
     uint32_t blocks = HOPPER_UNITS;
@@ -165,6 +166,11 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
     } else if (p.tokens < SKINNY_ROWS && wide > HOPPER_UNITS / 2 && wide < HOPPER_UNITS) {
         p.shape = find_shape(p.tokens, 64, 1);
         p.tiles = narrow;
+        blocks = 2 * HOPPER_UNITS;
+    } else if (may_share && p.tokens == 64 && wide * 4 <= HOPPER_UNITS) {
+        p.shape = find_shape(p.tokens, 64, 1);
+        p.tiles = narrow;
+        p.share = 2;
         blocks = 2 * HOPPER_UNITS;
     } else if (p.tokens <= 8 && wide >= 2 * HOPPER_UNITS * 9 / 10) {
         p.shape = find_shape(p.tokens, 128, 0) + 1;
@@ -188,7 +194,7 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
 {
     struct skinny_plan s =
         skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
-                    cuda_div_up(op->in[0]->width, PRODUCT_K), rows);
+                    cuda_div_up(op->in[0]->width, PRODUCT_K), rows, 0);
 
     return (struct plan){.tile = s.tile,
                          .tokens = s.tokens,
