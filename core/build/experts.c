@@ -68,7 +68,8 @@ void quant_stack(const struct plan_weight *stack, const struct quant_linear *l,
         part->shard = stack->shard;
         part->shard_units = stack->shard_units;
     } else if (part->n_dims == 3) { /* a scale per row is the same for all parts of it */
-        uint64_t units = quant_column_units(l);
+        uint64_t units =
+            part->dims[2] == stack->dims[2] ? stack->shard_units : quant_column_units(l);
         part->shard = TN_SHARD_AXIS2;
         part->shard_units = (uint32_t)(units ? units : 1);
     }

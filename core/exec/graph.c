@@ -156,47 +156,76 @@ uint64_t graph_piece(uint64_t group, uint64_t cols)
     return piece == group || piece >= LEAST_PIECE ? piece : 0;
 }
 
-/* The op whose matrix, scales or zero points the weight is, if ranks share their columns as they share the op's input: *index says
- * which. Only of the basic op, whose attribute `group` is known. */
-static const struct plan_op *grouped_op(const struct graph *g, uint32_t weight, uint32_t *index)
+/* A matrix of int4 whose columns ranks share. */
+struct grouping {
+    const char *matrix;
+    uint64_t cols, group;
+    uint32_t units; /* that the columns come in; 0: ranks do not share them */
+    bool is_matrix; /* asked about: the matrix itself; else scales or zero points */
+};
+
+static bool group_linear(const struct plan *p, const struct plan_op *op, struct grouping *out)
+{
+    const struct plan_value *x = &p->values[op->in[0]];
+
+    *out = (struct grouping){p->weights[op->weights[0]].name, x->width,
+                             (uint64_t)plan_attr(op, "group")->i, x->shard_units, false};
+    return p->weights[op->weights[0]].shard == TN_SHARD_AXIS1 && x->shard_units != 0;
+}
+
+/* Of experts it is down's, whose scales say how long groups are. */
+static bool group_experts(const struct plan *p, const struct plan_op *op, struct grouping *out)
+{
+    const struct plan_weight *down = &p->weights[op->weights[2]];
+
+    if (op->n_weights < 6 || down->dtype != TN_DT_I4 || down->shard != TN_SHARD_AXIS2)
+        return false;
+    *out = (struct grouping){
+        down->name, down->dims[2], down->dims[2] / p->weights[op->weights[5]].dims[2],
+        down->shard_units ? down->shard_units : (uint32_t)down->dims[2], false};
+    return true;
+}
+
+/* Whether the weight is a matrix, scales or zero points whose columns ranks share as groups; only of basic ops, whose groups are
+ * known. */
+static bool grouping_of(const struct graph *g, uint32_t weight, struct grouping *out)
 {
     const struct plan *p = g->plan;
+    const struct plan_weight *w = &p->weights[weight];
+    uint32_t axis = w->shard == TN_SHARD_AXIS1 ? 1 : w->shard == TN_SHARD_AXIS2 ? 2 : 0;
 
-    for (size_t i = 0; i < p->n_ops && g->topo.tp_size > 1; i++) {
+    for (size_t i = 0; i < p->n_ops && g->topo.tp_size > 1 && axis > 0 && axis + 1 == w->n_dims;
+         i++) {
         const struct plan_op *op = &p->ops[i];
-        if (strcmp(op->name, TN_OP_LINEAR_INT4) != 0 ||
-            p->weights[op->weights[0]].shard != TN_SHARD_AXIS1 ||
-            p->values[op->in[0]].shard_units == 0)
+        bool linear = strcmp(op->name, TN_OP_LINEAR_INT4) == 0;
+        if (!uses(op, weight) || (!linear && strcmp(op->name, TN_OP_MOE_MLP) != 0) ||
+            !(linear ? group_linear(p, op, out) : group_experts(p, op, out)))
             continue;
-        for (*index = 0; *index < op->n_weights; ++*index)
-            if (op->weights[*index] == weight && p->weights[weight].n_dims == 2 &&
-                p->weights[weight].shard == TN_SHARD_AXIS1)
-                return op;
+        out->is_matrix = w->dtype == TN_DT_I4;
+        return true;
     }
-    return NULL;
+    return false;
 }
 
 /* How many columns each of `ranks` has, if they can have equal parts of whole bytes and no too short pieces of groups; else 0. */
-static uint64_t shared_columns(const struct plan *p, const struct plan_op *op, uint32_t ranks)
+static uint64_t shared_columns(const struct grouping *x, uint32_t ranks)
 {
-    const struct plan_value *x = &p->values[op->in[0]];
-    uint64_t cols = x->width / ranks, group = (uint64_t)plan_attr(op, "group")->i;
+    uint64_t cols = x->cols / ranks;
 
-    return x->shard_units % ranks == 0 && cols % 2 == 0 && graph_piece(group, cols) ? cols : 0;
+    return x->units % ranks == 0 && cols % 2 == 0 && graph_piece(x->group, cols) ? cols : 0;
 }
 
-static int32_t refuse_groups(const struct graph *g, const struct plan_op *op, tn_err *err)
+static int32_t refuse_groups(const struct graph *g, const struct grouping *x, tn_err *err)
 {
-    const struct plan_value *x = &g->plan->values[op->in[0]];
     uint32_t most = g->topo.tp_size - 1;
 
-    while (most > 1 && !shared_columns(g->plan, op, most))
+    while (most > 1 && !shared_columns(x, most))
         most--;
-    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, g->plan->weights[op->weights[0]].name,
-           "its %" PRIu64 " columns (%" PRIu32 " units), in groups of %" PRId64
+    err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, x->matrix,
+           "its %" PRIu64 " columns (%" PRIu32 " units), in groups of %" PRIu64
            ", cannot be divided among %" PRIu32 " ranks: pieces of groups must have %d columns or "
            "more",
-           x->width, x->shard_units, plan_attr(op, "group")->i, g->topo.tp_size, LEAST_PIECE);
+           x->cols, x->units, x->group, g->topo.tp_size, LEAST_PIECE);
     err_remedy(err,
                "the largest --tp-size below that suits this matrix is %" PRIu32
                "; built with --tp-size %" PRIu32 " it would not be quantized",
@@ -204,21 +233,22 @@ static int32_t refuse_groups(const struct graph *g, const struct plan_op *op, tn
     return TN_E_CONFIG;
 }
 
-static int32_t cut_groups(struct graph *g, const struct plan_op *op, uint32_t index, uint32_t id,
-                          tn_err *err)
+static int32_t cut_groups(struct graph *g, const struct grouping *x, uint32_t id, tn_err *err)
 {
-    uint64_t cols = shared_columns(g->plan, op, g->topo.tp_size),
-             stride = g->plan->weights[id].dims[1];
-    uint64_t group = (uint64_t)plan_attr(op, "group")->i, piece = graph_piece(group, cols);
+    uint64_t cols = shared_columns(x, g->topo.tp_size), piece, stride;
     tn_weight *out = &g->weights[id];
+    uint32_t axis = out->n_dims - 1;
 
     if (cols == 0)
-        return refuse_groups(g, op, err);
-    out->dims[1] = index == 0 ? cols : cols / piece;
-    g->repeat[id] = index == 0 ? 1 : (uint32_t)(group / piece);
-    if (g->repeat[id] > 1) /* what is repeated is gathered (weights.c) */
-        stride = out->dims[1];
-    out->stride0 = stride * tn_dtype_bits(out->dtype) / 8;
+        return refuse_groups(g, x, err);
+    piece = graph_piece(x->group, cols);
+    stride = out->dims[axis];
+    out->dims[axis] = x->is_matrix ? cols : cols / piece;
+    g->repeat[id] = x->is_matrix ? 1 : (uint32_t)(x->group / piece);
+    if (g->repeat[id] > 1 ||
+        axis == 2) /* what is repeated, or lies scattered, is gathered (weights.c) */
+        stride = out->dims[axis];
+    out->stride0 = (axis == 2 ? out->dims[1] : 1) * stride * tn_dtype_bits(out->dtype) / 8;
     return TN_OK;
 }
 
@@ -228,16 +258,15 @@ static int32_t cut_weight(struct graph *g, uint32_t id, tn_err *err)
     tn_weight *out = &g->weights[id];
     int axis = plan_shard_axis(w);
     uint64_t inner = 1;
-    uint32_t index = 0;
-    const struct plan_op *grouped = grouped_op(g, id, &index);
+    struct grouping grouped;
     int32_t rc = TN_OK;
 
     *out = (tn_weight){
         .h = TN_HDR(tn_weight), .name = w->name, .dtype = w->dtype, .n_dims = w->n_dims};
     memcpy(out->dims, w->dims, sizeof out->dims);
     g->repeat[id] = 1;
-    if (grouped)
-        return cut_groups(g, grouped, index, id, err);
+    if (grouping_of(g, id, &grouped))
+        return cut_groups(g, &grouped, id, err);
     if (axis >= 0 && !may_be_whole(g, id)) {
         uint64_t units = w->shard_units ? w->shard_units : w->dims[axis];
         rc = share(&g->topo, w->name, w->dims[axis], units, &out->dims[axis], err);

@@ -117,13 +117,14 @@ static int32_t gather_slice(const struct binding *b, uint32_t id, const uint8_t 
     return TN_OK;
 }
 
-/* This rank's part of a weight at `src`, of two dimensions, whose entries of dims[1] are repeated. */
+/* This rank's part of a weight at `src` whose entries of the last dimension are repeated. */
 static int32_t repeat_slice(const struct binding *b, uint32_t id, const uint8_t *src, uint8_t **out,
                             tn_err *err)
 {
     const struct plan_weight *w = &b->graph->plan->weights[id];
     const tn_weight *cut = &b->graph->weights[id];
-    size_t size = tn_dtype_bits(w->dtype) / 8, n = (size_t)cut->dims[1];
+    size_t size = tn_dtype_bits(w->dtype) / 8, n = (size_t)cut->dims[cut->n_dims - 1];
+    size_t whole = (size_t)w->dims[w->n_dims - 1], rows = (size_t)slice_bytes(cut) / (n * size);
     size_t first = b->graph->topo.tp_rank * n, repeat = b->graph->repeat[id];
     uint8_t *dst = mem_aligned((size_t)slice_bytes(cut), 64);
 
@@ -132,10 +133,9 @@ static int32_t repeat_slice(const struct binding *b, uint32_t id, const uint8_t 
         err_field(err, w->name);
         return TN_E_NOMEM;
     }
-    for (size_t r = 0; r < (size_t)w->dims[0]; r++)
+    for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < n; i++)
-            memcpy(dst + (r * n + i) * size,
-                   src + (r * (size_t)w->dims[1] + (first + i) / repeat) * size, size);
+            memcpy(dst + (r * n + i) * size, src + (r * whole + (first + i) / repeat) * size, size);
     *out = dst;
     return TN_OK;
 }

@@ -467,6 +467,50 @@ START_TEST(ranks_share_experts_or_their_insides)
 }
 END_TEST
 
+/* The same with 352 columns of down in 11 groups. */
+static struct plan *experts_in_groups(void)
+{
+    struct plan *p = experts(TN_SHARD_AXIS1, false);
+    struct plan_op *mlp = &p->ops[p->n_ops - 1];
+    static const char *const names[] = {"sg", "su", "sd"};
+
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t rows = i < 2 ? 352 : 8;
+        struct plan_weight *w = &p->weights[mlp->weights[i]];
+        w->dtype = TN_DT_I4;
+        w->dims[i < 2 ? 1 : 2] = 352;
+        mlp->weights[3 + i] =
+            sample_weight(p, names[i], TN_ROLE_SCALE, TN_DT_F32, 4, rows, i < 2 ? 1 : 11);
+        p->weights[mlp->weights[3 + i]].shard = i < 2 ? TN_SHARD_AXIS1 : TN_SHARD_AXIS2;
+    }
+    mlp->n_weights = 6;
+    return p;
+}
+
+START_TEST(groups_of_experts_that_ranks_cut_become_shorter)
+{
+    struct plan *p = experts_in_groups();
+    struct graph *g;
+
+    ck_assert_ok(cut(p, 1, 2, &g), &err);
+    check_dims(g, "gate", 4, 176, 352 * 4);
+    check_dims(g, "sg", 4, 176, 352 * 4);
+    check_dims(g, "down", 4, 8, 8 * 88); /* 176 columns of half a byte: gathered */
+    check_dims(g, "sd", 4, 8, 8 * 11 * 4);
+    ck_assert_uint_eq(g->weights[p->ops[p->n_ops - 1].weights[5]].dims[2], 11);
+    ck_assert_uint_eq(g->repeat[p->ops[p->n_ops - 1].weights[5]], 2);
+    ck_assert_uint_eq(g->repeat[p->ops[p->n_ops - 1].weights[3]], 1);
+    graph_free(g);
+    ck_assert_ok(cut(p, 3, 11, &g), &err);
+    ck_assert_uint_eq(g->repeat[p->ops[p->n_ops - 1].weights[5]], 1);
+    ck_assert_uint_eq(g->weights[p->ops[p->n_ops - 1].weights[5]].dims[2], 1);
+    graph_free(g);
+    check_indivisible(p, 8, "down");
+    ck_assert_err_has(&err, "groups of 32");
+    plan_free(p);
+}
+END_TEST
+
 START_TEST(positions_are_not_shared_out)
 {
     struct plan *p = sample_empty();
@@ -513,6 +557,7 @@ int main(void)
     tcase_add_test(t, biases_follow_their_matrix);
     tcase_add_test(t, what_cannot_be_divided_is_named);
     tcase_add_test(t, groups_that_ranks_cut_become_shorter);
+    tcase_add_test(t, groups_of_experts_that_ranks_cut_become_shorter);
     tcase_add_test(t, query_heads_fewer_than_ranks_are_refused);
     tcase_add_test(t, a_vocabulary_that_does_not_divide_is_held_whole);
     tcase_add_test(t, ranks_that_do_not_exist_are_refused);
