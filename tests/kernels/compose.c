@@ -374,6 +374,10 @@ struct shape shape_for(const tn_variant *v)
         s.table = 2000;
     if (!v->pack_layout && !v->kv_dtypes) /* row by row: all inputs are equally wide */
         s.in_width[1] = s.in_width[0];
+    if (is(v->op, TN_OP_MOE_MLP)) {
+        s.in_width[1] = s.in_width[2] = 3;
+        s.experts = 6;
+    }
     if (is(v->op, TN_OP_ROPE) || is(v->op, TN_OP_HADAMARD) || v->kv_dtypes) {
         uint64_t width;
         s.head_dim = 64;

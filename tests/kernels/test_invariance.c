@@ -41,6 +41,16 @@ static void fill_sampling(struct kit *k, tn_batch *b)
                                                                 .history_len = 64};
 }
 
+static void fill_inputs(struct kit *k, struct env *e, const tn_op *op, const tn_batch *b)
+{
+    for (uint32_t i = 0; i < op->n_in; i++) {
+        env_fill(k, e, op->in[i], b, 3.0f, false);
+        for (uint64_t j = 0; op->in[i]->dtype == TN_DT_I32 && j < b->n_rows * op->in[i]->width; j++)
+            ((int32_t *)e->data[op->in[i]->id])[j] =
+                (int32_t)random_below(&k->random, 6); /* experts */
+    }
+}
+
 /* The inputs of rows [row, row + n) of the whole step. */
 static void slice_inputs(const tn_op *op, const struct env *whole, uint32_t row, struct env *part)
 {
@@ -88,8 +98,7 @@ static void check_variant(const tn_variant *v)
         kv = kit_kv(&k, b, s.kv_heads, s.head_dim, TN_DT_F16);
     fill_sampling(&k, b);
     whole.kv = kv ? kit_kv_copy(&k, kv) : NULL;
-    for (uint32_t i = 0; i < op->n_in; i++)
-        env_fill(&k, &whole, op->in[i], b, 3.0f, false);
+    fill_inputs(&k, &whole, op, b);
     run_variant(&k, &cpu, v, op, b, &whole);
     for (uint32_t seq = 0; seq < N_SEQS; seq++)
         for (uint32_t first = 0, p = 0; first < all_rows[seq]; first += pieces[p++]) {
@@ -128,8 +137,7 @@ static void check_workers(struct plug *plugs, uint32_t n, const tn_variant *v)
     const tn_op *op = compose(&k, v, &s);
     tn_kv_layer *kv = v->kv_dtypes ? kit_kv(&k, b, s.kv_heads, s.head_dim, TN_DT_BF16) : NULL;
     fill_sampling(&k, b);
-    for (uint32_t i = 0; i < op->n_in; i++)
-        env_fill(&k, &first, op->in[i], b, 3.0f, false);
+    fill_inputs(&k, &first, op, b);
     for (uint32_t run = 0; run < 2 * n; run++) {
         struct env e = first;
         e.kv = kv;

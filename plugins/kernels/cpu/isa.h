@@ -41,7 +41,9 @@ struct isa {
     void (*map)(enum map_kind kind, float *y, const float *a, const float *b, uint64_t n,
                 float param);
 
-    /* y[n] = factor * x[n], x of any float dtype; y of any float dtype. */
+    /* The sum of a[i] * b[i]. */
+    float (*dot)(const float *a, const float *b, uint64_t n);
+    /* y[n] = factor * x[n], x of any float dtype, int8 or float8_e4m3; y of any float dtype. */
     void (*widen)(float *y, const void *x, uint32_t dtype, uint64_t n, float factor);
     void (*narrow)(void *y, uint32_t dtype, const float *x, uint64_t n);
 

@@ -36,6 +36,7 @@ static CPU_INLINE void load_f8_step(vf *w0, vf *w1, const unsigned char *p)
 
 const struct isa isa_avx2 = {
     .map = map,
+    .dot = dot,
     .widen = widen,
     .narrow = narrow,
     .rms_norm = rms_norm,

@@ -24,6 +24,7 @@
 
 const struct isa isa_avx512 = {
     .map = map,
+    .dot = dot,
     .widen = widen,
     .narrow = narrow,
     .rms_norm = rms_norm,

@@ -54,6 +54,22 @@ static void map(enum map_kind kind, float *y, const float *a, const float *b, ui
     }
 }
 
+static float dot(const float *a, const float *b, uint64_t n)
+{
+    vf s0 = v_zero(), s1 = v_zero(), s2 = v_zero(), s3 = v_zero();
+    uint64_t i = 0;
+
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        s0 = v_fma(v_load(a + i), v_load(b + i), s0);
+        s1 = v_fma(v_load(a + i + LANES), v_load(b + i + LANES), s1);
+        s2 = v_fma(v_load(a + i + 2 * LANES), v_load(b + i + 2 * LANES), s2);
+        s3 = v_fma(v_load(a + i + 3 * LANES), v_load(b + i + 3 * LANES), s3);
+    }
+    for (; i < n; i += LANES)
+        s0 = v_fma(v_load_some(a + i, n - i), v_load_some(b + i, n - i), s0);
+    return v_sum(v_add(v_add(s0, s1), v_add(s2, s3)));
+}
+
 static void widen(float *y, const void *x, uint32_t dtype, uint64_t n, float factor)
 {
     vf by = v_set1(factor);

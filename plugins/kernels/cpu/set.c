@@ -7,6 +7,7 @@
  * the thread that binds a plan, the rest from any.
  */
 #include "attention.h"
+#include "experts.h"
 #include "products.h"
 #include "rows.h"
 #include "sample.h"
@@ -56,7 +57,7 @@ static double rows_cost_ns(const tn_op *op, uint32_t rows, double slower)
         .launch = id##_launch_##isa,                                                               \
     };
 
-/* -- Attention and sampling ------------------------------------------------------------------------ */
+/* -- Attention, experts and sampling ------------------------------------------------------------------------ */
 
 static int32_t attention_can_run_any(void *instance, const tn_op *op, tn_err *err)
 {
@@ -92,7 +93,37 @@ static int32_t sample_workspace_any(void *instance, const tn_op *op, uint32_t ma
     return TN_OK;
 }
 
-#define OTHER_VARIANT(isa, id, op_name, kv)                                                        \
+static int32_t moe_mlp_can_run_any(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return experts_can_run(op, err);
+}
+
+static double moe_mlp_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    (void)instance;
+    return experts_cost_ns(op, rows);
+}
+
+static int32_t moe_mlp_workspace_any(void *instance, const tn_op *op, uint32_t max_rows,
+                                     uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                     tn_err *err)
+{
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = experts_workspace(instance, op, max_rows);
+    return TN_OK;
+}
+
+static void moe_mlp_launch(void *instance, const tn_launch *l, const struct isa *isa)
+{
+    experts_launch(instance, l, isa);
+}
+
+#define EXPERTS (ROWS_FLOATS | TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I4))
+
+#define OTHER_VARIANT(isa, id, op_name, weights, kv)                                               \
     static double id##_cost_ns_##isa(void *instance, const tn_op *op, uint32_t rows)               \
     {                                                                                              \
         return SLOWER_##isa * id##_cost_ns(instance, op, rows);                                    \
@@ -109,6 +140,7 @@ static int32_t sample_workspace_any(void *instance, const tn_op *op, uint32_t ma
         .op = op_name,                                                                             \
         .flags = FLAGS,                                                                            \
         .act_dtypes = TN_DT_BIT(TN_DT_F32),                                                        \
+        .weight_dtypes = (weights),                                                                \
         .kv_dtypes = (kv),                                                                         \
         .kv_layout = (kv) ? TN_KV_LAYOUT_HND : NULL,                                               \
         .cpu = {NEEDS_##isa, 0},                                                                   \
@@ -126,8 +158,9 @@ static int32_t sample_workspace_any(void *instance, const tn_op *op, uint32_t ma
         (void)instance;                                                                            \
         return rows_cost_ns(op, rows, SLOWER_##isa);                                               \
     }                                                                                              \
-    OTHER_VARIANT(isa, attention, TN_OP_ATTENTION, ROWS_CACHE)                                     \
-    OTHER_VARIANT(isa, sample, TN_OP_SAMPLE, 0)
+    OTHER_VARIANT(isa, attention, TN_OP_ATTENTION, 0, ROWS_CACHE)                                  \
+    OTHER_VARIANT(isa, moe_mlp, TN_OP_MOE_MLP, EXPERTS, 0)                                         \
+    OTHER_VARIANT(isa, sample, TN_OP_SAMPLE, 0, 0)
 
 #define ROWS_AVX512(...) ROWS_VARIANT(avx512, 0, __VA_ARGS__)
 #define ROWS_AVX2(...) ROWS_VARIANT(avx2, 0, __VA_ARGS__)
@@ -148,13 +181,15 @@ static const tn_variant *const variants[] = {
     PRODUCTS(PRODUCT_ADDRESS) ROWS_OPS(ROWS_ADDRESSES) ROWS_PARTS(ROWS_ADDRESSES) &
         attention_avx512,
     &attention_avx2,
+    &moe_mlp_avx512,
+    &moe_mlp_avx2,
     &sample_avx512,
     &sample_avx2,
 };
 
 #define PRODUCT_ONE(kernel, form, id, op, equals) +1
 #define ROWS_ONE(id, op, equals, weights, kv) +2
-#define N_VARIANTS (PRODUCTS(PRODUCT_ONE) ROWS_OPS(ROWS_ONE) ROWS_PARTS(ROWS_ONE) + 4)
+#define N_VARIANTS (PRODUCTS(PRODUCT_ONE) ROWS_OPS(ROWS_ONE) ROWS_PARTS(ROWS_ONE) + 6)
 
 #else /* no kernels for this architecture yet: the device alone, and the reference set on it */
 

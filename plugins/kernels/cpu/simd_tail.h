@@ -19,7 +19,21 @@ static inline void v_store_some(float *p, vf a, uint64_t left)
         v_store_n(p, a, left);
 }
 
-/* Likewise from elements of any float dtype, starting at element `at` of `p`. */
+/* Likewise from elements of float8_e4m3 or int8. */
+static inline vf v_widen_bytes(const uint8_t *p, uint32_t dtype, uint64_t left)
+{
+    uint8_t last[LANES] = {0};
+
+    if (left < LANES) {
+        memcpy(last, p, left);
+        p = last;
+    }
+    if (dtype == TN_DT_I8)
+        return v_load_i8((const int8_t *)p);
+    return v_mul(v_set1(256.0f), v_load_f8_nan(p)); /* which loads 1/256 of it */
+}
+
+/* Likewise from elements of any float dtype, float8_e4m3 or int8, starting at element `at` of `p`. */
 static inline vf v_widen_some(const void *p, uint32_t dtype, uint64_t at, uint64_t left)
 {
     const uint16_t *half = (const uint16_t *)p + at;
@@ -27,6 +41,8 @@ static inline vf v_widen_some(const void *p, uint32_t dtype, uint64_t at, uint64
 
     if (dtype == TN_DT_F32)
         return v_load_some((const float *)p + at, left);
+    if (dtype == TN_DT_I8 || dtype == TN_DT_F8E4M3)
+        return v_widen_bytes((const uint8_t *)p + at, dtype, left);
     if (left < LANES) {
         memcpy(last, half, left * sizeof *last);
         half = last;
