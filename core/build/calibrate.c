@@ -150,8 +150,8 @@ static int32_t check_memory(const struct quant *q, uint32_t keep, bool all, tn_e
 
     for (size_t i = 0; i < p->n_ops; i++)
         if (keeps_products(q, all, &p->ops[i]))
-            sum += calibration_products_bytes((uint64_t)plan_attr(&p->ops[i], "n_kv_heads")->i,
-                                              (uint64_t)plan_attr(&p->ops[i], "head_dim")->i);
+            sum += 2 * calibration_products_bytes((uint64_t)plan_attr(&p->ops[i], "n_kv_heads")->i,
+                                                  (uint64_t)plan_attr(&p->ops[i], "head_dim")->i);
     for (uint32_t i = 0; i < q->n_groups; i++)
         sum += calibration_bytes(q->groups[i].n_channels, keep);
     log_info("calibration: statistics of %" PRIu32 " inputs take %" PRIu64 " MiB", q->n_groups,
@@ -246,6 +246,10 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
                 break;
             snprintf(name, sizeof name, "kv.%" PRId32 ".%c", op->layer, "kvh"[k]);
             rc = calibration_add(x->c, name, p->values[op->in[k == 1]].width, 0, seed, &in, err);
+            if (rc == TN_OK && k == 1 && (all || x->q->o.hadamard) &&
+                plan_attr(op, "head_dim")->i <= CALIBRATION_DIM)
+                rc = calibration_add_products(x->c, in, (uint64_t)plan_attr(op, "n_kv_heads")->i,
+                                              (uint64_t)plan_attr(op, "head_dim")->i, err);
         }
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
         if (keeps_products(x->q, all, &p->ops[i]))

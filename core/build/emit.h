@@ -19,8 +19,16 @@ struct weight_source {
     uint64_t unit;               /* of `stored`: its rows per row of the weight; 0: one */
 };
 
+/* What heads of values are turned by, and the output projection back: see values.c. */
+struct head_turn {
+    uint64_t dim,
+        share; /* a matrix [dim, dim] for each kv head, and for `share` heads behind the attention */
+    const float *turn, *back; /* [n_kv_heads, dim, dim] */
+};
+
 /* What quantization makes of a weight on the way, in this order: each may be NULL. */
 struct weight_scale {
+    const struct head_turn *turn_rows, *turn_columns;
     const float *divide; /* per entry of dims[0]: (w + offset) / divide - offset */
     float offset;
     const float *multiply; /* per column */

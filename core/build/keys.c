@@ -16,9 +16,6 @@
 /* Factors are within 2^-4 and 2^4 of a head's mean, so that queries stay within float16. */
 #define MOST_OCTAVES 4
 
-/* Of ranges, which are estimates. */
-#define MARGIN 1.25f
-
 /* Added to second moments, as a share of their mean. */
 #define FLOOR 0.01
 
@@ -322,7 +319,7 @@ void quant_balanced_ranges(const struct quant *q, size_t append, const struct ca
             after += in->squares[i] / ((double)factors[i] * (double)factors[i]);
         }
         if (before > 0.0)
-            ranges[h] *= MARGIN * (float)sqrt(after / before);
+            ranges[h] *= QUANT_RANGE_MARGIN * (float)sqrt(after / before);
     }
 }
 

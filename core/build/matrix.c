@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "build/convert.h"
+#include "build/quant.h"
 
 uint64_t matrix_rows(const struct plan_weight *w)
 {
@@ -82,6 +83,10 @@ static int32_t load_source(struct loading *l, const struct weight_source *s, flo
 
 static void apply_scale(const struct weight_scale *s, uint64_t rows, uint64_t cols, float *w)
 {
+    if (s->turn_rows)
+        quant_turn_rows(s->turn_rows, rows, cols, w);
+    if (s->turn_columns)
+        quant_turn_columns(s->turn_columns, rows, cols, w);
     for (uint64_t r = 0; r < rows; r++) {
         for (uint64_t k = 0; k < cols && s->multiply; k++)
             w[r * cols + k] *= s->multiply[k];

@@ -273,6 +273,8 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
     if (rc != TN_OK || !calib || !c || !q->o.hadamard)
         return rc;
     rc = quant_balance_keys(q, calib, err);
+    if (rc == TN_OK)
+        rc = quant_turn_values(q, calib, err);
     return rc == TN_OK ? quant_shape_errors(q, c, calib, err) : rc;
 }
 
@@ -430,7 +432,7 @@ static int32_t put_weights(struct rewriting *r)
             rc = put_parts(r, r->made[i]);
             continue;
         }
-        if (s->divide || s->multiply || s->rows)
+        if (s->divide || s->multiply || s->rows || s->turn_rows || s->turn_columns)
             origin.scale = s;
         rc = put_weight(r, &from->plan->weights[i], &origin, &r->ids[i]);
     }
@@ -484,6 +486,9 @@ static int32_t head_ranges(struct rewriting *r, const struct plan_op *op, bool v
     }
     if (!values && has_factors(r, op))
         quant_balanced_ranges(r->q, (size_t)(op - p->ops), r->calib, ranges);
+    for (uint64_t h = 0; values && before->n_weights && h < heads; h++)
+        if (r->q->scales[before->weights[0]].turn_rows)
+            ranges[h] *= QUANT_RANGE_MARGIN;
     *out = ranges;
     return TN_OK;
 }

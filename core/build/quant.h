@@ -39,6 +39,9 @@ void quantized_drop(struct quantized *m);
 
 #define QUANT_WHY 192
 
+/* Of ranges of the cache that are estimated from what calibration saw before values and keys were changed. */
+#define QUANT_RANGE_MARGIN 1.25f
+
 #define QUANT_STACKS 3 /* of moe_mlp */
 
 /* A linear of the plan, or a stack of experts' matrices, which is seen as one matrix [E * N, K] (experts.c). */
@@ -156,6 +159,11 @@ void quant_balanced_ranges(const struct quant *q, size_t append, const struct ca
                            float *ranges);
 void quant_balanced_means(const struct quant *q, size_t append, const struct calibration *calib,
                           float *out);
+/* values.c: hands what turns values to the weights before and behind each attention that allows it. */
+int32_t quant_turn_values(struct quant *q, const struct calibration *calib, tn_err *err);
+/* Of w[rows, cols] the rows of each head, and the columns of each head, in place. */
+void quant_turn_rows(const struct head_turn *t, uint64_t rows, uint64_t cols, float *w);
+void quant_turn_columns(const struct head_turn *t, uint64_t rows, uint64_t cols, float *w);
 /* The op `hadamard` (tenon/ops.h) on `n` elements of heads of `dim`, in place. */
 void quant_turn(float *x, size_t n, uint64_t dim);
 /* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */

@@ -67,6 +67,19 @@ class Safetensors:
         self.data[begin:end] = values.tobytes()
 
 
+    def floats(self, name):
+        """Rows of a matrix."""
+        t = self.header[name]
+        if t["dtype"] != "BF16":
+            raise ValueError(t["dtype"])
+        values = array.array("H", bytes(self.data[slice(*t["data_offsets"])]))
+        wide = array.array("f", array.array("I", [v << 16 for v in values]).tobytes())
+        return [wide[i : i + t["shape"][1]] for i in range(0, len(wide), t["shape"][1])]
+
+    def replace(self, name, rows):
+        wide = array.array("I", b"".join(r.tobytes() for r in rows))
+        self.data[slice(*self.header[name]["data_offsets"])] = array.array("H", [(v + 0x8000) >> 16 for v in wide]).tobytes()
+
     def scale_rows(self, name, rows, factor):
         """Multiplies rows of a matrix by a power of two, exactly."""
         t = self.header[name]
@@ -150,7 +163,8 @@ class Quality(Case):
         # What makes e4m3 good enough: queries and keys of every layer go through hadamard, which scores do not notice.
         self.assertEqual(self.ok("engine", "plan", engine).count("hadamard("), 2 * 6)
         self.assertNotIn("hadamard", self.ok("engine", "plan", self.build("int8", "--kv-cache-dtype", "int8", *self.calibrated())))
-        self.assertLess(abs(self.perplexity(engine, "--kv-cache-dtype", "float32") / plain - 1), 1e-5)
+        # Matrices before and behind values are rounded once more.
+        self.assertLess(abs(self.perplexity(engine, "--kv-cache-dtype", "float32") / plain - 1), 2e-4)
         self.refused("no ranges", "eval", "perplexity", "--engine", base, "--ids", self.eval, "--kv-cache-dtype", "int8")
 
     def test_channels_of_keys_need_not_be_alike(self):
@@ -169,6 +183,29 @@ class Quality(Case):
                             model=model)
         # 0.0013 of the model as it is; 0.009, if channels were left as they are.
         self.assertLess(self.meta(engine)["quant"]["gate"]["kl"], 0.003)
+
+    def test_values_may_all_point_one_way(self):
+        # Each element of a value gets 6 times the first on top, which the output projection takes off.
+        model = self.path("slanted")
+        shutil.copytree(OPTIONS["model"], model)
+        st = Safetensors(os.path.join(model, "model.safetensors"))
+        for layer in range(6):
+            name = "model.layers.%d.self_attn." % layer
+            rows = st.floats(name + "v_proj.weight")
+            for i in range(128):
+                if i % 64:
+                    rows[i] = array.array("f", [a + 6 * b for a, b in zip(rows[i], rows[i - i % 64])])
+            st.replace(name + "v_proj.weight", rows)
+            rows = st.floats(name + "o_proj.weight")
+            for row in rows:
+                for h in range(0, 256, 64):
+                    row[h] -= 6 * sum(row[h + 1 : h + 64])
+            st.replace(name + "o_proj.weight", rows)
+        st.write(os.path.join(model, "model.safetensors"))
+        engine = self.build("kv", "--kv-cache-dtype", "fp8", *self.calibrated(), "--eval-data", self.eval, "--max-kl", "100",
+                            model=model)
+        # 0.0013 of the model as it is; 0.048, if values were stored as they are.
+        self.assertLess(self.meta(engine)["quant"]["gate"]["kl"], 0.004)
 
     def test_a_costly_option_is_said_to_be(self):
         r = tenon("build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"), "--quant", "int8_sq",
