@@ -112,6 +112,9 @@ double product_tolerance(const struct subject *s, uint32_t matrix)
 {
     if (matrix == TN_DT_I8 && !s->v->equals)
         return 0.0;
+    /* The library's matrices are widened to 16 bits: of half a million elements, one is off by nine times what most are. */
+    if (matrix == TN_DT_I4 && strstr(s->v->name, ".cublaslt"))
+        return larger(2e-5, 1.75 * slack(s->act));
     if (matrix == TN_DT_I4 && !s->v->gpus)
         return s->v->equals && strstr(s->v->equals, "mul") ? 5e-3 : 6e-4;
     /* Sums of e4m3 on tensor cores have few bits. */

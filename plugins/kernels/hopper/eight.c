@@ -492,8 +492,12 @@ static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix
 
 /* -- The variants ------------------------------------------------------------------------------------ */
 
-/* `way`: wgmma or half; `more`: flags. */
-#define VARIANT(id, way, more, type, text_name, op_name, text, form_finish, n_matrices, n_norm,    \
+/* What quantizes rows stands in front of a product and keeps it from starting early. */
+#define WGMMA_FLAGS (HOPPER_FLAGS & ~TN_VARIANT_EARLY)
+#define HALF_FLAGS (HOPPER_FLAGS | TN_VARIANT_WIDE_ROWS)
+
+/* `way`: wgmma or half; `bits`: its flags. */
+#define VARIANT(id, way, bits, type, text_name, op_name, text, form_finish, n_matrices, n_norm,    \
                 n_all)                                                                             \
     static const struct form form_##id = {form_finish, n_matrices, n_norm, n_all};                 \
     static int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                      \
@@ -525,7 +529,7 @@ static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix
                                     .name = text_name,                                             \
                                     .op = op_name,                                                 \
                                     .equals = text,                                                \
-                                    .flags = HOPPER_FLAGS | (more),                                \
+                                    .flags = (bits),                                               \
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .weight_dtypes = TN_DT_BIT(type),                              \
                                     .gpus = hopper_gpus,                                           \
@@ -535,30 +539,30 @@ static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix
                                     .launch = id##_launch};
 
 /* All forms with linear op `op` and matrices of `type`; `end`: of the names of variants. */
-#define FORMS(q, way, more, type, op, name, end)                                                   \
-    VARIANT(linear_##q, way, more, type, "linear_" end, op, NULL, PRODUCT_STORE, 1, 0, 0)          \
-    VARIANT(qkv_##q, way, more, type, "qkv_" end, "qkv." name, TN_TEXT_QKV(op), PRODUCT_STORE, 3,  \
+#define FORMS(q, way, bits, type, op, name, end)                                                   \
+    VARIANT(linear_##q, way, bits, type, "linear_" end, op, NULL, PRODUCT_STORE, 1, 0, 0)          \
+    VARIANT(qkv_##q, way, bits, type, "qkv_" end, "qkv." name, TN_TEXT_QKV(op), PRODUCT_STORE, 3,  \
             0, 3)                                                                                  \
-    VARIANT(linear_add_##q, way, more, type, "linear_add_" end, "linear_add." name,                \
+    VARIANT(linear_add_##q, way, bits, type, "linear_add_" end, "linear_add." name,                \
             TN_TEXT_LINEAR_ADD(op), PRODUCT_ADD, 1, 0, 2)                                          \
-    VARIANT(gate_silu_##q, way, more, type, "gate_silu_" end, "gate_silu." name,                   \
+    VARIANT(gate_silu_##q, way, bits, type, "gate_silu_" end, "gate_silu." name,                   \
             TN_TEXT_GATE(op, "silu"), PRODUCT_SILU, 2, 0, 4)                                       \
-    VARIANT(gate_gelu_##q, way, more, type, "gate_gelu_" end, "gate_gelu." name,                   \
+    VARIANT(gate_gelu_##q, way, bits, type, "gate_gelu_" end, "gate_gelu." name,                   \
             TN_TEXT_GATE(op, "gelu"), PRODUCT_GELU, 2, 0, 4)                                       \
-    VARIANT(gate_gelu_tanh_##q, way, more, type, "gate_gelu_tanh_" end, "gate_gelu_tanh." name,    \
+    VARIANT(gate_gelu_tanh_##q, way, bits, type, "gate_gelu_tanh_" end, "gate_gelu_tanh." name,    \
             TN_TEXT_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, 0, 4)                             \
-    VARIANT(norm_linear_##q, way, more, type, "norm_linear_" end, "norm_linear." name,             \
+    VARIANT(norm_linear_##q, way, bits, type, "norm_linear_" end, "norm_linear." name,             \
             TN_TEXT_NORM_LINEAR(op), PRODUCT_STORE, 1, 1, 2)                                       \
-    VARIANT(norm_qkv_##q, way, more, type, "norm_qkv_" end, "norm_qkv." name,                      \
+    VARIANT(norm_qkv_##q, way, bits, type, "norm_qkv_" end, "norm_qkv." name,                      \
             TN_TEXT_NORM_QKV(op), PRODUCT_STORE, 3, 1, 4)                                          \
-    VARIANT(norm_gate_silu_##q, way, more, type, "norm_gate_silu_" end, "norm_gate_silu." name,    \
+    VARIANT(norm_gate_silu_##q, way, bits, type, "norm_gate_silu_" end, "norm_gate_silu." name,    \
             TN_TEXT_NORM_GATE(op, "silu"), PRODUCT_SILU, 2, 1, 5)                                  \
-    VARIANT(norm_gate_gelu_##q, way, more, type, "norm_gate_gelu_" end, "norm_gate_gelu." name,    \
+    VARIANT(norm_gate_gelu_##q, way, bits, type, "norm_gate_gelu_" end, "norm_gate_gelu." name,    \
             TN_TEXT_NORM_GATE(op, "gelu"), PRODUCT_GELU, 2, 1, 5)                                  \
-    VARIANT(norm_gate_gelu_tanh_##q, way, more, type, "norm_gate_gelu_tanh_" end,                  \
+    VARIANT(norm_gate_gelu_tanh_##q, way, bits, type, "norm_gate_gelu_tanh_" end,                  \
             "norm_gate_gelu_tanh." name, TN_TEXT_NORM_GATE(op, "gelu_tanh"), PRODUCT_GELU_TANH, 2, \
             1, 5)
 
-FORMS(fp8, wgmma, 0, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8.wgmma")
-FORMS(int8, wgmma, 0, TN_DT_I8, TN_OP_LINEAR_INT8, "int8", "int8.wgmma")
-FORMS(fp8_half, half, TN_VARIANT_WIDE_ROWS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8_half.mma")
+FORMS(fp8, wgmma, WGMMA_FLAGS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8.wgmma")
+FORMS(int8, wgmma, WGMMA_FLAGS, TN_DT_I8, TN_OP_LINEAR_INT8, "int8", "int8.wgmma")
+FORMS(fp8_half, half, HALF_FLAGS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8_half.mma")
