@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Channels of keys are brought to like size before the op `hadamard` spreads them over the elements of a cache in
+ * Channels of keys are brought nearer to one size before the op `hadamard` spreads them over the elements of a cache in
  * float8_e4m3: there all elements are then rounded by what the largest channels would need, and a channel in which keys are
- * small and queries large would suffer. Keys are divided and queries multiplied by the same factors, so that scores stay;
+ * small and queries large would suffer. Half way (factors are square roots of sizes) is best where sets round to the nearest, for
+ * queries that tell no channel from another, and as good as all the way where they round with feedback. Keys are divided and queries multiplied by the same factors, so that scores stay;
  * weights in front of them take the factors, which are powers of two: no weight loses a bit by it. What shapes rounding
  * (feedback.c), ranges and means of keys follow from statistics of the model as it is.
  */
@@ -186,7 +187,7 @@ static bool make_factors(uint64_t dim, float *m)
     for (uint64_t i = 0; i < dim; i++)
         middle += 0.5 * log2((double)m[i] + FLOOR * sum) / (double)dim;
     for (uint64_t i = 0; i < dim; i++) {
-        double octaves = rint(0.5 * log2((double)m[i] + FLOOR * sum) - middle);
+        double octaves = rint(0.5 * (0.5 * log2((double)m[i] + FLOOR * sum) - middle));
         if (!isfinite(octaves))
             octaves = 0.0;
         m[i] = (float)exp2(fmax(-MOST_OCTAVES, fmin(MOST_OCTAVES, octaves)));

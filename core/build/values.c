@@ -3,7 +3,8 @@
  * What an attention makes is linear in its values, so that v = W_v x may be turned into T v by the rows of W_v, and back by the columns
  * of the output projection, for each kv head by a matrix of its own. Rounding to float8_e4m3 leaves an error that goes with the
  * size of each element: where few directions hold most of the values, and the output projection looks at these, it costs most. With
- * T = H C^-1, C C' = E[v v'] and H the matrix of `hadamard`, all elements are of like size and none goes with another. That
+ * T = H L^-1, L L' the square root of E[v v'] and H the matrix of `hadamard`, elements are of like size, and errors that are white
+ * there cost least for a projection that looks at all directions alike: tr(T C T') tr(T^-1 T^-T) is least if T'T = C^-1/2. That
  * costs nothing at run time, and is done where neither matrix is quantized (schemes know both as calibration saw them).
  */
 #include <inttypes.h>
@@ -15,6 +16,53 @@
 
 /* Added to the diagonal of E[v v'], as a share of its mean: what T magnifies at most tenfold. */
 #define FLOOR 0.01
+
+/* Of the iteration for a square root: the most turns, and when it is near enough. */
+#define ROOT_TURNS 40
+#define ROOT_CLOSE 1e-9
+
+/* out = a b, of [dim, dim]. */
+static void multiply(const double *a, const double *b, uint64_t dim, double *out)
+{
+    memset(out, 0, (size_t)(dim * dim) * sizeof *out);
+    for (uint64_t i = 0; i < dim; i++, out += dim)
+        for (uint64_t k = 0; k < dim; k++)
+            for (uint64_t j = 0; j < dim; j++)
+                out[j] += a[i * dim + k] * b[k * dim + j];
+}
+
+/* m[dim, dim], positive definite, becomes the matrix whose square it is, by the coupled iteration of Newton and Schulz (Higham 2008,
+ * 6.35). `scratch` has room for three more. */
+static void square_root(double *m, uint64_t dim, double *scratch)
+{
+    uint64_t n = dim * dim;
+    double *inverse = scratch, *p = scratch + n, *next = scratch + 2 * n, norm = 0.0;
+
+    for (uint64_t i = 0; i < n; i++)
+        norm += m[i] * m[i];
+    norm = sqrt(norm);
+    for (uint64_t i = 0; i < n; i++) {
+        m[i] /= norm;
+        inverse[i] = i % (dim + 1) == 0 ? 1.0 : 0.0;
+    }
+    for (uint32_t turn = 0; turn < ROOT_TURNS; turn++) {
+        double off = 0.0;
+        multiply(inverse, m, dim, p);
+        for (uint64_t i = 0; i < n; i++) {
+            double one = i % (dim + 1) == 0 ? 1.0 : 0.0;
+            off = fmax(off, fabs(p[i] - one));
+            p[i] = 0.5 * (3.0 * one - p[i]);
+        }
+        if (!(off > ROOT_CLOSE))
+            break;
+        multiply(m, p, dim, next);
+        memcpy(m, next, (size_t)n * sizeof *m);
+        multiply(p, inverse, dim, next);
+        memcpy(inverse, next, (size_t)n * sizeof *inverse);
+    }
+    for (uint64_t i = 0; i < n; i++)
+        m[i] *= sqrt(norm);
+}
 
 /* m[dim, dim], a lower triangle, becomes its Cholesky factor; false if it has none. */
 static bool factor(double *m, uint64_t dim)
@@ -55,9 +103,10 @@ static bool find_turn(const double *products, uint64_t n_rows, uint64_t dim, dou
         return false;
     for (uint64_t i = 0; i < dim; i++) {
         for (uint64_t j = 0; j <= i; j++)
-            c[i * dim + j] = products[i * dim + j] / (double)n_rows / mean;
+            c[i * dim + j] = c[j * dim + i] = products[i * dim + j] / (double)n_rows / mean;
         c[i * dim + i] += FLOOR;
     }
+    square_root(c, dim, c + dim * dim);
     if (!factor(c, dim))
         return false;
     for (uint64_t j = 0; j < dim; j++) {
@@ -112,7 +161,7 @@ static int32_t turn_group(struct quant *q, struct quant_group *g, const struct p
     const struct calibration_input *in;
     struct head_turn *t = arena_array(&q->arena, 1, sizeof *t);
     float *tables = arena_array(&q->arena, (size_t)(2 * heads * square), sizeof *tables);
-    double *c = mem_array((size_t)square, sizeof *c);
+    double *c = mem_array((size_t)(4 * square), sizeof *c);
     char name[32];
     bool good;
 
