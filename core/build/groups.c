@@ -33,6 +33,16 @@ uint32_t quant_resolve(const struct plan *p, uint32_t value)
     return value;
 }
 
+bool quant_is_plain(const struct quant *q, uint32_t weight)
+{
+    const struct weight_origin *o = &q->from->origins[weight];
+
+    for (uint32_t i = 0; i < o->n_sources; i++)
+        if (o->sources[i].stored)
+            return false;
+    return !o->table;
+}
+
 uint32_t quant_readers(const struct plan *p, uint32_t value)
 {
     uint32_t n = 0;

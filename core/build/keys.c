@@ -68,13 +68,10 @@ static const struct plan_op *sole_producer(const struct plan *p, uint32_t value)
 
 static bool can_take(const struct quant *q, uint32_t weight)
 {
-    const struct weight_origin *o = &q->from->origins[weight];
     const struct weight_scale *s = &q->scales[weight];
 
-    for (uint32_t i = 0; i < o->n_sources; i++)
-        if (o->sources[i].stored)
-            return false;
-    return !o->table && !s->divide && !s->rows && quant_users(q->from->plan, weight) == 1;
+    return quant_is_plain(q, weight) && !s->divide && !s->rows &&
+           quant_users(q->from->plan, weight) == 1;
 }
 
 static bool find_side(const struct quant *q, uint32_t value, uint64_t dim, struct side *s)

@@ -169,6 +169,10 @@ void quant_turn(float *x, size_t n, uint64_t dim);
 /* Whether no attention that reads the cache caps its scores: then keys may be stored without their means. */
 bool quant_may_center(const struct plan *p, const struct plan_op *append);
 
+/* Whether the weight comes of the checkpoint's tensors as numbers, so that it can still be multiplied: neither made as a table nor
+ * stored there quantized. */
+bool quant_is_plain(const struct quant *q, uint32_t weight);
+
 /* How many ops read the value, as it is, and how many the weight. */
 uint32_t quant_readers(const struct plan *p, uint32_t value);
 uint32_t quant_users(const struct plan *p, uint32_t weight);

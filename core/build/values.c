@@ -125,13 +125,9 @@ static bool find_turn(const double *products, uint64_t n_rows, uint64_t dim, dou
 
 static bool untouched(const struct quant *q, uint32_t weight)
 {
-    const struct weight_origin *o = &q->from->origins[weight];
     const struct weight_scale *s = &q->scales[weight];
 
-    for (uint32_t i = 0; i < o->n_sources; i++)
-        if (o->sources[i].stored)
-            return false;
-    return !o->table && !s->divide && !s->multiply && !s->rows;
+    return quant_is_plain(q, weight) && !s->divide && !s->multiply && !s->rows;
 }
 
 /* Whether both sides are linears of numbers as they are, and nothing else comes between. */
