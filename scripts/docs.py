@@ -158,7 +158,9 @@ Unknown names, wrong types, values out of range and contradictions are refused a
 its line and the nearest known name. Whole numbers have 64 bits. `@include` is not supported.
 
 A group `plugin` holds a group per plugin, whose settings are the plugin's own: `plugin : { cpu : { threads = 2; }; };`
-or `--set plugin.cpu.threads=2`.
+or `--set plugin.cpu.threads=2`. Those of `cpu`: `threads`, `spin_us` (how long an idle worker spins), `pin` (workers stay on
+their CPUs), `round_rows` (`true`: products with bfloat16 weights may round activations to bfloat16, which CPUs with AVX-512 BF16
+multiply up to twice as fast in prompts; logits then differ by hundredths from those of other CPUs).
 """
 
 

@@ -9,51 +9,33 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/dummy.h"
 #include "exec/judge.h"
-#include "loop/tune_batch.h"
+#include "loop/tune_subject.h"
 #include "tenon/ops.h"
 
 #define ALIGN 256
 #define MAX_CANDIDATES 32
-#define MAX_WEIGHTS 32
 #define MAX_COPIES 8
 #define SPREAD                                                                                     \
     (256 *                                                                                         \
      MIB) /* bytes of weights in all copies: more than caches hold, where the copies suffice */
 #define REPLAYS 3
-#define ENOUGH_NS 5e7     /* a launch that takes longer is not measured at more rows */
-#define ONCE_NS 5e6       /* one that takes longer is measured once, from one copy */
-#define QUICK_NS 2e6      /* or, at more rows than the settings allow, than this */
-#define FAR_BEHIND 8      /* nor one that takes so many times as long as the fastest */
-#define CACHE (512 * MIB) /* of keys and values: as much as SPREAD, for ops that read little else */
-#define NOISE (16 * MIB)  /* bytes of noise that are made; more are copies of them */
-#define MAX_POINTS 32     /* numbers of rows */
-#define TUNED_ROWS 2048   /* rows at least, */
-#define TUNED_SEQS 256    /* or, of what has one row per sequence */
+#define REPLAY_NS 2e6   /* a replay needs no more launches than take so long, but two */
+#define ENOUGH_NS 5e7   /* a launch that takes longer is not measured at more rows */
+#define ONCE_NS 5e6     /* one that takes longer is measured once, from one copy */
+#define QUICK_NS 2e6    /* or, at more rows than the settings allow, than this */
+#define FAR_BEHIND 8    /* nor one that takes so many times as long as the fastest */
+#define MAX_POINTS 32   /* numbers of rows */
+#define TUNED_ROWS 2048 /* rows at least, */
+#define TUNED_SEQS 256  /* or, of what has one row per sequence */
 
-/* One op as it is measured. */
-struct subject {
+/* Variants as they are measured on one op. */
+struct trial {
     const struct tune_options *o;
-    const struct binding *b;
-    const tn_device_api *api;
-    tn_device *device;
-    tn_stream *stream;
+    struct tune_subject s;
     tn_event *from, *to;
-    const tn_op *op;
-    uint32_t max_rows, max_seqs, max_context;
     uint32_t
         own_rows; /* that a step has at most by the settings in force; beyond, only what is quick is measured */
-    uint8_t *host_weights,
-        *device_weights; /* canonical, one after another; host memory, and the device's */
-    uint64_t weight_at[MAX_WEIGHTS], weight_bytes;
-    void *values; /* device: inputs and outputs */
-    const void *in[MAX_WEIGHTS];
-    void *out[MAX_WEIGHTS];
-    struct tune_batch batch;
-    void *rows_device; /* its block */
-    tn_kv_layer kv;    /* base NULL: the op touches no cache */
-    void *kv_scales;
     /* Of the candidates so far, by number of rows, 0: none. [1]: of those that serve all rows alone. */
     double fastest[2][MAX_POINTS];
     /* Of the candidate at hand. */
@@ -64,412 +46,249 @@ struct subject {
     void *workspace, *state;
 };
 
-/* -- Memory ---------------------------------------------------------------------------------------------- */
-
-static int32_t device_alloc(struct subject *s, uint64_t bytes, void *out, tn_err *err)
-{
-    void *p = NULL;
-    int32_t rc = s->api->mem_alloc(s->device, bytes ? bytes : 1, &p, err);
-
-    *(void **)out = p;
-    return rc;
-}
-
-static void device_free(struct subject *s, void *p)
-{
-    if (p)
-        s->api->mem_free(s->device, p);
-}
-
-static int32_t sync(struct subject *s, tn_err *err)
-{
-    return s->stream ? s->api->stream_sync(s->device, s->stream, err) : TN_OK;
-}
-
-static int32_t upload(struct subject *s, void *dst, const void *src, uint64_t bytes, tn_err *err)
-{
-    int32_t rc = s->api->copy(s->device, s->stream, dst, src, bytes, TN_COPY_HOST_TO_DEVICE, err);
-
-    return rc == TN_OK ? sync(s, err) : rc;
-}
-
-/* -- What an op works on ----------------------------------------------------------------------------------- */
-
-static uint64_t elements(const tn_weight *w)
-{
-    uint64_t n = 1;
-
-    for (uint32_t i = 0; i < w->n_dims; i++)
-        n *= w->dims[i];
-    return n;
-}
-
-/* Noise as dummy weights have it: no kernel may profit from zeros, or from numbers that repeat soon. */
-static void make_noise(void *dst, uint32_t dtype, uint64_t n, uint64_t seed)
-{
-    const struct plan_weight w = {.dtype = dtype, .role = TN_ROLE_MATRIX};
-    uint64_t bits = tn_dtype_bits(dtype), bytes = n * bits / 8;
-    uint64_t own = bytes < NOISE ? bytes : NOISE;
-
-    dummy_fill(&w, seed, 0, own * 8 / bits, dst);
-    for (uint64_t at = own; at < bytes; at += own)
-        memcpy((uint8_t *)dst + at, dst, (size_t)(bytes - at < own ? bytes - at : own));
-}
-
-static int32_t make_weights(struct subject *s, tn_err *err)
-{
-    int32_t rc;
-
-    s->weight_bytes = 0;
-    for (uint32_t i = 0; i < s->op->n_weights; i++) {
-        const tn_weight *w = s->op->weights[i];
-        s->weight_at[i] = s->weight_bytes;
-        s->weight_bytes += align_up(elements(w) * tn_dtype_bits(w->dtype) / 8, ALIGN);
-    }
-    if (s->weight_bytes == 0)
-        return TN_OK;
-    s->host_weights = mem_aligned((size_t)s->weight_bytes, 64);
-    if (!s->host_weights)
-        return err_nomem(err, "measuring kernels");
-    for (uint32_t i = 0; i < s->op->n_weights; i++) {
-        /* The plan's own weights carry no data while nothing is loaded; kernels are shown these. */
-        tn_weight *w = (tn_weight *)(uintptr_t)s->op->weights[i];
-        w->stride0 = w->dims[0] ? elements(w) * tn_dtype_bits(w->dtype) / 8 / w->dims[0] : 0;
-        make_noise(s->host_weights + s->weight_at[i], w->dtype, elements(w), 17 + i);
-    }
-    rc = device_alloc(s, s->weight_bytes, &s->device_weights, err);
-    return rc == TN_OK ? upload(s, s->device_weights, s->host_weights, s->weight_bytes, err) : rc;
-}
-
-static uint64_t value_bytes(const struct subject *s, const tn_value *v)
-{
-    if (v->kind == TN_VALUE_KV) /* the cache has memory of its own */
-        return 0;
-    return align_up(s->max_rows * v->width * tn_dtype_bits(v->dtype) / 8, ALIGN);
-}
-
-static int32_t make_values(struct subject *s, tn_err *err)
-{
-    uint64_t in_bytes = 0, bytes = 0;
-    uint8_t *noise;
-    int32_t rc;
-
-    for (uint32_t i = 0; i < s->op->n_in; i++)
-        in_bytes += value_bytes(s, s->op->in[i]);
-    bytes = in_bytes;
-    for (uint32_t i = 0; i < s->op->n_out; i++)
-        bytes += value_bytes(s, s->op->out[i]);
-    noise = mem_aligned((size_t)in_bytes + ALIGN, 64); /* an embedding has no inputs */
-    if (!noise)
-        return err_nomem(err, "measuring kernels");
-    rc = device_alloc(s, bytes, &s->values, err);
-    bytes = 0;
-    for (uint32_t i = 0; i < s->op->n_in && rc == TN_OK; i++) {
-        const tn_value *v = s->op->in[i];
-        if (v->kind == TN_VALUE_KV)
-            continue;
-        make_noise(noise + bytes, v->dtype, s->max_rows * v->width, 99 + i);
-        s->in[i] = (uint8_t *)s->values + bytes;
-        bytes += value_bytes(s, v);
-    }
-    for (uint32_t i = 0; i < s->op->n_out; i++) {
-        s->out[i] = (uint8_t *)s->values + bytes;
-        bytes += value_bytes(s, s->op->out[i]);
-    }
-    if (rc == TN_OK)
-        rc = upload(s, s->values, noise, in_bytes, err);
-    mem_free(noise);
-    return rc;
-}
-
-/* A layer's cache full of noise, which holds every sequence's tokens or as many as CACHE has room for. */
-static int32_t make_cache(struct subject *s, const tn_kv_layer *like, struct tune_batch_options *o,
-                          tn_err *err)
-{
-    float *ones;
-    uint64_t pages, bytes, scales;
-    uint8_t *noise;
-    int32_t rc;
-
-    s->kv = *like;
-    scales = align_up((uint64_t)like->n_kv_heads * sizeof *ones, ALIGN);
-    pages = tune_batch_pages(o);
-    pages = pages * like->block_bytes > CACHE ? CACHE / like->block_bytes : pages;
-    pages = pages ? pages : 1;
-    bytes = pages * like->block_bytes;
-    noise = mem_aligned((size_t)(bytes > scales ? bytes : scales), 64);
-    if (!noise)
-        return err_nomem(err, "measuring kernels");
-    make_noise(noise, like->dtype, bytes * 8 / tn_dtype_bits(like->dtype), 7);
-    rc = device_alloc(s, bytes, &s->kv.base, err);
-    if (rc == TN_OK)
-        rc = upload(s, s->kv.base, noise, bytes, err);
-    ones = (float *)(void *)noise;
-    for (uint32_t i = 0; i < like->n_kv_heads; i++)
-        ones[i] = 1.0f;
-    if (rc == TN_OK)
-        rc = device_alloc(s, scales, &s->kv_scales, err);
-    if (rc == TN_OK)
-        rc = upload(s, s->kv_scales, ones, scales, err);
-    mem_free(noise);
-    s->kv.n_blocks = o->n_pages = (uint32_t)pages;
-    if (tn_dtype_bits(like->dtype) == 8)
-        s->kv.k_scale = s->kv.v_scale = s->kv_scales;
-    return rc;
-}
-
-static int32_t make_rows(struct subject *s, tn_err *err)
-{
-    struct tune_batch_options o = {.max_rows = s->max_rows,
-                                   .max_seqs = s->max_seqs,
-                                   .max_context = s->max_context,
-                                   .block_tokens = binding_options(s->b)->block_tokens,
-                                   .vocab = s->o->rank->in->vocab};
-    const tn_kv_layer *kv = binding_kv(s->b, s->op);
-    int32_t rc = kv ? make_cache(s, kv, &o, err) : TN_OK;
-
-    if (rc == TN_OK)
-        rc = tune_batch_init(&s->batch, &o, err);
-    if (rc == TN_OK)
-        rc = device_alloc(s, s->batch.bytes, &s->rows_device, err);
-    if (rc == TN_OK)
-        tune_batch_place(&s->batch, s->rows_device);
-    return rc;
-}
-
-static int32_t set_rows(struct subject *s, uint32_t rows, tn_err *err)
-{
-    tune_batch_rows(&s->batch, rows);
-    if (strcmp(s->op->name, TN_OP_SAMPLE) == 0)
-        s->out[0] = s->batch.dev.sampled;
-    return upload(s, s->rows_device, s->batch.block, s->batch.bytes, err);
-}
-
 /* -- One candidate ----------------------------------------------------------------------------------------- */
 
-static void show_weights(struct subject *s, uint8_t *base)
-{
-    for (uint32_t i = 0; i < s->op->n_weights; i++)
-        ((tn_weight *)(uintptr_t)s->op->weights[i])->data = base ? base + s->weight_at[i] : NULL;
-}
-
 /* The candidate's packed weights at the first copy. */
-static int32_t pack(struct subject *s, tn_err *err)
+static int32_t pack(struct trial *t, tn_err *err)
 {
-    const struct candidate *c = s->c;
-    bool here = (s->o->rank->info.flags & TN_DEVICE_HOST_MEMORY) ||
-                (c->v->flags & TN_VARIANT_PACK_ON_DEVICE);
-    void *target = here ? s->copies : mem_aligned((size_t)s->copy_bytes, 64);
+    const struct candidate *c = t->c;
+    bool host_memory = t->o->rank->info.flags & TN_DEVICE_HOST_MEMORY;
+    bool on_device = c->v->flags & TN_VARIANT_PACK_ON_DEVICE;
+    bool here = host_memory || on_device;
+    void *target = here ? t->copies : mem_aligned((size_t)t->copy_bytes, 64);
     int32_t rc;
 
     if (!target)
         return err_nomem(err, "measuring kernels");
-    show_weights(s, c->v->flags & TN_VARIANT_PACK_ON_DEVICE ? s->device_weights : s->host_weights);
-    rc = c->v->pack(c->source->instance, s->op, target, s->stream, err);
+    rc = tune_subject_show(&t->s, here, err);
     if (rc == TN_OK)
-        rc = here ? sync(s, err) : upload(s, s->copies, target, s->copy_bytes, err);
-    show_weights(s, NULL);
+        rc = c->v->pack(c->source->instance, t->s.op, target, t->s.stream, err);
+    if (rc == TN_OK)
+        rc = here ? tune_sync(&t->s, err)
+                  : tune_upload(&t->s, t->copies, target, t->copy_bytes, err);
+    tune_subject_hide(&t->s);
     if (!here)
         mem_free(target);
     return rc;
 }
 
-static int32_t copy_weights(struct subject *s, tn_err *err)
+static int32_t copy_weights(struct trial *t, tn_err *err)
 {
+    const struct tune_subject *s = &t->s;
     int32_t rc = TN_OK;
 
-    if (s->copy_bytes == 0)
+    if (t->copy_bytes == 0)
         return TN_OK;
-    if (s->c->v->pack_layout)
-        rc = pack(s, err);
+    if (t->c->v->pack_layout)
+        rc = pack(t, err);
     else
-        rc = s->api->copy(s->device, s->stream, s->copies, s->device_weights, s->copy_bytes,
+        rc = s->api->copy(s->device, s->stream, t->copies, s->weights, t->copy_bytes,
                           TN_COPY_DEVICE_TO_DEVICE, err);
-    for (uint32_t i = 1; i < s->n_copies && rc == TN_OK; i++)
-        rc = s->api->copy(s->device, s->stream, s->copies + i * s->copy_bytes, s->copies,
-                          s->copy_bytes, TN_COPY_DEVICE_TO_DEVICE, err);
-    return rc == TN_OK ? sync(s, err) : rc;
+    for (uint32_t i = 1; i < t->n_copies && rc == TN_OK; i++)
+        rc = s->api->copy(s->device, s->stream, t->copies + i * t->copy_bytes, t->copies,
+                          t->copy_bytes, TN_COPY_DEVICE_TO_DEVICE, err);
+    return rc;
 }
 
-static int32_t begin_candidate(struct subject *s, const struct candidate *c, tn_err *err)
+static int32_t begin_candidate(struct trial *t, const struct candidate *c, tn_err *err)
 {
+    struct tune_subject *s = &t->s;
     uint64_t workspace = 0;
     int32_t rc = TN_OK;
 
-    s->c = c;
-    s->copy_bytes = s->weight_bytes;
+    t->c = c;
+    t->copy_bytes = s->weight_bytes;
     if (c->v->pack_layout)
-        rc = c->v->pack_size(c->source->instance, s->op, &s->copy_bytes, err);
-    s->copy_bytes = align_up(s->copy_bytes, ALIGN);
-    s->n_copies = s->copy_bytes ? (uint32_t)ceil_div(SPREAD, s->copy_bytes) : 1;
-    s->n_copies = s->n_copies > MAX_COPIES ? MAX_COPIES : s->n_copies;
+        rc = c->v->pack_size(c->source->instance, s->op, &t->copy_bytes, err);
+    t->copy_bytes = align_up(t->copy_bytes, ALIGN);
+    t->n_copies = t->copy_bytes ? (uint32_t)ceil_div(SPREAD, t->copy_bytes) : 1;
+    t->n_copies = t->n_copies > MAX_COPIES ? MAX_COPIES : t->n_copies;
     if (rc == TN_OK && c->v->workspace)
         rc = c->v->workspace(c->source->instance, s->op, s->max_rows, s->max_seqs, s->max_context,
                              &workspace, err);
     if (rc == TN_OK)
-        rc = device_alloc(s, s->copy_bytes * s->n_copies, &s->copies, err);
+        rc = tune_alloc(s, t->copy_bytes * t->n_copies, &t->copies, err);
     if (rc == TN_OK)
-        rc = device_alloc(s, workspace, &s->workspace, err);
+        rc = tune_alloc(s, workspace, &t->workspace, err);
     if (rc == TN_OK && TN_HAS(tn_variant, c->v, state_bytes) && c->v->state_bytes > 0)
-        rc = device_alloc(s, c->v->state_bytes, &s->state, err);
-    if (rc == TN_OK && s->state)
-        rc = s->api->fill(s->device, s->stream, s->state, 0, c->v->state_bytes, err);
-    return rc == TN_OK ? copy_weights(s, err) : rc;
+        rc = tune_alloc(s, c->v->state_bytes, &t->state, err);
+    if (rc == TN_OK && t->state)
+        rc = s->api->fill(s->device, s->stream, t->state, 0, c->v->state_bytes, err);
+    return rc == TN_OK ? copy_weights(t, err) : rc;
 }
 
-static void end_candidate(struct subject *s)
+static void end_candidate(struct trial *t)
 {
-    device_free(s, s->copies);
-    device_free(s, s->workspace);
-    device_free(s, s->state);
-    s->copies = NULL;
-    s->workspace = NULL;
-    s->state = NULL;
+    tune_free(&t->s, t->copies);
+    tune_free(&t->s, t->workspace);
+    tune_free(&t->s, t->state);
+    t->copies = NULL;
+    t->workspace = NULL;
+    t->state = NULL;
 }
 
-static int32_t launch(struct subject *s, uint32_t copy, tn_err *err)
+static int32_t launch(struct trial *t, uint32_t copy, tn_err *err)
 {
-    uint8_t *base = s->copies + copy * s->copy_bytes;
-    const void *weights[MAX_WEIGHTS];
+    const struct tune_subject *s = &t->s;
+    uint8_t *base = t->copies + copy * t->copy_bytes;
+    const void *weights[TUNE_MAX_WEIGHTS];
     tn_launch l = {.h = TN_HDR(tn_launch),
                    .op = s->op,
                    .batch = &s->batch.batch,
                    .in = s->in,
                    .out = s->out,
                    .kv = s->kv.base ? &s->kv : NULL,
-                   .workspace = s->workspace,
-                   .state = s->state,
+                   .workspace = t->workspace,
+                   .state = t->state,
                    .stream = s->stream,
                    .device = s->device,
-                   .tp_rank = s->o->rank->o.topo.tp_rank,
-                   .tp_size = s->o->rank->o.topo.tp_size};
+                   .tp_rank = t->o->rank->o.topo.tp_rank,
+                   .tp_size = t->o->rank->o.topo.tp_size};
 
     for (uint32_t i = 0; i < s->op->n_weights; i++)
         weights[i] = base + s->weight_at[i];
-    if (s->c->v->pack_layout)
+    if (t->c->v->pack_layout)
         l.packed = base;
     else
         l.weights = weights;
-    return s->c->v->launch(s->c->source->instance, &l, err);
+    return t->c->v->launch(t->c->source->instance, &l, err);
 }
 
-static int32_t launch_all(struct subject *s, uint32_t copies, tn_err *err)
+static int32_t launch_all(struct trial *t, uint32_t copies, tn_err *err)
 {
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < copies && rc == TN_OK; i++)
-        rc = launch(s, i, err);
+        rc = launch(t, i, err);
     return rc;
 }
 
 /* -- Timing ------------------------------------------------------------------------------------------------ */
 
 /* Nanoseconds per launch on that many copies, by the graph if there is one. */
-static int32_t time_once(struct subject *s, tn_graph *g, uint32_t copies, double *ns, tn_err *err)
+static int32_t time_once(struct trial *t, tn_graph *g, uint32_t copies, double *ns, tn_err *err)
 {
+    struct tune_subject *s = &t->s;
     uint64_t begin = clock_ns();
-    int32_t rc = s->stream ? s->api->event_record(s->device, s->from, s->stream, err) : TN_OK;
+    int32_t rc = s->stream ? s->api->event_record(s->device, t->from, s->stream, err) : TN_OK;
 
     if (rc == TN_OK)
-        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(s, copies, err);
+        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(t, copies, err);
     if (rc == TN_OK && s->stream)
-        rc = s->api->event_record(s->device, s->to, s->stream, err);
+        rc = s->api->event_record(s->device, t->to, s->stream, err);
     if (rc == TN_OK)
-        rc = sync(s, err);
+        rc = tune_sync(s, err);
     *ns = (double)(clock_ns() - begin);
     if (rc == TN_OK && s->stream)
-        rc = s->api->event_elapsed_ns(s->device, s->from, s->to, ns, err);
+        rc = s->api->event_elapsed_ns(s->device, t->from, t->to, ns, err);
     *ns /= copies;
     return rc;
 }
 
-static int32_t capture(struct subject *s, tn_graph **g, tn_err *err)
+static int32_t capture(struct trial *t, uint32_t copies, tn_graph **g, tn_err *err)
 {
+    struct tune_subject *s = &t->s;
     tn_err ignored = TN_ERR_INIT;
     int32_t rc, end;
 
     *g = NULL;
-    if (!(s->o->rank->info.flags & TN_DEVICE_GRAPHS) || !(s->c->v->flags & TN_VARIANT_GRAPH_SAFE))
+    if (!(t->o->rank->info.flags & TN_DEVICE_GRAPHS) || !(t->c->v->flags & TN_VARIANT_GRAPH_SAFE))
         return TN_OK;
     rc = s->api->capture_begin(s->device, s->stream, err);
     if (rc != TN_OK)
         return rc;
-    rc = launch_all(s, s->n_copies, err);
+    rc = launch_all(t, copies, err);
     end = s->api->capture_end(s->device, s->stream, g, rc == TN_OK ? err : &ignored);
     return rc != TN_OK ? rc : end;
 }
 
 /* The least of a few replays, per launch: what disturbs makes slower, never faster. */
-static int32_t time_rows(struct subject *s, uint32_t rows, double *best, tn_err *err)
+static int32_t time_replays(struct trial *t, uint32_t copies, double *best, tn_err *err)
 {
     tn_graph *g = NULL;
-    double ns = 0;
-    int32_t rc = set_rows(s, rows, err);
+    int32_t rc = capture(t, copies, &g, err);
 
-    *best = 1e30;
-    if (rc == TN_OK)
-        rc = time_once(s, NULL, 1, &ns, err); /* what a first launch prepares is not measured */
-    if (rc == TN_OK && ns > ONCE_NS) /* what else it took is little, or happens each time */
-        rc = time_once(s, NULL, 1, best, err);
-    else if (rc == TN_OK)
-        rc = capture(s, &g, err);
-    for (uint32_t i = 0; i < REPLAYS && rc == TN_OK && ns <= ONCE_NS; i++) {
-        double again = 0;
-        rc = time_once(s, g, s->n_copies, &again, err);
-        *best = again < *best ? again : *best;
+    for (uint32_t i = 0; i < REPLAYS && rc == TN_OK; i++) {
+        double ns = 0;
+        rc = time_once(t, g, copies, &ns, err);
+        *best = ns < *best ? ns : *best;
     }
     if (g)
-        s->api->graph_free(s->device, g);
+        t->s.api->graph_free(t->s.device, g);
     return rc;
 }
 
-static uint32_t next_rows(const struct subject *s, uint32_t rows)
+static int32_t time_rows(struct trial *t, uint32_t rows, double *best, tn_err *err)
 {
-    return rows < s->max_rows && rows * 2 > s->max_rows ? s->max_rows : rows * 2;
+    double first = 0, ns = 0;
+    uint32_t copies = t->n_copies;
+    int32_t rc = tune_subject_rows(&t->s, rows, err);
+
+    *best = 1e30;
+    if (rc == TN_OK)
+        rc = time_once(t, NULL, 1, &first, err); /* what a first launch prepares is not measured */
+    if (rc == TN_OK)
+        rc = time_once(t, NULL, 1, &ns, err);
+    if (rc != TN_OK)
+        return rc;
+    if (ns > ONCE_NS) { /* what else it took is little, or happens each time */
+        *best = ns;
+        return TN_OK;
+    }
+    /* So long a launch finds little of the one before in a cache. */
+    while (copies > 2 && (copies - 1) * ns > REPLAY_NS)
+        copies--;
+    return time_replays(t, copies, best, err);
+}
+
+static uint32_t next_rows(uint32_t rows, uint32_t max_rows)
+{
+    return rows < max_rows && rows * 2 > max_rows ? max_rows : rows * 2;
 }
 
 /* Notes a time; false if it is so far behind that larger ones need not be taken. Who serves `all` rows is held against his like
  * only: one that is fast where rows are few and serves no more would else leave nobody to be measured beyond. */
-static bool in_the_race(struct subject *s, bool all, uint32_t point, double ns)
+static bool in_the_race(struct trial *t, bool all, uint32_t point, double ns)
 {
     uint32_t at = point < MAX_POINTS ? point : MAX_POINTS - 1;
 
     for (int i = 0; i <= all; i++)
-        if (s->fastest[i][at] == 0 || ns < s->fastest[i][at])
-            s->fastest[i][at] = ns;
-    return ns < ENOUGH_NS && ns <= FAR_BEHIND * s->fastest[all][at];
+        if (t->fastest[i][at] == 0 || ns < t->fastest[i][at])
+            t->fastest[i][at] = ns;
+    return ns < ENOUGH_NS && ns <= FAR_BEHIND * t->fastest[all][at];
 }
 
-static int32_t measure_candidate(struct subject *s, const struct binding_candidate *c, tn_err *err)
+static int32_t measure_candidate(struct trial *t, const struct binding_candidate *c, tn_err *err)
 {
     tn_err why = TN_ERR_INIT;
+    const tn_variant *v = c->candidate->v;
     const char *plugin = c->candidate->source->plugin;
-    uint32_t point = 0, most = c->rows[1] < s->max_rows ? c->rows[1] : s->max_rows;
+    uint32_t max_rows = t->s.max_rows, point = 0;
+    uint32_t most = c->rows[1] < max_rows ? c->rows[1] : max_rows;
     bool goes_on = true, slow;
-    int32_t rc = begin_candidate(s, c->candidate, &why);
+    int32_t rc = begin_candidate(t, c->candidate, &why);
 
     for (uint32_t rows = 1; rows <= c->rows[1] && rc == TN_OK && goes_on;
-         rows = next_rows(s, rows), point++) {
+         rows = next_rows(rows, max_rows), point++) {
         double ns = 0;
         if (rows < c->rows[0])
             continue;
-        rc = time_rows(s, rows, &ns, &why);
+        rc = time_rows(t, rows, &ns, &why);
         if (rc != TN_OK || !(ns > 0))
             continue;
-        goes_on = in_the_race(s, c->rows[1] >= s->max_rows, point, ns);
-        rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, rows, ns, &why);
-        slow = ns >= ENOUGH_NS || (rows >= s->own_rows && ns >= QUICK_NS);
+        goes_on = in_the_race(t, c->rows[1] >= max_rows, point, ns);
+        rc = tuning_set(t->o->tuning, plugin, v, t->s.op, rows, ns, &why);
+        slow = ns >= ENOUGH_NS || (rows >= t->own_rows && ns >= QUICK_NS);
         goes_on = goes_on && !slow;
         if (rc == TN_OK && slow && rows < most) /* it grows in proportion */
-            rc = tuning_set(s->o->tuning, plugin, c->candidate->v, s->op, most, ns / rows * most,
-                            &why);
+            rc = tuning_set(t->o->tuning, plugin, v, t->s.op, most, ns / rows * most, &why);
     }
-    end_candidate(s);
+    end_candidate(t);
     if (rc == TN_OK)
         return TN_OK;
     /* One that cannot be measured keeps its estimate; a device that died would fail all the others, too. */
-    log_warn("%s/%s: not measured: %s", plugin, c->candidate->v->name, why.msg);
-    return sync(s, err);
+    log_warn("%s/%s: not measured: %s", plugin, v->name, why.msg);
+    return tune_sync(&t->s, err);
 }
 
 /* -- All ops ------------------------------------------------------------------------------------------------ */
@@ -491,7 +310,8 @@ static bool measurable(const tn_op *op)
             return false;
     if (op->n_members > 0 && strcmp(op->members[0]->name, TN_OP_ALL_REDUCE) == 0)
         return false;
-    if (op->n_in > MAX_WEIGHTS || op->n_out > MAX_WEIGHTS || op->n_weights > MAX_WEIGHTS)
+    if (op->n_in > TUNE_MAX_WEIGHTS || op->n_out > TUNE_MAX_WEIGHTS ||
+        op->n_weights > TUNE_MAX_WEIGHTS)
         return false;
     for (uint32_t i = 0; i < op->n_in; i++)
         if (!measurable_value(op->in[i]))
@@ -502,42 +322,27 @@ static bool measurable(const tn_op *op)
     return true;
 }
 
-static void close_subject(struct subject *s)
+static int32_t open_trial(struct trial *t, tn_err *err)
 {
-    if (s->from)
-        s->api->event_free(s->device, s->from);
-    if (s->to)
-        s->api->event_free(s->device, s->to);
-    if (s->stream)
-        s->api->stream_free(s->device, s->stream);
-    device_free(s, s->device_weights);
-    device_free(s, s->values);
-    device_free(s, s->rows_device);
-    device_free(s, s->kv.base);
-    device_free(s, s->kv_scales);
-    mem_free(s->host_weights);
-    tune_batch_release(&s->batch);
+    struct tune_subject *s = &t->s;
+    int32_t rc = tune_subject_open(s, err);
+
+    if (rc == TN_OK && s->stream)
+        rc = s->api->event_new(s->device, &t->from, err);
+    if (rc == TN_OK && s->stream)
+        rc = s->api->event_new(s->device, &t->to, err);
+    return rc;
 }
 
-static int32_t open_subject(struct subject *s, tn_err *err)
+static void close_trial(struct trial *t)
 {
-    const struct bind_options *b = binding_options(s->b);
-    uint32_t positions =
-        (uint32_t)plan_hyper_int(s->o->rank->in->engine->plan, TN_HP_MAX_POSITIONS, 1);
-    int32_t rc = TN_OK;
+    struct tune_subject *s = &t->s;
 
-    s->max_seqs = b->max_seqs > TUNED_SEQS ? b->max_seqs : TUNED_SEQS;
-    s->max_context = positions < TUNED_ROWS ? positions : TUNED_ROWS;
-    s->max_context = b->max_context > s->max_context ? b->max_context : s->max_context;
-    if (s->o->rank->info.flags & TN_DEVICE_STREAMS) {
-        if ((rc = s->api->stream_new(s->device, &s->stream, err)) != TN_OK ||
-            (rc = s->api->event_new(s->device, &s->from, err)) != TN_OK ||
-            (rc = s->api->event_new(s->device, &s->to, err)) != TN_OK)
-            return rc;
-    }
-    if ((rc = make_weights(s, err)) != TN_OK || (rc = make_values(s, err)) != TN_OK)
-        return rc;
-    return make_rows(s, err);
+    if (t->from)
+        s->api->event_free(s->device, t->from);
+    if (t->to)
+        s->api->event_free(s->device, t->to);
+    tune_subject_close(s);
 }
 
 /* Layers look alike: an op of the same shape was measured before, up to as many rows. */
@@ -598,19 +403,25 @@ static uint32_t candidates(const struct tune_options *o, const struct binding *b
 static int32_t measure_op(const struct tune_options *o, const struct binding *b,
                           const struct selected *sel, tn_err *err)
 {
-    struct subject s = {
-        .o = o, .b = b, .api = o->rank->in->api, .device = o->rank->device, .op = &sel->op->op};
+    struct trial t = {.o = o, .s = {.rank = o->rank, .b = b, .op = &sel->op->op}};
     struct binding_candidate list[MAX_CANDIDATES];
-    uint32_t n = candidates(o, b, sel, list, &s.max_rows);
+    uint32_t n = candidates(o, b, sel, list, &t.s.max_rows);
+    uint64_t begin = clock_ns();
     int32_t rc;
 
     if (n == 0)
         return TN_OK;
-    s.own_rows = judge_max_rows(&binding_options(b)->select, sel->op);
-    rc = open_subject(&s, err);
-    for (uint32_t i = 0; i < n && rc == TN_OK; i++)
-        rc = measure_candidate(&s, &list[i], err);
-    close_subject(&s);
+    t.own_rows = judge_max_rows(&binding_options(b)->select, sel->op);
+    rc = open_trial(&t, err);
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
+        uint64_t since = clock_ns();
+        rc = measure_candidate(&t, &list[i], err);
+        log_debug("%s: %s measured in %.1f ms", sel->op->op.name, list[i].candidate->v->name,
+                  (double)(clock_ns() - since) / 1e6);
+    }
+    close_trial(&t);
+    log_debug("%s: %" PRIu32 " variants measured in %.1f ms", sel->op->op.name, n,
+              (double)(clock_ns() - begin) / 1e6);
     return rc;
 }
 

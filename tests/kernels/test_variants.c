@@ -110,7 +110,7 @@ static const tn_variant *cheapest(uint64_t cpu_bits, const char *name, const str
         if (v->can_run(cpu.instance, op, &err))
             continue;
         double cost = v->cost_ns(cpu.instance, op, rows);
-        if (!best || cost < least) {
+        if (cost >= 0 && (!best || cost < least)) { /* else only if pinned */
             best = v;
             least = cost;
         }
@@ -132,7 +132,7 @@ START_TEST(the_newest_instructions_are_cheapest_for_any_number_of_rows)
     } cases[] = {
         {avx2, TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx2"},
         {avx512, TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx512"},
-        {avx512 | TN_CPU(AVX512BF16), TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx512bf16"},
+        {avx512 | TN_CPU(AVX512BF16), TN_OP_LINEAR, TN_DT_BF16, "linear.bf16.avx512"},
         {avx512 | TN_CPU(AVX512BF16), "cpu.qkv", TN_DT_F16, "qkv.f16.avx512"},
         {avx512, "cpu.gate_silu", TN_DT_F32, "gate_silu.f32.avx512"},
         {avx2, TN_OP_LINEAR_INT8, TN_DT_I8, "linear.i8.avx2"},
@@ -162,6 +162,26 @@ START_TEST(the_newest_instructions_are_cheapest_for_any_number_of_rows)
             ck_assert_str_eq(cheapest(cases[i].cpu_bits, cases[i].op, &s, rows[r])->name,
                              cases[i].want);
         }
+    unload_plugins();
+}
+END_TEST
+
+/* Logits would hang on the machine's instructions by hundredths. */
+START_TEST(rows_are_rounded_only_where_that_is_asked_for)
+{
+    static const tn_kv asked[] = {{"threads", "2"}, {"round_rows", "true"}};
+    const uint64_t features = TN_CPU_X86_AVX512 | TN_CPU(AVX512BF16);
+    struct shape s = {.in_width = {256, 256},
+                      .linear_width = {256, 256, 256},
+                      .matrix = TN_DT_BF16,
+                      .quant_group = 64};
+
+    load_plugins();
+    ck_assert_str_eq(cheapest(features, "cpu.qkv", &s, 64)->name, "qkv.bf16.avx512");
+    plug_unload(&cpu);
+    plug_load_with(&cpu, "cpu", asked, 2);
+    ck_assert_str_eq(cheapest(features, "cpu.qkv", &s, 1)->name, "qkv.bf16.avx512bf16");
+    ck_assert_str_eq(cheapest(features, "cpu.qkv", &s, 64)->name, "qkv.bf16.avx512bf16");
     unload_plugins();
 }
 END_TEST
@@ -213,6 +233,7 @@ int main(void)
     tcase_add_test(c, names_are_unique_and_needs_are_declared);
     tcase_add_test(c, older_machines_have_all_ops_of_a_llama);
     tcase_add_test(c, the_newest_instructions_are_cheapest_for_any_number_of_rows);
+    tcase_add_test(c, rows_are_rounded_only_where_that_is_asked_for);
     tcase_add_test(c, what_does_not_fit_is_refused_with_a_reason);
     suite_add_tcase(s, c);
     return run_suite(s);

@@ -24,6 +24,8 @@ struct cpu_settings {
     uint32_t threads; /* workers of a device; default: tn_host::n_cpus */
     uint32_t spin_us; /* how long an idle worker spins before it sleeps; default 200 */
     uint32_t pin;     /* bind worker i to CPU i of the process's affinity mask; default off */
+    uint32_t
+        round_rows; /* products may round activations to the dtype of their weights where that is faster; default off */
 };
 
 /* An instance of the plugin. Written by init, attach and detach only. */

@@ -92,6 +92,8 @@ struct gemm_kernel {
     /* int8: x is packed as bytes q + 128, as an instruction wants that multiplies unsigned by signed; the
      * excess, 128 * the column's sum of weights, is taken off the sum. */
     uint32_t unsigned_rows;
+    /* x is rounded to the weights' dtype, which the op's definition does not ask for: only if cpu_settings allow it, or pinned. */
+    uint32_t rounds;
     double gflops; /* of one core, a prior for cost_ns */
     /* Fills g->a (and a_step, a_rest, a_more) for tiles [first, last). */
     void (*pack_rows)(const struct gemm *g, uint32_t first, uint32_t last);

@@ -17,6 +17,7 @@
  *   GEMM_ROW_STEP(x, n, fixed) that step, `fixed` if that is not 0; 0 for other dtypes
  *
  *   GEMM_LOAD_STEP(w0, w1, p) loads two vectors of weights; optional
+ *   GEMM_ROUNDS    1 if GEMM_GROUPS rounds x to the dtype of the weights; optional
  *
  * and, where it takes work to make of packed weights what GEMM_STEP multiplies, so that tiles had better share it:
  *
@@ -33,6 +34,10 @@
 
 /* Weights are asked for this far ahead of their use: at full speed that is the latency of memory. */
 #define GEMM_AHEAD 8192
+
+#ifndef GEMM_ROUNDS
+#define GEMM_ROUNDS 0
+#endif
 
 /* The two vectors of a step. */
 #ifndef GEMM_LOAD_STEP
@@ -220,6 +225,7 @@ const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
     .depth = GEMM_DEPTH,
     .group_bytes = sizeof(uint32_t),
     .unsigned_rows = GEMM_UNSIGNED,
+    .rounds = GEMM_ROUNDS,
     .gflops = GEMM_GFLOPS,
     .pack_rows = GEMM_FN(pack_rows),
     .run = GEMM_FN(run),
@@ -227,6 +233,7 @@ const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
 
 #undef GEMM_ID
 #undef GEMM_DTYPE
+#undef GEMM_ROUNDS
 #undef GEMM_GFLOPS
 #undef GEMM_UNSIGNED
 #undef GEMM_DEPTH

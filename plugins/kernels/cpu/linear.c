@@ -198,6 +198,8 @@ double linear_cost_ns(const struct cpu_instance *in, const tn_op *op, enum linea
     struct product p;
     double bytes, flops;
 
+    if (kernel->rounds && !in->settings.round_rows)
+        return -1; /* only if pinned */
     describe(op, form, kernel, &p);
     bytes = (double)panels_bytes(&p, kernel);
     flops = 2.0 * (double)rows * (double)p.columns * (double)p.k;

@@ -2,6 +2,12 @@
 /*
  * The plugin "cpu": the device kind "cpu" and its fast kernels. Descriptor, instance and settings.
  *
+ *     cpu: { threads = 2;          default: the CPUs that the process may use
+ *            spin_us = 200;        how long an idle worker spins before it sleeps
+ *            pin = false;          true: worker i stays on CPU i of the process's affinity mask
+ *            round_rows = false; } true: products may round activations to bfloat16 where weights are, which CPUs with AVX-512
+ *                                  BF16 multiply twice as fast in prompts; logits then differ by some hundredths
+ *
  * The note asks for no CPU feature: this file and all others but the isa_* files are compiled for the
  * baseline. What is compiled for more runs only as part of a variant whose needs the host has checked.
  */
@@ -25,6 +31,7 @@ static const struct setting {
     {"threads", 1, CPU_MAX_THREADS, offsetof(struct cpu_settings, threads)},
     {"spin_us", 0, 10 * 1000 * 1000, offsetof(struct cpu_settings, spin_us)},
     {"pin", 0, 1, offsetof(struct cpu_settings, pin)},
+    {"round_rows", 0, 1, offsetof(struct cpu_settings, round_rows)},
 };
 
 static int32_t refuse(const tn_kv *kv, const char *why, tn_err *err)
@@ -32,9 +39,10 @@ static int32_t refuse(const tn_kv *kv, const char *why, tn_err *err)
     if (err) {
         snprintf(err->plugin, sizeof err->plugin, "cpu");
         snprintf(err->field, sizeof err->field, "%s", kv->key);
-        snprintf(err->remedy, sizeof err->remedy,
-                 "known keys: threads (1..%d), spin_us (0..10000000), pin (true or false)",
-                 CPU_MAX_THREADS);
+        snprintf(
+            err->remedy, sizeof err->remedy,
+            "known keys: threads (1..%d), spin_us (0..10000000), pin, round_rows (true or false)",
+            CPU_MAX_THREADS);
     }
     return tn_err_set(err, TN_E_CONFIG, "cpu: %s = \"%s\": %s", kv->key, kv->value, why);
 }
