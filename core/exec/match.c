@@ -118,11 +118,10 @@ bool match_at(const struct graph *g, const struct pattern *pattern, size_t ancho
         s.first--;
     while (s.end < g->n_ops && g->ops[s.end]->op.layer == layer)
         s.end++;
-    /* A sum over ranks ends a layer; the norm behind it is the next one's. */
-    if (strcmp(pattern->steps[0].op, TN_OP_ALL_REDUCE) == 0)
-        for (size_t next = s.end; next < g->n_ops && s.end < g->n_ops &&
-                                  g->ops[s.end]->op.layer == g->ops[next]->op.layer;)
-            s.end++;
+    /* What ends a layer may be fused with the norm that the next one begins with, and with what follows it. */
+    for (size_t next = s.end;
+         s.end < g->n_ops && g->ops[s.end]->op.layer == g->ops[next]->op.layer;)
+        s.end++;
     if (!bind_step(&s, 0, anchor) || !search(&s, 1))
         return false;
     *out = (struct match){0};

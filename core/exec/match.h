@@ -15,7 +15,7 @@ struct match {
 
 /*
  * All matches of `pattern` in `g` whose first statement is at graph->ops index `anchor`; writes at most one (the first in
- * order of members). Returns false if there is none. A match needs: the ops wired as stated, in the same layer (behind a sum over ranks: or the next), no intermediate value used
+ * order of members). Returns false if there is none. A match needs: the ops wired as stated, in the first one's layer or the next, no intermediate value used
  * elsewhere, and no op between them that must run before one member and after another. So matches that share no member do
  * not disturb each other: of each, the fused op may stand where the last member stood.
  */

@@ -5,6 +5,7 @@
 #include "check_util.h"
 #include "engine/sample_plan.h"
 #include "exec/fake.h"
+#include "tenon/fusions.h"
 
 #define QKV "(x) -> (q, k, v): q = linear(x); k = linear(x); v = linear(x)"
 #define SWIGLU "(x) -> (y): g = linear(x); u = linear(x); s = silu(g); y = mul(s, u)"
@@ -106,7 +107,8 @@ START_TEST(too_few_members_do_not_match)
     one(TN_OP_LINEAR, x);
     one(TN_OP_LINEAR, x);
     ck_assert(!matches(QKV, 1, &m));
-    op_in(1, TN_OP_LINEAR, x, UINT32_MAX); /* another layer */
+    op_in(1, TN_OP_SILU, x, UINT32_MAX);
+    op_in(2, TN_OP_LINEAR, x, UINT32_MAX); /* the layer after the next */
     ck_assert(!matches(QKV, 1, &m));
 }
 END_TEST
@@ -321,8 +323,24 @@ START_TEST(every_layer_of_a_model_is_fused)
     fused("an", "add_norm", ADD_NORM, 1);
     ck_assert_str_eq(sequence(),
                      "embedding rms_norm qkv rope rope kv_append attention linear add_norm swiglu "
-                     "linear add rms_norm qkv rope rope kv_append attention linear add_norm swiglu "
-                     "linear add rms_norm logits sample");
+                     "linear add_norm qkv rope rope kv_append attention linear add_norm swiglu "
+                     "linear add_norm logits sample");
+}
+END_TEST
+
+/* `down` ends one layer, the norm that reads its sum begins the next. */
+START_TEST(fusion_reaches_into_the_next_layer)
+{
+    struct sample_model m = SAMPLE_MODEL;
+
+    plan_free(p);
+    p = sample_model(&m);
+    fake_basics();
+    fused("pair", "pair", TN_TEXT_LINEAR_ADD_NORM_QKV("linear"), 1);
+    ck_assert_str_eq(
+        sequence(), "embedding rms_norm linear linear linear rope rope kv_append attention linear "
+                    "add rms_norm linear linear silu mul pair rope rope kv_append attention linear "
+                    "add rms_norm linear linear silu mul linear add rms_norm logits sample");
 }
 END_TEST
 
@@ -369,6 +387,7 @@ int main(void)
     tcase_add_test(w, overlapping_fusions_go_to_the_larger_gain);
     tcase_add_test(w, two_fusions_that_wait_for_each_other_are_not_both_taken);
     tcase_add_test(w, every_layer_of_a_model_is_fused);
+    tcase_add_test(w, fusion_reaches_into_the_next_layer);
     tcase_add_test(w, search_among_thousands_of_equal_ops_ends);
     suite_add_tcase(s, t);
     suite_add_tcase(s, w);

@@ -112,6 +112,9 @@ double product_tolerance(const struct subject *s, uint32_t matrix)
 {
     if (matrix == TN_DT_I8 && !s->v->equals)
         return 0.0;
+    /* Rows between a pair of products are rounded elsewhere than in the reference. */
+    if (strstr(s->v->op, "add_norm"))
+        return 5e-2;
     /* The library's matrices are widened to 16 bits: of half a million elements, one is off by nine times what most are. */
     if (matrix == TN_DT_I4 && strstr(s->v->name, ".cublaslt"))
         return larger(2e-5, 1.75 * slack(s->act));
@@ -129,7 +132,7 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
 {
     struct kit k;
     struct shape x = {.in_width = {k_width, n},
-                      .linear_width = {n, n, n},
+                      .linear_width = {n, n, n, n},
                       .act = s->act,
                       .matrix = matrix,
                       .bias = bias};
@@ -190,8 +193,33 @@ static void aligned_product_cases(const struct subject *s)
     product_case(s, 48, 1032, 160, true);
 }
 
+/* Two products with a norm between them: as many parts of a row as there can be, and one. */
+static void pair_cases(const struct subject *s)
+{
+    static const uint32_t rows[] = {1, 2, 3, 4};
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        product_case(s, rows[i], 64, 256, i % 2 == 0);
+        product_case(s, rows[i], 512, 384, i % 2 == 0);
+        product_case(s, rows[i], 1024 + 16 * (rows[i] % 3), 128 + 128 * (rows[i] % 2), i % 2 == 1);
+    }
+    product_case(s, 9, 256, 256, false); /* for others */
+    if (HARNESS_SLOW)
+        return;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        product_case(s, rows[i], 2048, 512, i % 2 == 1);
+        product_case(s, rows[i], 8192, 256, i % 2 == 0);
+    }
+    product_case(s, 1, 4096, 4096, false);
+    product_case(s, 4, 1024, 4224, true);
+}
+
 static void product_cases(const struct subject *s)
 {
+    if (strstr(s->v->op, "add_norm")) {
+        pair_cases(s);
+        return;
+    }
     if (s->v->gpus)
         aligned_product_cases(s);
     product_case(s, 1, 352, 511, false);

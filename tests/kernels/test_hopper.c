@@ -18,7 +18,7 @@ START_TEST(plan_of_a_product_covers_it)
             for (uint32_t rows = 1; rows <= 128; rows++) {
                 const struct noted *n = &launches[0];
                 tn_batch b = batch_of(rows);
-                unsigned tile, tokens, stages, share;
+                unsigned tile, tokens, stages;
                 const tn_op *op = linear(0, ns[i], ks[j]);
                 ck_assert_ok(hopper_linear.can_run(instance, op, &err), &err);
                 launch(&hopper_linear, op, &b, NULL);
@@ -26,15 +26,35 @@ START_TEST(plan_of_a_product_covers_it)
                 ck_assert_int_eq(sscanf(n->entry, "skinny_bf16_%ux%ux%u", &tile, &tokens, &stages),
                                  3);
                 ck_assert_uint_ge(tokens, rows);
-                share = n->products.share; /* tiles of a cluster */
-                ck_assert_uint_ge(n->k.grid[0] / n->k.cluster[0] * share * tile, ns[i]);
-                ck_assert_uint_lt((n->k.grid[0] / n->k.cluster[0] - 1) * share * tile, ns[i]);
-                ck_assert_uint_eq(tile * share / n->k.cluster[0] % 4, 0);
+                ck_assert_uint_ge(n->k.grid[0] / n->k.cluster[0] * tile, ns[i]);
+                ck_assert_uint_lt((n->k.grid[0] / n->k.cluster[0] - 1) * tile, ns[i]);
+                ck_assert_uint_eq(tile / n->k.cluster[0] % 4, 0);
                 ck_assert_uint_le(n->k.cluster[0], 8);
-                ck_assert(share == 1 || tokens >= 32);
                 ck_assert_uint_ge(n->products.k_blocks * 64, ks[j]);
                 ck_assert_uint_ge(n->k.shared_bytes, stages * (tile + tokens) * 128);
             }
+}
+END_TEST
+
+/* Clusters of four leave multiprocessors without a block: of 16 tokens on, 4,096 outputs are 64 pairs of blocks, one each. */
+START_TEST(tiles_that_fill_the_chip_once_have_long_rings_in_pairs_of_blocks)
+{
+    static const struct {
+        uint32_t rows, n, k, cluster;
+        const char *entry;
+    } wanted[] = {
+        {16, 4096, 14336, 2, "skinny_bf16_64x16x14"}, {16, 4096, 4096, 2, "skinny_bf16_64x16x10"},
+        {32, 4096, 14336, 2, "skinny_bf16_64x32x12"}, {64, 4096, 14336, 2, "skinny_bf16_64x64x12"},
+        {64, 4096, 4096, 2, "skinny_bf16_64x64x10"},  {64, 8192, 8192, 1, "skinny_bf16_64x64x12"},
+        {64, 2048, 16384, 4, "skinny_bf16_128x64x4"}, {8, 4096, 14336, 2, "skinny_bf16_128x8x8"}};
+
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        tn_batch b = batch_of(wanted[i].rows);
+        launch(&hopper_linear, linear(0, wanted[i].n, wanted[i].k), &b, NULL);
+        ck_assert_str_eq(launches[0].entry, wanted[i].entry);
+        if (wanted[i].n != 2048)
+            ck_assert_uint_eq(launches[0].k.cluster[0], wanted[i].cluster);
+    }
 }
 END_TEST
 
@@ -230,13 +250,10 @@ START_TEST(plan_of_a_product_of_8_bits_covers_it)
         ck_assert_uint_eq(p->tiles, (n + tile - 1) / tile);
         ck_assert_uint_ge(p->k_blocks * EIGHT_K, k);
         ck_assert_uint_ge(product->k.shared_bytes, stages * (tile + tokens) * 128);
-        units = few ? (p->tiles + p->share - 1) / p->share * product->k.cluster[0]
-                    : p->tiles * ((t + 255) / 256) * 2;
+        units = p->tiles * (few ? product->k.cluster[0] : (t + 255) / 256 * 2);
         ck_assert_uint_eq(product->k.grid[0], !few && units > HOPPER_UNITS ? HOPPER_UNITS : units);
         if (few) /* runs of tokens */
             ck_assert_uint_eq(product->k.grid[1], (t + tokens - 1) / tokens);
-        if (few) /* few tiles of a large matrix share tokens */
-            ck_assert_uint_eq(p->share, tokens == 64 && n == 4096 && k == 28672 ? 2 : 1);
         ck_assert_ptr_eq(product->eight.step, memory + (uint64_t)t * k);
     }
 }
@@ -464,6 +481,7 @@ int main(void)
 
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, plan_of_a_product_covers_it);
+    tcase_add_test(t, tiles_that_fill_the_chip_once_have_long_rings_in_pairs_of_blocks);
     tcase_add_test(t, parts_of_a_fused_product_begin_at_their_tiles);
     tcase_add_test(t, plan_of_many_rows_covers_them);
     tcase_add_test(t, tiles_are_as_wide_as_keeps_all_units_at_work);

@@ -167,7 +167,7 @@ struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t box;           /* rows of the matrices per copy */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster */
-    uint32_t share, early;  /* of product_params */
+    uint32_t early;         /* of product_params */
     uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
     uint32_t image, entry, threads, shared_bytes;
 };
@@ -207,14 +207,13 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
 {
     struct skinny_plan s =
         skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
-                    cuda_div_up(op->in[0]->width, EIGHT_K), rows, 1);
+                    cuda_div_up(op->in[0]->width, EIGHT_K), rows);
 
     return (struct plan){.tile = s.tile,
                          .tokens = s.tokens,
                          .box = is_gated(f) ? s.tile / 2 : s.tile,
                          .tiles = s.tiles,
                          .splits = s.splits,
-                         .share = s.share,
                          .early = s.early,
                          .blocks = s.blocks,
                          .runs = s.runs,
@@ -247,7 +246,6 @@ static struct plan plan_many(const tn_op *op, const struct form *f, uint32_t row
                       .box = s->rows / 2,
                       .tiles = count_tiles(op, f, s->rows),
                       .splits = EIGHT_CLUSTER,
-                      .share = 1,
                       .image = IMAGE_EIGHT_MANY,
                       .entry = kind_of(op, f) * N_MANY + (uint32_t)(s - many_shapes),
                       .threads = EIGHT_THREADS,
@@ -284,13 +282,13 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
                       .box = is_gated(f) ? s->tile / 2 : s->tile,
                       .tiles = count_tiles(op, f, s->tile),
                       .splits = 1,
-                      .share = 1,
                       .early = HALF_EARLY,
                       .runs = runs,
                       .image = IMAGE_EIGHT_HALF,
                       .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
                       .threads = SKINNY_THREADS,
-                      .shared_bytes = s->stages * ((s->tile + 2 * s->tokens) * 128 + 16)};
+                      .shared_bytes =
+                          s->stages * ((s->tile + 2 * s->tokens) * 128 + 16) + s->tokens * 4};
     while (p.splits < 8 && p.tiles * runs * p.splits < 2 * HOPPER_UNITS * 9 / 10 &&
            k_blocks >= p.splits * 8)
         p.splits *= 2;
@@ -393,7 +391,6 @@ static struct eight_params params_of(const tn_launch *l, const struct form *f,
     q.p.tiles = plan->tiles;
     q.p.finish = f->finish;
     q.p.early = plan->early;
-    q.p.share = plan->share;
     q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
     return q;
 }
@@ -410,7 +407,7 @@ static int32_t launch_product(const struct hopper_device *d, const tn_launch *l,
                          (struct cuda_grid){.x = plan->blocks,
                                             .y = plan->runs,
                                             .threads = plan->threads,
-                                            .cluster = plan->splits * plan->share,
+                                            .cluster = plan->splits,
                                             .shared_bytes = plan->shared_bytes},
                          q, err);
 }
@@ -432,7 +429,23 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
     q.step = (float *)(void *)((char *)l->workspace + rows * k);
     rc = quantize(d, l, f, (float *)(uintptr_t)q.step, err);
     if (!rc)
-        rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens / plan.share, &q.p.x, err);
+        rc = tensor_map_bytes(d, l->workspace, rows, k, k, plan.tokens, &q.p.x, err);
+    return rc ? rc : launch_product(d, l, f, &plan, &q, err);
+}
+
+/* Of rows x. `norm`: as of hopper_product. */
+static int32_t half_product(const struct hopper_device *d, const tn_launch *l, const struct form *f,
+                            const void *x, struct product_norm *norm, tn_err *err)
+{
+    uint32_t rows = l->batch->n_rows;
+    uint64_t k = l->op->in[0]->width;
+    struct plan plan = plan_half(l->op, f, rows);
+    struct eight_params q = params_of(l, f, &plan);
+    int32_t rc =
+        tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
+
+    if (norm)
+        plan.threads = hopper_note_norm(norm, plan.tiles * plan.splits, &q.p);
     return rc ? rc : launch_product(d, l, f, &plan, &q, err);
 }
 
@@ -440,33 +453,23 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
 static int32_t half_launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
                            tn_err *err)
 {
-    const tn_op *op = l->op, *norm = f->norm ? op->members[0] : NULL;
-    uint32_t rows = l->batch->n_rows;
-    uint64_t k = op->in[0]->width;
-    const void *x = norm ? l->workspace : l->in[0];
+    const tn_op *norm = f->norm ? l->op->members[0] : NULL;
     const struct hopper_device *d;
-    struct eight_params q;
-    struct plan plan;
     int32_t rc = hopper_find(in, l, &d, err);
 
-    if (rc || rows == 0)
+    if (rc || l->batch->n_rows == 0)
         return rc;
-    plan = plan_half(op, f, rows);
-    q = params_of(l, f, &plan);
     if (norm) {
         struct norm_params p = {.a = l->in[0],
                                 .weight = l->weights[0],
                                 .out = l->workspace,
-                                .width = (uint32_t)k,
+                                .width = (uint32_t)l->op->in[0]->width,
                                 .weight_dtype = norm->weights[0]->dtype,
                                 .eps = (float)tn_op_real(norm, "eps", 0.0),
                                 .offset = (float)tn_op_real(norm, "offset", 0.0)};
         rc = hopper_norm(d, l, &p, err);
     }
-    if (!rc)
-        rc = tensor_map_matrix(d, op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens / plan.share,
-                               &q.p.x, err);
-    return rc ? rc : launch_product(d, l, f, &plan, &q, err);
+    return rc ? rc : half_product(d, l, f, norm ? l->workspace : l->in[0], NULL, err);
 }
 
 /* Bytes of the workspace for a row. */
@@ -488,6 +491,38 @@ static int32_t half_check(const tn_op *op, const struct form *f, uint32_t matrix
     return rc ? rc
               : cuda_require(op, !f->norm || op->in[0]->width <= NORM_WIDEST,
                              "norms rows of up to 16384", err);
+}
+
+/* -- Pairs: pair.c ----------------------------------------------------------------------------------- */
+
+static const struct form *pair_form(enum product_finish f)
+{
+    static const struct form forms[] = {[PRODUCT_STORE] = {PRODUCT_STORE, 3, 0, 3},
+                                        [PRODUCT_ADD] = {PRODUCT_ADD, 1, 0, 2},
+                                        [PRODUCT_SILU] = {PRODUCT_SILU, 2, 0, 4}};
+
+    return &forms[f];
+}
+
+int32_t hopper_half_check(const tn_op *op, enum product_finish f, tn_err *err)
+{
+    return half_check(op, pair_form(f), TN_DT_F8E4M3, err);
+}
+
+double hopper_half_cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
+{
+    return half_cost_ns(op, pair_form(f), rows);
+}
+
+int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
+                    struct product_norm *norm, tn_err *err)
+{
+    const struct hopper_device *d;
+    int32_t rc = hopper_find(in, l, &d, err);
+
+    return rc ? rc
+              : half_product(d, l, pair_form(f), f == PRODUCT_ADD ? l->in[0] : norm->rows, norm,
+                             err);
 }
 
 /* -- The variants ------------------------------------------------------------------------------------ */

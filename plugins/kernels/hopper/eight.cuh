@@ -51,7 +51,7 @@ __device__ __forceinline__ eight_row eight_load_row(const eight_params &q, uint3
     const uint64_t at = static_cast<uint64_t>(token) * q.p.parts[part].n + n;
 
     return {q.step ? q.step[token] : 1.0f,
-            q.p.finish == PRODUCT_ADD ? load4_raw<T>(q.p.residual, at) : make_uint2(0, 0)};
+            q.p.residual ? load4_raw<T>(q.p.residual, at) : make_uint2(0, 0)};
 }
 
 __device__ __forceinline__ float4 eight_apply(float step, float4 scale, float4 bias, float4 v)
@@ -63,14 +63,14 @@ __device__ __forceinline__ float4 eight_apply(float step, float4 scale, float4 b
 
 // Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
 template <typename T, int FINISH>
-__device__ __forceinline__ void eight_finish(const eight_params &q, uint32_t part, uint32_t token,
-                                             uint32_t n, float4 v, float4 u, const eight_column &c,
-                                             const eight_row &r)
+__device__ __forceinline__ float4 eight_finish(const eight_params &q, uint32_t part, uint32_t token,
+                                               uint32_t n, float4 v, float4 u,
+                                               const eight_column &c, const eight_row &r)
 {
     v = eight_apply(r.step, c.scale, c.bias, v);
-    if constexpr (FINISH != PRODUCT_ADD)
+    if constexpr (FINISH != PRODUCT_ADD && FINISH != PRODUCT_ADD_NORM)
         u = eight_apply(r.step, c.up_scale, c.up_bias, u);
-    product_output<T, FINISH>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
+    return product_output<T, FINISH>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
 }
 
 #endif

@@ -9,7 +9,7 @@ template <typename E, typename T> struct eight_operands {
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
     static constexpr bool logits = false;
-    static constexpr bool shares = true;
+    static constexpr bool norms = false;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {
@@ -49,11 +49,11 @@ template <typename E, typename T> struct eight_operands {
     }
 
     template <int FINISH>
-    static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
-                                                  uint32_t n, float4 v, float4 u, const column &c,
-                                                  const row &r)
+    static __device__ __forceinline__ float4 finish(const params &q, uint32_t part, uint32_t token,
+                                                    uint32_t n, float4 v, float4 u, const column &c,
+                                                    const row &r)
     {
-        eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
+        return eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
     }
 };
 

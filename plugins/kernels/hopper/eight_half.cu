@@ -89,8 +89,9 @@ template <typename T> struct eight_half_operands {
     using params = eight_params;
     using sum = float;
     static constexpr uint32_t depth = EIGHT_K, planes = 2;
+    using type = T;
     static constexpr bool logits = false;
-    static constexpr bool shares = false; // registers are few
+    static constexpr bool norms = PRODUCT_NORMS<T>;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {
@@ -124,7 +125,7 @@ template <typename T> struct eight_half_operands {
                 half_multiply<T, BM, BN>(d[half % CHAINS], at + warp * 16 * 128, half, row,
                                          at + shape::w_bytes + half * shape::plane);
             __syncwarp();
-            skinny_release<shape::shares>(t, empty + 8 * s);
+            skinny_release(empty + 8 * s);
         }
         skinny_consumers_sync(); // the ring is read; now it takes the result
 #pragma unroll
@@ -153,16 +154,16 @@ template <typename T> struct eight_half_operands {
     }
 
     template <int FINISH>
-    static __device__ __forceinline__ void finish(const params &q, uint32_t part, uint32_t token,
-                                                  uint32_t n, float4 v, float4 u, const column &c,
-                                                  const row &r)
+    static __device__ __forceinline__ float4 finish(const params &q, uint32_t part, uint32_t token,
+                                                    uint32_t n, float4 v, float4 u, const column &c,
+                                                    const row &r)
     {
-        eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
+        return eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
     }
 };
 
 #define HALF(name, T, BM, BN, STAGES)                                                              \
-    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, 2)                                \
+    extern "C" __global__ void __launch_bounds__(SKINNY_NORM_THREADS, 2)                           \
         half_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ eight_params p)               \
     {                                                                                              \
         skinny<eight_half_operands<T>, BM, BN, STAGES>(p);                                         \

@@ -112,7 +112,6 @@ struct skinny_plan {
     uint32_t shape;         /* of SKINNY_SHAPES */
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t tiles, splits; /* along the matrices; blocks of a cluster that share one along K */
-    uint32_t share;         /* blocks of a cluster with the same tokens, for as many tiles */
     uint32_t early; /* stages before its last loads at which a block lets the next kernel start */
     uint32_t blocks, runs; /* of a run of tokens; runs */
     uint32_t shared_bytes;
@@ -121,9 +120,25 @@ struct skinny_plan {
 extern const uint32_t n_skinny_shapes;
 
 /* Plans a product of `rows` rows with matrices of `bytes` bytes in all, which are `narrow` tiles of 64 rows or `wide` ones of 128,
- * in `stages` stages along K. Tiles of few matrices share tokens if they `may_share`. */
+ * in `stages` stages along K. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
-                               uint32_t rows, int may_share);
+                               uint32_t rows);
+
+/* Products as parts of other variants; `f` says of what form `op` is: PRODUCT_STORE is three matrices. `norm`: NULL; or, of a pair of
+ * products with a norm between them and up to PRODUCT_NORM_ROWS rows, what stands between them, of which the first, PRODUCT_ADD,
+ * fills in the parts. products.c; of e4m3 with rows of 16 bits: eight.c. */
+int32_t hopper_product_check(const tn_op *op, enum product_finish f, tn_err *err);
+double hopper_product_cost_ns(const tn_op *op, enum product_finish f, uint32_t rows);
+int32_t hopper_product(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
+                       struct product_norm *norm, tn_err *err);
+int32_t hopper_half_check(const tn_op *op, enum product_finish f, tn_err *err);
+double hopper_half_cost_ns(const tn_op *op, enum product_finish f, uint32_t rows);
+int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
+                    struct product_norm *norm, tn_err *err);
+
+/* Enters what stands between a pair into the parameters of one of them, whose rows come in so many parts; returns the threads that
+ * its blocks have. */
+uint32_t hopper_note_norm(struct product_norm *norm, uint32_t parts, struct product_params *p);
 
 /* All but those of int4 are launched so that they overlap with their neighbours. */
 #define HOPPER_FLAGS (TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_EARLY)
@@ -144,7 +159,7 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
     X(norm_gate_gelu_##q)                                                                          \
     X(norm_gate_gelu_tanh_##q)
 
-/* X(id): the tn_variant called hopper_ID. products.c, eight.c, int4.c, attend.c, norm.c */
+/* X(id): the tn_variant called hopper_ID. products.c, pair.c, eight.c, int4.c, attend.c, norm.c */
 #define HOPPER_VARIANTS(X)                                                                         \
     X(linear)                                                                                      \
     X(logits)                                                                                      \
@@ -153,6 +168,10 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
     X(gate_gelu)                                                                                   \
     X(gate_gelu_tanh)                                                                              \
     X(linear_add)                                                                                  \
+    X(pair_qkv)                                                                                    \
+    X(pair_gate)                                                                                   \
+    X(pair_qkv_fp8)                                                                                \
+    X(pair_gate_fp8)                                                                               \
     HOPPER_EIGHT(X, fp8)                                                                           \
     HOPPER_EIGHT(X, fp8_half)                                                                      \
     HOPPER_EIGHT(X, int8)                                                                          \

@@ -21,7 +21,8 @@ enum product_finish {
     PRODUCT_SILU = 2,  /* y = silu(G x + b0) * (U x + b1); part 0 is the gate */
     PRODUCT_GELU = 3,
     PRODUCT_GELU_TANH = 4,
-    PRODUCT_LOGITS = 5 /* float32 y = softcap(scale * (W x + b)) */
+    PRODUCT_LOGITS = 5,  /* float32 y = softcap(scale * (W x + b)) */
+    PRODUCT_ADD_NORM = 6 /* as PRODUCT_ADD, and what a product_norm says; of few tokens */
 };
 
 struct product_part {
@@ -32,6 +33,19 @@ struct product_part {
     uint32_t first;     /* its first tile */
 };
 
+/* A norm between two products of few tokens, of which the second does not wait for a kernel that norms: the first leaves its rows
+ * times the norm's weights, and sums of their squares; the second multiplies its sums by what the norm divides rows by. */
+struct product_norm {
+    const void *weight; /* [width] */
+    void *rows;         /* [rows, width] of the products' dtype: y * (offset + weight) */
+    float *
+        squares; /* [rows, parts]: each block of the first product has summed up its part of a row */
+    uint32_t parts, width, weight_dtype;
+    float eps, offset;
+};
+
+#define PRODUCT_NORM_ROWS 4 /* at most: a warp takes their sums one after the other */
+
 struct product_params {
     struct tensor_map weights
         [PRODUCT_MAX_PARTS]; /* [n, k], box 64 x rows of a tile (wide or gated: half of them) */
@@ -39,15 +53,14 @@ struct product_params {
     struct product_part parts[PRODUCT_MAX_PARTS];
     const void *residual; /* [rows, n] */
     uint32_t n_parts, rows, k_blocks, finish;
-    /* skinny: stages before its last loads at which the next kernel may start; blocks that have the same tokens and copy them to
-     * one another (1, 2 or 4; of fewer tokens than 32 always 1) */
-    uint32_t early, share;
+    uint32_t early; /* skinny: stages before its last loads at which the next kernel may start */
     uint32_t tiles; /* wide: along the matrices */
     float scale, softcap;
+    struct product_norm
+        norm; /* PRODUCT_ADD_NORM: what to leave; others: what was left of the rows, if there are squares */
 };
 
-/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. Of a number of tokens,
- * wide tiles come first, and of the same tiles those with the longer ring. */
+/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. */
 #ifndef SKINNY_SHAPES
 #define SKINNY_SHAPES(X)                                                                           \
     X(128, 8, 8)                                                                                   \
@@ -57,10 +70,16 @@ struct product_params {
     X(64, 8, 7)                                                                                    \
     X(128, 16, 8)                                                                                  \
     X(128, 16, 6)                                                                                  \
+    X(64, 16, 14)                                                                                  \
+    X(64, 16, 10)                                                                                  \
     X(64, 16, 7)                                                                                   \
-    X(128, 32, 5) X(64, 32, 7) X(64, 32, 5) X(128, 64, 4) X(64, 64, 4) X(128, 128, 3)
+    X(128, 32, 5)                                                                                  \
+    X(64, 32, 12)                                                                                  \
+    X(64, 32, 7)                                                                                   \
+    X(64, 32, 5) X(128, 64, 4) X(64, 64, 12) X(64, 64, 10) X(64, 64, 4) X(128, 128, 3)
 #endif
 #define SKINNY_THREADS 160
+#define SKINNY_NORM_THREADS 192 /* of the second of a pair */
 
 #define WIDE_THREADS 384
 #define WIDE_TOKENS 128 /* of a tile */

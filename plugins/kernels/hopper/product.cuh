@@ -11,6 +11,10 @@ __device__ __forceinline__ bool is_gated(const product_params &p)
     return p.finish >= PRODUCT_SILU && p.finish <= PRODUCT_GELU_TANH;
 }
 
+// Whether rows times a norm's weights, before they are divided, fit in T: float16 ends at 65504.
+template <typename T> constexpr bool PRODUCT_NORMS = false;
+template <> constexpr bool PRODUCT_NORMS<__nv_bfloat16> = true;
+
 // The matrix that a tile belongs to.
 __device__ __forceinline__ uint32_t product_find(const product_params &p, uint32_t tile)
 {
@@ -43,10 +47,14 @@ template <typename T> __device__ __forceinline__ float4 load4(const void *p, uin
     return unpack4<T>(load4_raw<T>(p, i));
 }
 
+template <typename T> __device__ __forceinline__ uint2 pack4(float4 v)
+{
+    return {element<T>::pack(v.x, v.y), element<T>::pack(v.z, v.w)};
+}
+
 template <typename T> __device__ __forceinline__ void store4(void *p, uint64_t i, float4 v)
 {
-    const uint2 packed = {element<T>::pack(v.x, v.y), element<T>::pack(v.z, v.w)};
-    *reinterpret_cast<uint2 *>(static_cast<T *>(p) + i) = packed;
+    *reinterpret_cast<uint2 *>(static_cast<T *>(p) + i) = pack4<T>(v);
 }
 
 __device__ __forceinline__ float product_act(float g, uint32_t finish)
@@ -69,11 +77,11 @@ __device__ __forceinline__ float4 product_bias(const product_part &part, uint32_
 
 // Stores outputs n .. n + 3 of a token, whose sums with biases are v, and u of the second matrix if it is gated; r is the
 // residual, or zero. FINISH: p.finish, known to the compiler, so that what others need is not in the way of what is run once;
-// PRODUCT_ADD for PRODUCT_STORE, too.
+// PRODUCT_ADD for PRODUCT_STORE, too. Returns them, not rounded.
 template <typename T, int FINISH>
-__device__ __forceinline__ void product_output(const product_params &p, const product_part &part,
-                                               uint64_t token, uint32_t n, float4 v, float4 u,
-                                               float4 r)
+__device__ __forceinline__ float4 product_output(const product_params &p, const product_part &part,
+                                                 uint64_t token, uint32_t n, float4 v, float4 u,
+                                                 float4 r)
 {
     const uint64_t at = token * part.n + n;
 
@@ -83,14 +91,15 @@ __device__ __forceinline__ void product_output(const product_params &p, const pr
             v = make_float4(p.softcap * tanhf(v.x / p.softcap), p.softcap * tanhf(v.y / p.softcap),
                             p.softcap * tanhf(v.z / p.softcap), p.softcap * tanhf(v.w / p.softcap));
         *reinterpret_cast<float4 *>(static_cast<float *>(part.out) + at) = v;
-        return;
-    } else if constexpr (FINISH == PRODUCT_ADD) {
+        return v;
+    } else if constexpr (FINISH == PRODUCT_ADD || FINISH == PRODUCT_ADD_NORM) {
         v = v + r;
     } else {
         v = make_float4(product_act(v.x, FINISH) * u.x, product_act(v.y, FINISH) * u.y,
                         product_act(v.z, FINISH) * u.z, product_act(v.w, FINISH) * u.w);
     }
     store4<T>(part.out, at, v);
+    return v;
 }
 
 // The same of sums without biases, and of any p.finish.

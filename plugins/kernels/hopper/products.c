@@ -73,7 +73,7 @@ static int32_t check_matrix(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t
                         "the bias must be float32 or have the activations' dtype", err);
 }
 
-static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
+int32_t hopper_product_check(const tn_op *op, enum product_finish f, tn_err *err)
 {
     static const uint32_t n_members[] = {[PRODUCT_ADD] = 2,
                                          [PRODUCT_SILU] = 4,
@@ -102,7 +102,6 @@ static int32_t check(const tn_op *op, enum product_finish f, tn_err *err)
 struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster, which share one */
-    uint32_t share;         /* of product_params */
     uint32_t early;         /* of product_params; of skinny.cu alone */
     uint32_t blocks, image, entry, threads, shared_bytes;
 };
@@ -129,64 +128,80 @@ static double weight_bytes(const tn_op *op, enum product_finish f)
     return bytes;
 }
 
-/* Of the shapes for so many tokens: the first, or the last, with tiles of so many rows; the first of all if there is none. */
-static uint32_t find_shape(uint32_t tokens, uint32_t tile, int last)
-{
-    uint32_t found = N_SHAPES, first = 0;
+/* Stages of the rings of tiles for so many tokens, by what the matrices are like (skinny_plan); 0: does not occur. */
+static const struct rings {
+    uint32_t tokens;
+    uint32_t alone, alone_small;  /* tiles of 64 rows, a block on a multiprocessor */
+    uint32_t small, between;      /* tiles of 64 rows, several blocks on one */
+    uint32_t few, many, ordinary; /* tiles of 128 rows */
+} rings[] = {{8, 0, 0, 11, 7, 8, 6, 4},
+             {16, 14, 10, 7, 7, 8, 6, 6},
+             {32, 12, 12, 7, 5, 5, 5, 5},
+             {64, 12, 10, 4, 4, 4, 4, 4},
+             {SKINNY_ROWS, 0, 0, 0, 0, 3, 3, 3}};
 
-    while (shapes[first].tokens != tokens)
-        first++;
-    for (uint32_t i = first; i < N_SHAPES && shapes[i].tokens == tokens; i++)
-        if (shapes[i].tile == tile && (last || found == N_SHAPES))
-            found = i;
-    return found < N_SHAPES ? found : first;
+/* So many blocks are one for each multiprocessor, or nearly so. */
+static int fills_once(uint32_t blocks)
+{
+    return blocks <= HOPPER_UNITS && blocks * 10 >= HOPPER_UNITS * 9;
+}
+
+static uint32_t find_shape(uint32_t tile, uint32_t tokens, uint32_t stages)
+{
+    uint32_t i = 0;
+
+    while (shapes[i].tile != tile || shapes[i].tokens != tokens || shapes[i].stages != stages)
+        i++;
+    return i;
 }
 
 /* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H200, not to kernels alone: what
- * counts is how the loads of one kernel follow on those of the one before, and that enough of them are on their way. Small
- * matrices, and those whose wide tiles would leave some multiprocessors with twice the work of others, take blocks of 64 rows.
- * Large ones take 128: in two or three blocks per multiprocessor, or, of few tiles and few tokens, in one here and there with
- * a long ring. With few tokens, short rings leave room on a multiprocessor for blocks of the next kernel, which may start as soon
- * as the last loads are asked for; where blocks fill all multiprocessors anyway, two of them have longer rings. Sharing tokens
- * pays for few tiles of 8 bits alone. */
+ * counts is how the loads of one kernel follow on those of the one before, and that enough of them are on their way. Of 16
+ * tokens on, tiles of 64 rows whose blocks, alone or in pairs, are one per multiprocessor have it to themselves, with a ring
+ * as long as it has room for: clusters of four or eight never fall one on each (of 32 of four, eight multiprocessors get two
+ * blocks and twelve none). Small matrices, and those whose wide tiles would leave some multiprocessors with twice the work of others,
+ * take blocks of 64 rows. Large ones take 128: in two or three blocks per multiprocessor, or, of few tiles and few tokens, in one
+ * here and there with a long ring. With few tokens, short rings leave room on a multiprocessor for blocks of the next kernel,
+ * which may start as soon as the last loads are asked for; where blocks fill all multiprocessors anyway, two of them have longer
+ * rings. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,
-                               uint32_t rows, int may_share)
+                               uint32_t rows)
 {
-    struct skinny_plan p = {.tokens = SKINNY_ROWS, .tiles = wide, .splits = 1, .share = 1};
-    uint32_t blocks = HOPPER_UNITS;
+    const struct rings *r = rings;
+    struct skinny_plan p = {.tile = 128, .tiles = wide, .splits = 1};
+    uint32_t blocks = HOPPER_UNITS, ring;
+    int small = bytes < 40e6;
 
-    for (uint32_t i = N_SHAPES; i-- > 0;)
-        if (shapes[i].tokens >= rows)
-            p.tokens = shapes[i].tokens;
-    p.runs = cuda_div_up(rows, p.tokens);
-    if (p.tokens < SKINNY_ROWS && bytes < 40e6) {
-        p.shape = find_shape(p.tokens, 64, 0);
-        p.tiles = narrow;
-        blocks = p.tokens <= 16 ? 2 * HOPPER_UNITS : HOPPER_UNITS;
-    } else if (p.tokens < SKINNY_ROWS && wide > HOPPER_UNITS / 2 && wide < HOPPER_UNITS) {
-        p.shape = find_shape(p.tokens, 64, 1);
-        p.tiles = narrow;
+    while (r->tokens < rows && r->tokens < SKINNY_ROWS)
+        r++;
+    ring = r->ordinary;
+    if (r->alone && (fills_once(narrow) || fills_once(2 * narrow))) {
+        p.tile = 64;
+        ring = small ? r->alone_small : r->alone;
+    } else if (r->small && small) {
+        p.tile = 64;
+        ring = r->small;
+        blocks = r->tokens <= 16 ? 2 * HOPPER_UNITS : HOPPER_UNITS;
+    } else if (r->between && wide > HOPPER_UNITS / 2 && wide < HOPPER_UNITS) {
+        p.tile = 64;
+        ring = r->between;
         blocks = 2 * HOPPER_UNITS;
-    } else if (may_share && p.tokens == 64 && wide * 4 <= HOPPER_UNITS) {
-        p.shape = find_shape(p.tokens, 64, 1);
-        p.tiles = narrow;
-        p.share = 2;
-        blocks = 2 * HOPPER_UNITS;
-    } else if (p.tokens <= 8 && wide >= 2 * HOPPER_UNITS * 9 / 10) {
-        p.shape = find_shape(p.tokens, 128, 0) + 1;
-    } else if (p.tokens <= 16 && wide * 4 < HOPPER_UNITS) {
-        p.shape = find_shape(p.tokens, 128, 0);
+    } else if (r->tokens <= 8 && wide >= 2 * HOPPER_UNITS * 9 / 10) {
+        ring = r->many;
+    } else if (r->tokens <= 16 && wide * 4 < HOPPER_UNITS) {
+        ring = r->few;
         blocks = HOPPER_UNITS / 3;
-    } else {
-        p.shape = find_shape(p.tokens, 128, 1);
     }
-    p.tile = shapes[p.shape].tile;
+    p.tokens = r->tokens;
+    p.runs = cuda_div_up(rows, p.tokens);
+    p.tiles = p.tile == 64 ? narrow : wide;
+    p.shape = find_shape(p.tile, p.tokens, ring);
     p.early = p.tokens <= 8 ? 1 : 4;
-    p.shared_bytes = shapes[p.shape].stages * ((p.tile + p.tokens) * 128 + 16);
+    p.shared_bytes = ring * ((p.tile + p.tokens) * 128 + 16) + p.tokens * 4;
     /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
     while (p.splits < 8 && p.tiles * p.runs * p.splits < blocks * 9 / 10 && stages >= p.splits * 8)
         p.splits *= 2;
-    p.blocks = cuda_div_up(p.tiles, p.share) * p.share * p.splits;
+    p.blocks = p.tiles * p.splits;
     return p;
 }
 
@@ -194,13 +209,12 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
 {
     struct skinny_plan s =
         skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
-                    cuda_div_up(op->in[0]->width, PRODUCT_K), rows, 0);
+                    cuda_div_up(op->in[0]->width, PRODUCT_K), rows);
 
     return (struct plan){.tile = s.tile,
                          .tokens = s.tokens,
                          .tiles = s.tiles,
                          .splits = s.splits,
-                         .share = s.share,
                          .early = s.early,
                          .blocks = s.blocks,
                          .image = IMAGE_SKINNY,
@@ -237,7 +251,6 @@ static struct plan plan_many(const tn_op *op, enum product_finish f, uint32_t ro
                      .tokens = WIDE_TOKENS,
                      .tiles = count_tiles(op, f, best->tile),
                      .splits = best->blocks,
-                     .share = 1,
                      .image = IMAGE_WIDE,
                      .entry = hopper_type(op->in[0]) * N_WIDE + (uint32_t)(best - wide_shapes),
                      .threads = WIDE_THREADS,
@@ -249,7 +262,7 @@ static struct plan plan_many(const tn_op *op, enum product_finish f, uint32_t ro
     return p;
 }
 
-static double cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
+double hopper_product_cost_ns(const tn_op *op, enum product_finish f, uint32_t rows)
 {
     double bytes = weight_bytes(op, f), moving = bytes / BYTES_PER_NS * (1.0 + rows / 1024.0);
     double computing = bytes * rows / FLOPS_PER_NS;
@@ -302,14 +315,24 @@ static int32_t gather(const struct hopper_device *d, const tn_launch *l, const v
                          err);
 }
 
-static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
-                      tn_err *err)
+uint32_t hopper_note_norm(struct product_norm *norm, uint32_t parts, struct product_params *p)
+{
+    if (p->finish == PRODUCT_ADD) {
+        p->finish = PRODUCT_ADD_NORM;
+        norm->parts = parts;
+    }
+    p->norm = *norm;
+    return p->finish == PRODUCT_ADD_NORM ? SKINNY_THREADS : SKINNY_NORM_THREADS;
+}
+
+int32_t hopper_product(struct hopper_instance *in, const tn_launch *l, enum product_finish f,
+                       struct product_norm *norm, tn_err *err)
 {
     uint32_t rows = f == PRODUCT_LOGITS ? l->batch->n_logits : l->batch->n_rows;
     struct plan plan = rows <= SKINNY_ROWS ? plan_few(l->op, f, rows) : plan_many(l->op, f, rows);
     const struct hopper_device *d;
     struct product_params p;
-    const void *x = l->in[0];
+    const void *x = norm && f != PRODUCT_ADD ? norm->rows : l->in[0];
     uint64_t k = l->op->in[0]->width;
     int32_t rc = hopper_find(in, l, &d, err);
 
@@ -319,15 +342,15 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     p.tiles = plan.tiles;
     p.finish = f;
     p.early = plan.early;
-    p.share = plan.share;
     p.residual = f == PRODUCT_ADD ? l->in[1] : NULL;
     p.scale = (float)tn_op_real(l->op, "scale", 1.0);
     p.softcap = (float)tn_op_real(l->op, "softcap", 0.0);
+    if (norm)
+        plan.threads = hopper_note_norm(norm, plan.tiles * plan.splits, &p);
     if (!rc && f == PRODUCT_LOGITS)
         rc = gather(d, l, &x, err);
     if (!rc)
-        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens / plan.share,
-                               &p.x, err);
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &p.x, err);
     if (!rc)
         rc = plan_parts(d, l, f, &plan, &p, err);
     if (rc)
@@ -335,7 +358,7 @@ static int32_t launch(struct hopper_instance *in, const tn_launch *l, enum produ
     return hopper_launch(d, l, plan.image, plan.entry,
                          (struct cuda_grid){.x = plan.blocks,
                                             .threads = plan.threads,
-                                            .cluster = plan.splits * plan.share,
+                                            .cluster = plan.splits,
                                             .shared_bytes = plan.shared_bytes},
                          &p, err);
 }
@@ -358,16 +381,16 @@ static int32_t logits_workspace(void *instance, const tn_op *op, uint32_t max_ro
     static int32_t id##_can_run(void *instance, const tn_op *op, tn_err *err)                      \
     {                                                                                              \
         (void)instance;                                                                            \
-        return check(op, finish, err);                                                             \
+        return hopper_product_check(op, finish, err);                                              \
     }                                                                                              \
     static double id##_cost_ns(void *instance, const tn_op *op, uint32_t rows)                     \
     {                                                                                              \
         (void)instance;                                                                            \
-        return cost_ns(op, finish, rows);                                                          \
+        return hopper_product_cost_ns(op, finish, rows);                                           \
     }                                                                                              \
     static int32_t id##_launch(void *instance, const tn_launch *l, tn_err *err)                    \
     {                                                                                              \
-        return launch(instance, l, finish, err);                                                   \
+        return hopper_product(instance, l, finish, NULL, err);                                     \
     }                                                                                              \
     const tn_variant hopper_##id = {.h = TN_HDR(tn_variant),                                       \
                                     .name = #id ".wgmma",                                          \

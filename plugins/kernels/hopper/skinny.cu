@@ -6,8 +6,9 @@ template <typename T> struct half_operands {
     using params = product_params;
     using sum = float;
     static constexpr uint32_t depth = PRODUCT_K, planes = 1;
+    using type = T;
     static constexpr bool logits = true;
-    static constexpr bool shares = true;
+    static constexpr bool norms = PRODUCT_NORMS<T>;
 
     static __device__ constexpr bool roomy(int, int)
     {
@@ -50,20 +51,21 @@ template <typename T> struct half_operands {
     {
         const uint64_t at = static_cast<uint64_t>(token) * p.parts[part].n + n;
 
-        return p.finish == PRODUCT_ADD ? load4_raw<T>(p.residual, at) : make_uint2(0, 0);
+        return p.residual ? load4_raw<T>(p.residual, at) : make_uint2(0, 0);
     }
 
     template <int FINISH>
-    static __device__ __forceinline__ void finish(const params &p, uint32_t part, uint32_t token,
-                                                  uint32_t n, float4 v, float4 u, const column &c,
-                                                  const row &r)
+    static __device__ __forceinline__ float4 finish(const params &p, uint32_t part, uint32_t token,
+                                                    uint32_t n, float4 v, float4 u, const column &c,
+                                                    const row &r)
     {
-        product_output<T, FINISH>(p, p.parts[part], token, n, v + c.v, u + c.u, unpack4<T>(r));
+        return product_output<T, FINISH>(p, p.parts[part], token, n, v + c.v, u + c.u,
+                                         unpack4<T>(r));
     }
 };
 
 #define SKINNY(name, T, BM, BN, STAGES)                                                            \
-    extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, BM == 64 ? 3 : 2)                 \
+    extern "C" __global__ void __launch_bounds__(SKINNY_NORM_THREADS, BM == 64 ? 3 : 2)            \
         skinny_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ product_params p)           \
     {                                                                                              \
         skinny<half_operands<T>, BM, BN, STAGES>(p);                                               \

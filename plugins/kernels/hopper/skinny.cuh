@@ -10,15 +10,15 @@
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
 // with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
-// registers have room for those beside the sums. `logits`: it has them; `shares`: its blocks may share tokens.
+// registers have room for those beside the sums. `logits`: it has them; `norms`: it can
+// stand before or behind a norm that no kernel does (product_norm), for values of `type`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
-//
-// Neighbouring tiles read the same tokens: blocks of a cluster that have them copy a part each to all of them (`share`).
 #ifndef HOPPER_SKINNY_CUH
 #define HOPPER_SKINNY_CUH
 
 #include "product.cuh"
+#include "tenon/dtype.h"
 #include "wgmma.cuh"
 
 template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
@@ -26,34 +26,26 @@ template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
     static constexpr uint32_t x_bytes = O::planes * plane, stage = w_bytes + x_bytes;
     static constexpr uint32_t pitch =
         BM + 4; // floats per token of the staged result: no bank conflicts
-    static constexpr uint32_t shared = STAGES * stage + STAGES * 16;
-    // Few tokens are read from the second-level cache by every block that wants them; more weigh as much as the weights.
-    static constexpr bool shares = O::shares && BN >= 32;
+    static constexpr uint32_t shared = STAGES * stage + STAGES * 16 + BN * 4;
+    static constexpr bool norms = O::norms && BN == 8; // the smallest tiles
     static_assert(BN * pitch * 4 <= STAGES * stage, "the result is staged in the ring");
 };
 
 struct skinny_tile {
     uint32_t part, index;   // of the matrix; within it
     uint32_t split, splits; // of K: this block's, and how many blocks share the tile
-    uint32_t member, share; // of those that share tokens: this block, and how many there are
     uint32_t begin, end;    // stages of K
     uint32_t token, rows;   // the first token, and how many there are
 };
 
-// Ranks count the blocks that share tokens first, which have neighbouring tiles. One beyond the last tile multiplies zeros.
-template <int BN, bool SHARES>
-__device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
+template <int BN> __device__ __forceinline__ skinny_tile skinny_find(const product_params &p)
 {
-    const uint32_t size = cluster_size(), rank = cluster_rank();
-    const uint32_t share = SHARES ? p.share : 1, member = rank & (share - 1);
-    const uint32_t splits = size >> (__ffs(share) - 1), split = rank >> (__ffs(share) - 1);
-    const uint32_t tile = blockIdx.x / size * share + member, token = blockIdx.y * BN;
+    const uint32_t splits = cluster_size(), split = cluster_rank();
+    const uint32_t tile = blockIdx.x / splits, token = blockIdx.y * BN;
     skinny_tile t = {product_find(p, tile),
                      tile,
                      split,
                      splits,
-                     member,
-                     share,
                      p.k_blocks * split / splits,
                      p.k_blocks * (split + 1) / splits,
                      token,
@@ -79,25 +71,17 @@ __device__ __forceinline__ void skinny_load_weights(const product_params &p, con
     }
 }
 
-// Of a stage: all tokens, or this block's part of them to all who share them.
 template <typename O, int BM, int BN, int STAGES>
 __device__ __forceinline__ void skinny_load_tokens(const product_params &p, const skinny_tile &t,
                                                    uint32_t k, uint32_t to, uint32_t barrier)
 {
     using shape = skinny_shape<O, BM, BN, STAGES>;
-    const uint32_t first = BN / t.share * t.member;
 
 #pragma unroll
-    for (uint32_t j = 0; j < O::planes; j++) {
-        const int32_t x = static_cast<int32_t>(k * O::depth + j * (O::depth / O::planes));
-        const int32_t y = static_cast<int32_t>(t.token + first);
-        const uint32_t at = to + shape::w_bytes + j * shape::plane + first * 128;
-        if (t.share == 1)
-            copy_2d(at, &p.x, x, y, barrier, EVICT_LAST);
-        else
-            copy_2d_to(at, &p.x, x, y, barrier, EVICT_LAST,
-                       static_cast<uint16_t>(((1u << t.share) - 1) << (t.split * t.share)));
-    }
+    for (uint32_t j = 0; j < O::planes; j++)
+        copy_2d(to + shape::w_bytes + j * shape::plane, &p.x,
+                static_cast<int32_t>(k * O::depth + j * (O::depth / O::planes)),
+                static_cast<int32_t>(t.token), barrier, EVICT_LAST);
 }
 
 template <typename O, int BM, int BN, int STAGES>
@@ -128,25 +112,24 @@ __device__ __forceinline__ void skinny_produce(const product_params &p, const sk
     allow_successor();
 }
 
-#define SKINNY_CONSUMERS 128 // threads: all but the warp that loads
+#define SKINNY_CONSUMERS 128 // threads: all but the warp that loads, and the one that makes factors
 
 __device__ __forceinline__ void skinny_consumers_sync()
 {
     asm volatile("bar.sync 1, 128;" ::: "memory");
 }
 
-// A stage has been read by a warp: tells the blocks that copy to it.
-template <bool SHARES>
-__device__ __forceinline__ void skinny_release(const skinny_tile &t, uint32_t empty)
+// The consumers and the warp of SKINNY_NORM_WARP.
+__device__ __forceinline__ void skinny_factors_sync()
 {
-    const uint32_t lane = threadIdx.x % 32;
+    asm volatile("bar.sync 2, 160;" ::: "memory");
+}
 
-    if (!SHARES || t.share == 1) {
-        if (lane == 0)
-            barrier_arrive(empty);
-    } else if (lane < t.share) {
-        barrier_arrive_at(peer_address(empty, t.split * t.share + lane));
-    }
+// A stage has been read by a warp.
+__device__ __forceinline__ void skinny_release(uint32_t empty)
+{
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(empty);
 }
 
 // Multiplies all stages and leaves the sums in `staged`, [token][row of the tile].
@@ -176,7 +159,7 @@ __device__ __forceinline__ void skinny_consume(const skinny_tile &t, uint32_t ri
         // Given back at once: memory is what takes time, and a stage that waited for the next one's products would be missing
         // among those on their way.
         wgmma_wait<0>();
-        skinny_release<shape::shares>(t, empty + 8 * s);
+        skinny_release(empty + 8 * s);
     }
     skinny_consumers_sync(); // the ring is read; now it takes the result
 
@@ -222,7 +205,7 @@ __device__ __forceinline__ float4 skinny_value(float4 a, int)
 template <typename S, int SPLITS>
 __device__ __forceinline__ float4 skinny_sum(const skinny_tile &t, uint32_t address, bool wanted)
 {
-    const uint32_t step = wanted ? t.share : 0, first = wanted ? t.member : cluster_rank();
+    const uint32_t step = wanted, first = wanted ? 0 : cluster_rank();
 
     if constexpr (SPLITS == 1) {
         return skinny_value(shared_load4(address), S());
@@ -265,10 +248,73 @@ __device__ __forceinline__ skinny_share skinny_find_share(const product_params &
     return {row, n, shift, n < p.parts[t.part].n ? t.rows << shift : 0};
 }
 
+#define SKINNY_NORM_WARP 5 // only where rows are still to be divided as a norm does
+
+// What each token's row is divided by, as a factor, from the sums of squares that the product before left. A warp of its own does it,
+// in few registers: waiting for them before the first stage or behind the last would cost what sparing a kernel gains.
+__device__ __forceinline__ void skinny_factors(const product_params &p, const skinny_tile &t,
+                                               float *factor)
+{
+    const product_norm &m = p.norm;
+    const uint32_t lane = threadIdx.x % 32;
+
+    wait_for_predecessor();
+#pragma unroll 1
+    for (uint32_t j = 0; j < t.rows; j++) {
+        const float *squares = m.squares + (t.token + j) * m.parts;
+        float sum = 0.0f;
+#pragma unroll 8
+        for (uint32_t i = lane; i < m.parts; i += 32)
+            sum += squares[i];
+        for (uint32_t step = 16; step > 0; step /= 2)
+            sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step);
+        if (lane == 0)
+            factor[j] = rsqrtf(sum / static_cast<float>(m.width) + m.eps);
+    }
+}
+
+__device__ __forceinline__ float4 skinny_times(float4 v, float by)
+{
+    return make_float4(v.x * by, v.y * by, v.z * by, v.w * by);
+}
+
+// Four weights of a norm, of any dtype.
+__device__ __forceinline__ float4 skinny_norm_weight(const product_norm &m, uint32_t n)
+{
+    const float4 w =
+        m.weight_dtype == TN_DT_BF16 ? load4<__nv_bfloat16>(m.weight, n)
+        : m.weight_dtype == TN_DT_F16
+            ? load4<__half>(m.weight, n)
+            : *reinterpret_cast<const float4 *>(static_cast<const float *>(m.weight) + n);
+    return w + make_float4(m.offset, m.offset, m.offset, m.offset);
+}
+
+// Leaves of four outputs h of a token what the product behind the norm wants. The token's other outputs in this block are those
+// of neighbouring lanes.
+template <typename T>
+__device__ __forceinline__ void skinny_leave(const product_params &p, const skinny_tile &t,
+                                             const skinny_share &s, uint32_t token, float4 h,
+                                             float4 weight)
+{
+    const product_norm &m = p.norm;
+    const uint32_t lanes = 1u << s.shift, first = threadIdx.x % 32 & ~(lanes - 1);
+    const uint32_t mask = 0xFFFFFFFFu >> (32 - lanes) << first;
+
+    h = unpack4<T>(pack4<T>(h)); // the norm is that of what was stored
+    store4<T>(m.rows, static_cast<uint64_t>(token) * m.width + s.n,
+              make_float4(h.x * weight.x, h.y * weight.y, h.z * weight.z, h.w * weight.w));
+    float squares = h.x * h.x + h.y * h.y + h.z * h.z + h.w * h.w;
+    for (uint32_t step = lanes / 2; step > 0; step /= 2)
+        squares += __shfl_xor_sync(mask, squares, step);
+    if (threadIdx.x % 32 == first)
+        m.squares[token * m.parts + t.index * t.splits + t.split] = squares;
+}
+
 // What finishing wants from memory is loaded before it is wanted: what belongs to the rows of the matrix before the kernel
 // before has ended, what belongs to tokens a turn ahead. A thread finishes U groups at a time.
 template <typename O, int U> struct skinny_early {
     typename O::column column;
+    float4 weight; // of the norm behind, if there is one
     typename O::row rows[U];
 };
 
@@ -294,20 +340,23 @@ __device__ __forceinline__ skinny_early<O, U> skinny_load_early(const typename O
 
     if (threadIdx.x < s.end)
         e.column = O::load_column(q, t.part, s.n);
+    if constexpr (O::norms && U == 1)
+        if (O::product(q).finish == PRODUCT_ADD_NORM && threadIdx.x < s.end)
+            e.weight = skinny_norm_weight(O::product(q).norm, s.n);
     wait_for_predecessor();
     skinny_load_rows<O, U>(q, t, s, threadIdx.x, e.rows);
     return e;
 }
 
 // The loading warp takes no part. Parts of other blocks are far away: those of several groups are asked for before the first is
-// finished.
+// finished. `factor`: of each token's sums, or NULL.
 template <typename O, int BM, int SPLITS, int FINISH, int U>
 __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                                                     const skinny_tile &t, const skinny_share &s,
                                                     skinny_early<O, U> &e, uint32_t staged,
-                                                    uint32_t pitch)
+                                                    uint32_t pitch, const float *factor)
 {
-    constexpr bool GATED = FINISH != PRODUCT_ADD && FINISH != PRODUCT_LOGITS;
+    constexpr bool GATED = FINISH >= PRODUCT_SILU && FINISH <= PRODUCT_GELU_TANH;
     constexpr int ROOM = (SPLITS ? 8 / SPLITS : 1) / (GATED ? 2 : 1); // of parts on their way
     constexpr int G = ROOM < 1 ? 1 : ROOM < U ? ROOM : U;
 
@@ -331,13 +380,21 @@ __device__ __forceinline__ void skinny_finish_share(const typename O::params &q,
                 u[k] = v[k] = skinny_sum<typename O::sum, SPLITS>(t, at, wanted);
                 if constexpr (GATED)
                     u[k] = skinny_sum<typename O::sum, SPLITS>(t, at + BM / 2 * 4, wanted);
+                if (factor) {
+                    v[k] = skinny_times(v[k], factor[token]);
+                    u[k] = skinny_times(u[k], factor[token]);
+                }
             }
 #pragma unroll
-            for (uint32_t k = 0; k < G; k++)
-                if (first + k * SKINNY_CONSUMERS < s.end)
-                    O::template finish<FINISH>(
-                        q, t.part, t.token + ((first + k * SKINNY_CONSUMERS) >> s.shift), s.n, v[k],
-                        u[k], e.column, rows[j + k]);
+            for (uint32_t k = 0; k < G; k++) {
+                if (first + k * SKINNY_CONSUMERS >= s.end)
+                    continue;
+                const uint32_t token = t.token + ((first + k * SKINNY_CONSUMERS) >> s.shift);
+                const float4 y = O::template finish<FINISH>(q, t.part, token, s.n, v[k], u[k],
+                                                            e.column, rows[j + k]);
+                if constexpr (FINISH == PRODUCT_ADD_NORM)
+                    skinny_leave<typename O::type>(O::product(q), t, s, token, y, e.weight);
+            }
         }
     }
 }
@@ -347,40 +404,69 @@ template <typename O, int BM, int FINISH, int U>
 __device__ __forceinline__ void skinny_finish_rare(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
                                                    const skinny_early<O, U> &e, uint32_t staged,
+                                                   uint32_t pitch, const float *factor)
+{
+    skinny_early<O, 1> one = {e.column, e.weight, {e.rows[0]}};
+
+    skinny_finish_share<O, BM, 0, FINISH, 1>(q, t, s, one, staged, pitch, factor);
+}
+
+template <typename O, int BM, int U>
+__device__ __forceinline__ void skinny_finish_norm(const typename O::params &q,
+                                                   const skinny_tile &t, const skinny_share &s,
+                                                   skinny_early<O, U> &e, uint32_t staged,
                                                    uint32_t pitch)
 {
-    skinny_early<O, 1> one = {e.column, {e.rows[0]}};
-
-    skinny_finish_share<O, BM, 0, FINISH, 1>(q, t, s, one, staged, pitch);
+    if constexpr (O::norms && U == 1) {
+        switch (t.splits) {
+        case 2:
+            skinny_finish_share<O, BM, 2, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
+            break;
+        case 4:
+            skinny_finish_share<O, BM, 4, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
+            break;
+        default: skinny_finish_rare<O, BM, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
+        }
+    }
 }
 
 template <typename O, int BM, int U>
 __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
                                                    skinny_early<O, U> &e, uint32_t staged,
-                                                   uint32_t pitch)
+                                                   uint32_t pitch, const float *factor)
 {
     const uint32_t finish = O::product(q).finish;
 
     if (finish == PRODUCT_STORE || finish == PRODUCT_ADD) {
         switch (t.splits) {
-        case 1: skinny_finish_share<O, BM, 1, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
-        case 2: skinny_finish_share<O, BM, 2, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
-        case 4: skinny_finish_share<O, BM, 4, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
-        default: skinny_finish_share<O, BM, 8, PRODUCT_ADD, U>(q, t, s, e, staged, pitch); break;
+        case 1:
+            skinny_finish_share<O, BM, 1, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
+            break;
+        case 2:
+            skinny_finish_share<O, BM, 2, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
+            break;
+        case 4:
+            skinny_finish_share<O, BM, 4, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
+            break;
+        default:
+            skinny_finish_share<O, BM, 8, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
+            break;
         }
     } else if (finish == PRODUCT_SILU && t.splits == 1) {
-        skinny_finish_share<O, BM, 1, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+        skinny_finish_share<O, BM, 1, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_SILU && t.splits == 2) {
-        skinny_finish_share<O, BM, 2, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+        skinny_finish_share<O, BM, 2, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_SILU) {
-        skinny_finish_rare<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch);
+        skinny_finish_rare<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_GELU) {
-        skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch);
+        skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_GELU_TANH) {
-        skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch);
+        skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch, factor);
+    } else if (O::norms && U == 1 && finish == PRODUCT_ADD_NORM) {
+        skinny_finish_norm<O, BM, U>(q, t, s, e, staged, pitch);
     } else if constexpr (O::logits) {
-        skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch);
+        skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch, factor);
     }
 }
 
@@ -392,7 +478,8 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t ring = shared_address(memory), full = ring + STAGES * shape::stage;
     const uint32_t empty = full + 8 * STAGES, warp = threadIdx.x / 32;
-    const skinny_tile t = skinny_find<BN, shape::shares>(p);
+    float *factor = reinterpret_cast<float *>(memory + shape::shared) - BN;
+    const skinny_tile t = skinny_find<BN>(p);
 
     if (threadIdx.x == 128) {
         map_prefetch(&p.weights[t.part]);
@@ -401,21 +488,23 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         map_prefetch(&p.x);
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + 8 * i, 1);
-            barrier_init(empty + 8 * i, 4 * t.share);
+            barrier_init(empty + 8 * i, 4);
         }
         barrier_init_fence();
     }
     const skinny_share share = skinny_find_share<BM>(p, t);
     constexpr int AT_ONCE = BN < 32 ? 1 : O::roomy(BM, BN) ? 4 : 2;
     skinny_early<O, AT_ONCE> early = {};
-    if (t.share == 1)
-        __syncthreads();
-    else
-        cluster_meet(); // others copy to this block, and tell it what they have read
+    const bool scaled = shape::norms && p.norm.squares && p.finish != PRODUCT_ADD_NORM;
+    static_assert(!shape::norms || (O::roomy(BM, BN) && AT_ONCE == 1), "norms follow early loads");
+    __syncthreads();
     if (warp == 4) {
         if (threadIdx.x == 128)
             skinny_produce<O, BM, BN, STAGES>(p, t, ring, full, empty);
         __syncwarp();
+    } else if (warp == SKINNY_NORM_WARP) {
+        if constexpr (shape::norms)
+            skinny_factors(p, t, factor);
     } else {
         if constexpr (O::roomy(BM, BN))
             early = skinny_load_early<O, AT_ONCE>(q, t, share);
@@ -426,13 +515,14 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
     }
     if (t.splits > 1)
         cluster_sync();
+    else if (scaled && warp != 4)
+        skinny_factors_sync();
     else if (warp < 4)
         skinny_consumers_sync();
     if (warp < 4)
-        skinny_finish_tile<O, BM, AT_ONCE>(q, t, share, early, ring, shape::pitch);
-    if (shape::shares && t.share > 1)
-        cluster_end(); // the others may still copy to this block
-    else if (t.splits > 1)
+        skinny_finish_tile<O, BM, AT_ONCE>(q, t, share, early, ring, shape::pitch,
+                                           scaled ? factor : nullptr);
+    if (t.splits > 1)
         cluster_meet(); // the others may still read this block's part
 }
 

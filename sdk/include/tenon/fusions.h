@@ -98,4 +98,18 @@
     "(x) -> (y): n = rms_norm(x); g = " LINEAR "(n); u = " LINEAR "(n); s = " ACT                  \
     "(g); y = mul(s, u)"
 
+/**
+ * A projection, the residual, the norm that follows and the products behind it: the output projection with the gated half of
+ * the MLP, `down` with the next layer's query, key and value. For few rows: the first product can leave what the norm needs,
+ * so that none has to be launched between the two.
+ */
+#define TN_FUSED_LINEAR_ADD_NORM_QKV "linear_add_norm_qkv"
+#define TN_TEXT_LINEAR_ADD_NORM_QKV(LINEAR)                                                        \
+    "(x, r) -> (h, q, k, v): p = " LINEAR "(x); h = add(r, p); n = rms_norm(h); q = " LINEAR       \
+    "(n); k = " LINEAR "(n); v = " LINEAR "(n)"
+#define TN_FUSED_LINEAR_ADD_NORM_GATE_SILU "linear_add_norm_gate_silu"
+#define TN_TEXT_LINEAR_ADD_NORM_GATE(LINEAR, ACT)                                                  \
+    "(x, r) -> (h, y): p = " LINEAR "(x); h = add(r, p); n = rms_norm(h); g = " LINEAR             \
+    "(n); u = " LINEAR "(n); s = " ACT "(g); y = mul(s, u)"
+
 #endif
