@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "build/convert.h"
 #include "build/matrix.h"
+#include "build/routed.h"
 #include "tenon/ops.h"
 
 #define IDENTITY_PIECE 64 /* elements of a matrix that its model is told by */
@@ -20,18 +21,9 @@ struct calibrating {
     struct calibration *c;
     float *rows;
     size_t cap_rows;
-    uint64_t stride; /* of the rows that Hessians take in */
+    uint64_t stride;       /* of the rows that Hessians take in, and experts */
+    struct routed *routed; /* NULL: nothing of experts is wanted */
 };
-
-static int32_t take_all(struct calibrating *x, struct calibration_input *in, uint32_t n_rows,
-                        tn_err *err)
-{
-    for (uint32_t t = 0; t < n_rows; t++)
-        if (!calibration_take(in, x->rows + (size_t)t * in->n_channels))
-            return err_at(err, TN_E_NAN, NULL, TN_NO_OFFSET, in->name,
-                          "the model computes NaN or infinity for the calibration data");
-    return TN_OK;
-}
 
 /* Every stride-th row of the data; those that go in are moved to the start of x->rows. */
 static int32_t take_hessian(struct calibrating *x, const struct calibration_input *in,
@@ -61,7 +53,7 @@ static int32_t take_rows(struct calibrating *x, struct calibration_input *in,
         return err_nomem(err, "calibration");
     rc = m->get(m->io, false, i, x->rows, err);
     if (rc == TN_OK)
-        rc = take_all(x, in, m->n_rows, err);
+        rc = calibration_take_rows(in, x->rows, m->n_rows, err);
     return rc == TN_OK ? take_hessian(x, in, m->n_rows, err) : rc;
 }
 
@@ -84,7 +76,7 @@ static int32_t take_cached(struct calibrating *x, const struct run_moment *m, tn
             rc = take_rows(x, in, m, i == 0, err);
         } else if (in && dim) {
             quant_turn(x->rows, (size_t)m->n_rows * (size_t)in->n_channels, (uint64_t)dim->i);
-            rc = take_all(x, in, m->n_rows, err);
+            rc = calibration_take_rows(in, x->rows, m->n_rows, err);
         }
     }
     return rc;
@@ -109,7 +101,7 @@ static int32_t take_queries(struct calibrating *x, const struct run_moment *m, t
     if (rc != TN_OK)
         return rc;
     quant_turn(x->rows, (size_t)(m->n_rows * in->n_channels), in->dim);
-    return take_all(x, in, m->n_rows, err);
+    return calibration_take_rows(in, x->rows, m->n_rows, err);
 }
 
 static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
@@ -120,8 +112,11 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
     if (m->after)
         return TN_OK;
     if (quant_multiplies(m->op->name)) {
+        int32_t rc;
         in = calibration_find(x->c, m->op->weights[0]->name);
-        return in ? take_rows(x, in, m, 0, err) : TN_OK;
+        rc = in ? take_rows(x, in, m, 0, err) : TN_OK;
+        return rc == TN_OK && x->routed && m->op->n_in > 1 ? routed_take(x->routed, x->c, m, err)
+                                                           : rc;
     }
     if (strcmp(m->op->name, TN_OP_ATTENTION) == 0)
         return take_queries(x, m, err);
@@ -142,18 +137,27 @@ static bool keeps_products(const struct quant *q, bool all, const struct plan_op
            plan_attr(op, "head_dim")->i <= CALIBRATION_DIM;
 }
 
+/* What is kept of a group; false: nothing. Of rows that gate and up of an expert read, only Hessians are wanted. */
+static bool keep_of(const struct quant *q, const struct quant_group *g, bool all, uint32_t *keep)
+{
+    *keep = g->value == QUANT_ROUTED && !g->inside ? 0 : what_to_keep(q, all);
+    return g->value != QUANT_ROUTED || all || q->needs;
+}
+
 /* The memory that statistics take is known, and bounded, before the model runs. */
-static int32_t check_memory(const struct quant *q, uint32_t keep, bool all, tn_err *err)
+static int32_t check_memory(const struct quant *q, bool all, tn_err *err)
 {
     const struct plan *p = q->from->plan;
     uint64_t sum = 0;
+    uint32_t keep;
 
     for (size_t i = 0; i < p->n_ops; i++)
         if (keeps_products(q, all, &p->ops[i]))
             sum += 2 * calibration_products_bytes((uint64_t)plan_attr(&p->ops[i], "n_kv_heads")->i,
                                                   (uint64_t)plan_attr(&p->ops[i], "head_dim")->i);
     for (uint32_t i = 0; i < q->n_groups; i++)
-        sum += calibration_bytes(q->groups[i].n_channels, keep);
+        if (keep_of(q, &q->groups[i], all, &keep))
+            sum += calibration_bytes(q->groups[i].n_channels, keep);
     log_info("calibration: statistics of %" PRIu32 " inputs take %" PRIu64 " MiB", q->n_groups,
              sum >> 20);
     if (sum <= LIMIT_CALIBRATION_BYTES)
@@ -202,10 +206,12 @@ static int32_t add_hessians(struct quant *q, uint32_t first, tn_err *err)
 static int32_t add_group(struct calibrating *x, struct quant_group *g, uint32_t keep, uint64_t seed,
                          tn_err *err)
 {
-    const struct quant_linear *first = &x->q->linears[g->linears[0]];
     struct calibration_input *in;
-    int32_t rc = calibration_add(x->c, x->q->from->plan->weights[first->weight].name, g->n_channels,
-                                 keep, seed, &in, err);
+    char name[QUANT_EXPERT_NAME];
+    int32_t rc;
+
+    quant_group_name(x->q, g, name);
+    rc = calibration_add(x->c, name, g->n_channels, keep, seed, &in, err);
 
     if (rc == TN_OK && g->hessian.sum)
         in->hessian = &g->hessian;
@@ -232,12 +238,13 @@ static int32_t add_queries(struct calibrating *x, const struct plan_op *op, uint
 static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
-    uint32_t keep = what_to_keep(x->q, all);
     struct calibration_input *in;
-    int32_t rc = check_memory(x->q, keep, all, err);
+    uint32_t keep;
+    int32_t rc = check_memory(x->q, all, err);
 
     for (uint32_t i = 0; i < x->q->n_groups && rc == TN_OK; i++)
-        rc = add_group(x, &x->q->groups[i], keep, seed, err);
+        if (keep_of(x->q, &x->q->groups[i], all, &keep))
+            rc = add_group(x, &x->q->groups[i], keep, seed, err);
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
         for (uint32_t k = 0; k < 3 && rc == TN_OK; k++) {
             const struct plan_op *op = &p->ops[i];
@@ -257,6 +264,12 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
     return rc;
 }
 
+static void release(struct calibrating *x)
+{
+    mem_free(x->rows);
+    routed_close(x->routed);
+}
+
 static int32_t digest_data(const struct token_set *t, struct calibration *c)
 {
     uint8_t digest[SHA256_BYTES];
@@ -269,14 +282,28 @@ static int32_t digest_data(const struct token_set *t, struct calibration *c)
     return TN_OK;
 }
 
+static bool has_experts(const struct calibrating *x)
+{
+    char name[QUANT_EXPERT_NAME];
+
+    for (uint32_t i = 0; i < x->q->n_groups; i++) {
+        quant_group_name(x->q, &x->q->groups[i], name);
+        if (x->q->groups[i].value == QUANT_ROUTED && calibration_find(x->c, name))
+            return true;
+    }
+    return false;
+}
+
 static int32_t run_all(struct calibrating *x, const struct calibrate_options *o, tn_err *err)
 {
     const struct token_set *t = o->data;
     struct progress bar;
     void *run = NULL;
-    int32_t rc =
-        o->runner->open(o->runner->arg, o->engine, token_set_longest(t), on_moment, x, &run, err);
+    int32_t rc = has_experts(x) ? routed_open(o->engine, x->stride, &x->routed, err) : TN_OK;
 
+    if (rc == TN_OK)
+        rc = o->runner->open(o->runner->arg, o->engine, token_set_longest(t), on_moment, x, &run,
+                             err);
     if (rc != TN_OK)
         return rc;
     progress_begin(&bar, "calibrating", t->begin[t->n_seqs] * sizeof *t->ids, o->quiet);
@@ -316,7 +343,7 @@ int32_t calibrate(struct quant *q, const struct calibrate_options *o, struct cal
         rc = digest_data(o->data, x.c);
     if (rc == TN_OK)
         rc = run_all(&x, o, err);
-    mem_free(x.rows);
+    release(&x);
     if (rc != TN_OK) {
         calibration_free(x.c);
         return rc;
@@ -339,7 +366,7 @@ static int32_t run_again(struct quant *q, const struct calibrate_options *o, uin
             rc = add_group(&x, &q->groups[i], 0, o->seed, err);
     if (rc == TN_OK)
         rc = run_all(&x, o, err);
-    mem_free(x.rows);
+    release(&x);
     calibration_free(x.c);
     return rc;
 }
@@ -367,26 +394,29 @@ int32_t calibrate_save(struct quant *q, const struct calibrate_options *o, struc
     int32_t rc;
 
     for (uint32_t i = 0; i < q->n_groups; i++)
-        c->inputs[i]->keeps_hessian = wants_hessian(q, &q->groups[i]);
+        c->inputs[i]->keeps_hessian = wants_hessian(q, &q->groups[i]) && c->inputs[i]->n_rows > 0;
     rc = calibration_save(c, path, next_hessian, &x, err);
     drop_hessians(q);
     return rc;
 }
 
 int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
-                          const struct calibration *c, const struct quantized *m, tn_err *err)
+                          const struct calibration *c, const struct quantized *m, uint32_t expert,
+                          tn_err *err)
 {
-    struct quant_group *g = &q->groups[m->group];
+    bool own = m->experts && m->experts[expert].raw;
+    uint32_t index = own ? (uint32_t)(m->experts - q->groups) + expert : m->group;
+    struct quant_group *g = &q->groups[index];
     bool filed = c->file.path != NULL;
     int32_t rc = TN_OK;
 
-    if (!m->stats || !wants_hessian(q, g) || (filed ? !g->raw || !g->raw->keeps_hessian : !o->data))
+    if (!g->raw || !wants_hessian(q, g) || (filed ? !g->raw->keeps_hessian : !o->data))
         return TN_OK;
     if (!g->hessian.sum && filed) {
         drop_hessians(q);
         rc = calibration_read_hessian(c, g->raw, &g->hessian, err);
     } else if (!g->hessian.sum) {
-        rc = run_again(q, o, m->group, err);
+        rc = run_again(q, o, index, err);
     }
     if (rc != TN_OK)
         return rc;

@@ -25,7 +25,8 @@
 /* Heads of more elements have no products: their squares would take more memory than they are worth. */
 #define CALIBRATION_DIM 512
 
-/* Of one value. Its name is that of the first matrix that reads it; of keys and values "kv.LAYER.k" and "kv.LAYER.v"; of
+/* Of one value. Its name is that of the first matrix that reads it, and of rows of an expert (routed.h) the stack's with its number
+ * behind a dot; of keys and values "kv.LAYER.k" and "kv.LAYER.v"; of
  * keys after the op hadamard "kv.LAYER.h"; of queries after it "kv.LAYER.q". */
 struct calibration_input {
     const char *name;
@@ -83,6 +84,10 @@ uint64_t calibration_products_bytes(uint64_t n_groups, uint64_t dim);
 
 /* Takes in one row. Returns false, and takes nothing, if it has NaN or infinity. */
 bool calibration_take(struct calibration_input *in, const float *row);
+
+/* Takes in rows[n_rows, n_channels], one by one; TN_E_NAN. */
+int32_t calibration_take_rows(struct calibration_input *in, const float *rows, uint64_t n_rows,
+                              tn_err *err);
 
 /* Sums of input i of a calibration that keeps them, as hessian_take left them: wanted one after another, and valid until
  * the next is. */

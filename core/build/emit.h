@@ -32,7 +32,9 @@ struct weight_scale {
     const float *divide; /* per entry of dims[0]: (w + offset) / divide - offset */
     float offset;
     const float *multiply; /* per column */
-    const uint32_t *rows;  /* entry i of dims[0] is entry rows[i] of what it was */
+    uint64_t
+        multiply_rows; /* so many rows share those of one expert, [rows / multiply_rows, columns]; 0: all do */
+    const uint32_t *rows; /* entry i of dims[0] is entry rows[i] of what it was */
 };
 
 struct quantized;

@@ -7,7 +7,7 @@
  *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
  *
  * A norm may stand before experts, too: gate and up of all of them read what the router does. What their down reads is inside
- * of the op moe_mlp, where nobody sees it.
+ * of the op moe_mlp, see experts.c.
  *
  * Only where nothing else reads the values and weights in between.
  */
@@ -202,23 +202,28 @@ static int32_t find_before(struct quant *q, struct quant_group *g, tn_err *err)
 int32_t quant_survey(struct quant *q, tn_err *err)
 {
     const struct plan *p = q->from->plan;
-    uint32_t n = 0;
+    uint32_t n = 0, n_groups = 0;
     int32_t rc = TN_OK;
 
-    for (size_t i = 0; i < p->n_ops; i++)
+    for (size_t i = 0; i < p->n_ops; i++) {
         n += quant_matrices(&p->ops[i]);
+        n_groups += quant_matrices(&p->ops[i]) + quant_expert_groups(q, &p->ops[i]);
+    }
     q->linears = arena_array(&q->arena, n, sizeof *q->linears);
-    q->groups = arena_array(&q->arena, (size_t)n + 1, sizeof *q->groups);
+    q->groups = arena_array(&q->arena, (size_t)n_groups + 1, sizeof *q->groups);
     q->scales = arena_array(&q->arena, p->n_weights, sizeof *q->scales);
     if (!q->linears || !q->groups || !q->scales)
         return err_nomem(err, "quantization");
-    q->groups[n].value = UINT32_MAX;
+    q->groups[n_groups].value = QUANT_ROUTED;
     for (uint32_t i = 0; i < p->n_ops && rc == TN_OK; i++) {
         uint32_t parts = quant_matrices(&p->ops[i]);
         for (uint32_t k = 0; k < parts && rc == TN_OK; k++)
-            rc = add_linear(q, i, k, parts, &q->groups[n], err);
+            rc = add_linear(q, i, k, parts, &q->groups[n_groups], err);
+        if (rc == TN_OK && parts == QUANT_STACKS)
+            rc = quant_add_experts(q, &q->linears[q->n_linears - parts], err);
     }
     for (uint32_t i = 0; i < q->n_groups && rc == TN_OK; i++)
-        rc = find_before(q, &q->groups[i], err);
+        if (q->groups[i].value != QUANT_ROUTED)
+            rc = find_before(q, &q->groups[i], err);
     return rc;
 }

@@ -88,8 +88,10 @@ static void apply_scale(const struct weight_scale *s, uint64_t rows, uint64_t co
     if (s->turn_columns)
         quant_turn_columns(s->turn_columns, rows, cols, w);
     for (uint64_t r = 0; r < rows; r++) {
-        for (uint64_t k = 0; k < cols && s->multiply; k++)
-            w[r * cols + k] *= s->multiply[k];
+        const float *multiply =
+            s->multiply_rows ? s->multiply + r / s->multiply_rows * cols : s->multiply;
+        for (uint64_t k = 0; k < cols && multiply; k++)
+            w[r * cols + k] *= multiply[k];
         for (uint64_t k = 0; k < cols && s->divide; k++)
             w[r * cols + k] = (w[r * cols + k] + s->offset) / s->divide[r] - s->offset;
     }

@@ -68,6 +68,7 @@ static int32_t describe(struct quant *q, struct quant_linear *l, tn_err *err)
     m->in = row_value(p, op->in[0]);
     m->out_value = row_value(p, op->out[0]);
     if (experts) {
+        m->n_experts = (uint32_t)p->weights[l->weight].dims[0];
         m->in.width = m->source.dims[1];
         m->out_value.width = m->source.dims[0];
     }
@@ -91,6 +92,7 @@ static int32_t describe(struct quant *q, struct quant_linear *l, tn_err *err)
     m->stored = q->scheme ? NULL : q->o.stored;
     m->weight_error = -1.0;
     m->group = l->group;
+    m->experts = l->experts ? &q->groups[l->experts] : NULL;
     m->origin = q->from->origins[l->weight];
     return quant_matrix_origin(&q->arena, &p->weights[l->weight], &m->origin, err);
 }
@@ -276,79 +278,6 @@ int32_t quant_decide(struct quant *q, const struct checkpoint *c, const struct c
     if (rc == TN_OK)
         rc = quant_turn_values(q, calib, err);
     return rc == TN_OK ? quant_shape_errors(q, c, calib, err) : rc;
-}
-
-/* -- Making ------------------------------------------------------------------------------------------- */
-
-void quantized_drop(struct quantized *m)
-{
-    for (uint32_t i = 0; i < TN_QUANT_MAX_TENSORS; i++) {
-        mem_free(m->out[i]);
-        m->out[i] = NULL;
-    }
-}
-
-static uint64_t tensor_bytes(const tn_quant_tensor *t)
-{
-    struct plan_weight w = {.dtype = t->dtype, .n_dims = t->n_dims};
-
-    memcpy(w.dims, t->dims, sizeof w.dims);
-    return plan_weight_bytes(&w);
-}
-
-/* Rows of what the checkpoint has quantized, in the order that the linear behind needs; a scheme gets its matrix so. */
-static int32_t order_rows(const struct quantized *m, tn_err *err)
-{
-    const uint32_t *rows = m->origin.scale ? m->origin.scale->rows : NULL;
-
-    for (uint32_t i = 0; rows && i < m->plan.n_tensors; i++) {
-        const tn_quant_tensor *t = &m->plan.tensors[i];
-        size_t bytes = (size_t)tensor_bytes(t), row = bytes / (size_t)t->dims[0];
-        uint8_t *copy = t->rows ? mem_alloc(bytes) : NULL;
-        if (t->rows && !copy)
-            return err_nomem(err, "a quantized matrix in another order");
-        if (copy)
-            memcpy(copy, m->out[i], bytes);
-        for (size_t r = 0; copy && r < (size_t)t->dims[0]; r++)
-            memcpy((uint8_t *)m->out[i] + r * row, copy + rows[r] * row, row);
-        mem_free(copy);
-    }
-    return TN_OK;
-}
-
-static int32_t make(struct quantized *m, const float *matrix, tn_err *err)
-{
-    int32_t rc;
-
-    if (m->stored) {
-        rc = stored_fill(m->stored, m->origin.sources, m->origin.n_sources, m->out,
-                         &m->weight_error, err);
-        return rc == TN_OK ? order_rows(m, err) : rc;
-    }
-    rc = m->scheme->quantize(m->build, &m->op, m->stats, matrix, m->out, err);
-    if (rc != TN_OK && err) {
-        err_plugin(err, m->plugin);
-        err_prefix(err, "%s", m->source.name);
-    }
-    return rc;
-}
-
-int32_t quantized_make(struct quantized *m, const struct checkpoint *c, tn_err *err)
-{
-    float *matrix = NULL;
-    int32_t rc = m->stored ? TN_OK : matrix_load(c, &m->source, &m->origin, &matrix, err);
-
-    for (uint32_t i = 0; i < m->plan.n_tensors && rc == TN_OK; i++) {
-        m->out[i] = mem_zalloc((size_t)tensor_bytes(&m->plan.tensors[i]));
-        if (!m->out[i])
-            rc = err_nomem(err, "a quantized matrix");
-    }
-    if (rc == TN_OK)
-        rc = make(m, matrix, err);
-    mem_free(matrix);
-    if (rc != TN_OK)
-        quantized_drop(m);
-    return rc;
 }
 
 /* -- The plan that results ------------------------------------------------------------------------------ */

@@ -9,6 +9,7 @@
 #ifndef CORE_BUILD_QUANT_H
 #define CORE_BUILD_QUANT_H
 
+#include "base/limits.h"
 #include "build/calibration.h"
 #include "build/emit.h"
 #include "plugin/registry.h"
@@ -25,7 +26,10 @@ struct quantized {
     tn_weight weights[2];
     const tn_weight *weight_list[2];
     const tn_quant_stats *stats;
-    uint32_t group;              /* of linears, in struct quant */
+    uint32_t group; /* of linears, in struct quant */
+    /* Of a stack of experts: its matrices, and what is known of the rows that each reads (NULL: `stats` of all); 0 of a linear. */
+    uint32_t n_experts;
+    const struct quant_group *experts;
     const struct stored *stored; /* the checkpoint has it quantized; NULL: the scheme does it */
     double weight_error; /* of what was made, see tn_quant_format::fill; negative: unknown */
     tn_quant_plan plan;
@@ -34,7 +38,15 @@ struct quantized {
     void *out[TN_QUANT_MAX_TENSORS]; /* between quantized_make and quantized_drop */
 };
 
-int32_t quantized_make(struct quantized *m, const struct checkpoint *c, tn_err *err);
+/* Called before a matrix is made: of a linear's once, of a stack for each expert. `before` may be NULL. */
+struct quantized_hook {
+    int32_t (*before)(void *arg, const struct quantized *m, uint32_t expert);
+    void *arg;
+};
+
+/* made.c: fills m->out. */
+int32_t quantized_make(struct quantized *m, const struct checkpoint *c,
+                       const struct quantized_hook *hook, tn_err *err);
 void quantized_drop(struct quantized *m);
 
 #define QUANT_WHY 192
@@ -43,6 +55,8 @@ void quantized_drop(struct quantized *m);
 #define QUANT_RANGE_MARGIN 1.25f
 
 #define QUANT_STACKS 3 /* of moe_mlp */
+#define QUANT_ROUTED UINT32_MAX
+#define QUANT_EXPERT_NAME (LIMIT_TENSOR_NAME + 16)
 
 /* A linear of the plan, or a stack of experts' matrices, which is seen as one matrix [E * N, K] (experts.c). */
 struct quant_linear {
@@ -50,6 +64,7 @@ struct quant_linear {
     uint32_t weight;        /* its matrix, in plan->weights */
     uint32_t part, n_parts; /* which of how many of the op's matrices; they stand together */
     uint32_t group;
+    uint32_t experts; /* of a stack: the group of its first expert, others follow; 0: none */
     /* Its tensors have column order[k] of the matrix as column k; NULL: k. Linears of a group that agree share the array. */
     const uint32_t *order;
     bool folded; /* what it reads comes in that order, see columns.c; else behind a `reorder` */
@@ -60,9 +75,12 @@ struct quant_linear {
     double error; /* relative error of its output, measured; negative: not measured */
 };
 
-/* Linears that read one value. */
+/* Linears that read one value; or of experts, matrices of one expert that read the same rows. */
 struct quant_group {
-    uint32_t value;
+    uint32_t value;   /* QUANT_ROUTED: rows of one expert */
+    uint32_t expert;  /* which */
+    bool inside;      /* they are what its down reads; else what its gate and up read, */
+    uint32_t outside; /* which is divided as the value of this group is */
     uint32_t n_linears, *linears;
     uint32_t n_readers;                  /* ops that they belong to */
     uint32_t before;                     /* ::tn_quant_before, 0: nothing that could take factors */
@@ -97,7 +115,8 @@ struct quant {
     const char *plugin, *name; /* of whoever decides: the scheme, or the checkpoint's format */
     uint32_t needs;            /* of calibration; 0: none */
     struct quant_linear *linears;
-    /* Behind the last is one for matrices that read what an op keeps to itself: nothing is known of that. */
+    /* Those of experts stand behind the one that their gate and up read. Behind the last is one for stacks of down, of which as a
+     * whole nothing is known. */
     struct quant_group *groups;
     uint32_t n_linears, n_groups;
     struct weight_scale *scales; /* per weight of the plan */
@@ -133,6 +152,30 @@ int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct c
 int32_t quant_shape_errors(struct quant *q, const struct checkpoint *c,
                            const struct calibration *calib, tn_err *err);
 
+/* experts.c: the expert's matrix as schemes see it. The struct must stay where it is. */
+struct quant_expert {
+    tn_op op;
+    tn_value out_value;
+    tn_weight weight;
+    const tn_value *out_list[1];
+    const tn_weight *weight_list[1];
+};
+void quant_expert_op(const struct quantized *m, struct quant_expert *out);
+/* experts.c: names of inputs of a calibration: of an expert of a stack, and of a group. */
+void quant_expert_name(const char *stack, uint32_t expert, char out[QUANT_EXPERT_NAME]);
+void quant_group_name(const struct quant *q, const struct quant_group *g,
+                      char out[QUANT_EXPERT_NAME]);
+/* experts.c: how many groups the op's experts have, and those, behind its linears. */
+uint32_t quant_expert_groups(const struct quant *q, const struct plan_op *op);
+int32_t quant_add_experts(struct quant *q, struct quant_linear *gate, tn_err *err);
+/* smooth.c: statistics of a group's value divided by `divide` (NULL: by 1), from what calibration saw. */
+int32_t quant_set_stats(struct quant *q, struct quant_group *g, const float *divide, tn_err *err);
+/* smooth.c: checks factors of a group; `any` tells whether one is not 1. */
+int32_t quant_check_factors(const struct quant *q, const struct quant_group *g, const float *f,
+                            bool *any, tn_err *err);
+/* experts.c: smooths what down of each expert reads; `first` is the group of the first expert. */
+int32_t quant_smooth_experts(struct quant *q, struct quant_group *first, const struct checkpoint *c,
+                             tn_err *err);
 /* experts.c: whether an op of that name has matrices that are quantized, and how many the op has. */
 bool quant_multiplies(const char *op);
 uint32_t quant_matrices(const struct plan_op *op);

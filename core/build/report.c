@@ -32,7 +32,7 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
         json_object_set_new(o, "columns",
                             json_string(l->folded ? "in order by the rows of what it reads"
                                                   : "in order by reorder"));
-    if (q->groups[l->group].divide)
+    if (q->scales[l->weight].multiply)
         json_object_set_new(o, "smoothed", json_true());
     if (l->error >= 0.0)
         json_object_set_new(o, "error", json_real(l->error));

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "build/matrix.h"
 #include "build/quant.h"
@@ -13,7 +14,7 @@
 /* -- Statistics --------------------------------------------------------------------------------------- */
 
 /* Fills g->stats with what the scheme asks for, of the value divided by `divide` (NULL: by 1). */
-static int32_t set_stats(struct quant *q, struct quant_group *g, const float *divide, tn_err *err)
+int32_t quant_set_stats(struct quant *q, struct quant_group *g, const float *divide, tn_err *err)
 {
     const struct calibration_input *in = g->raw;
     uint64_t n = g->n_channels;
@@ -48,12 +49,24 @@ static int32_t set_stats(struct quant *q, struct quant_group *g, const float *di
     return rc;
 }
 
+/* Of rows that gate and up of an expert read, a file may know nothing: those of all stand for them then. */
+static bool may_miss(const struct quant_group *g, const struct calibration_input *in)
+{
+    return g->value == QUANT_ROUTED && (in ? in->n_rows == 0 : !g->inside);
+}
+
 static int32_t find_stats(struct quant *q, struct quant_group *g, const struct calibration *calib,
                           tn_err *err)
 {
     const struct plan_weight *w = &q->from->plan->weights[q->linears[g->linears[0]].weight];
+    char name[QUANT_EXPERT_NAME];
 
-    g->raw = calibration_find(calib, w->name);
+    quant_group_name(q, g, name);
+    g->raw = calibration_find(calib, name);
+    if (may_miss(g, g->raw)) {
+        g->raw = NULL;
+        return TN_OK;
+    }
     if (!g->raw || g->raw->n_channels != g->n_channels || g->raw->n_rows == 0) {
         err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, w->name,
                "the calibration has no statistics of %" PRIu64 " channels for this matrix",
@@ -61,6 +74,8 @@ static int32_t find_stats(struct quant *q, struct quant_group *g, const struct c
         err_remedy(err, "calibrate this model anew with --calib-data");
         return TN_E_FORMAT;
     }
+    if (g->value == QUANT_ROUTED && !g->inside)
+        return quant_set_stats(q, g, NULL, err);
     if ((q->needs & TN_QUANT_SAMPLE && !g->raw->n_sample) ||
         (q->needs & TN_QUANT_PERCENTILE && !g->raw->histogram.counts)) {
         err_at(err, TN_E_FORMAT, NULL, TN_NO_OFFSET, w->name,
@@ -69,13 +84,13 @@ static int32_t find_stats(struct quant *q, struct quant_group *g, const struct c
         err_remedy(err, "calibrate this model anew with --calib-data");
         return TN_E_FORMAT;
     }
-    return set_stats(q, g, NULL, err);
+    return quant_set_stats(q, g, NULL, err);
 }
 
 /* -- Factors ------------------------------------------------------------------------------------------ */
 
-static int32_t check_factors(const struct quant *q, const struct quant_group *g, const float *f,
-                             bool *any, tn_err *err)
+int32_t quant_check_factors(const struct quant *q, const struct quant_group *g, const float *f,
+                            bool *any, tn_err *err)
 {
     float *first = mem_zarray((size_t)g->n_entries, sizeof *first);
     int32_t rc = first ? TN_OK : err_nomem(err, "smoothing");
@@ -113,7 +128,7 @@ static int32_t fold(struct quant *q, struct quant_group *g, float *factors, tn_e
     for (uint32_t i = 0; i < g->n_linears; i++)
         q->scales[q->linears[g->linears[i]].weight].multiply = factors;
     g->divide = factors;
-    return set_stats(q, g, factors, err);
+    return quant_set_stats(q, g, factors, err);
 }
 
 static int32_t load_group(struct quant *q, const struct quant_group *g, const struct checkpoint *c,
@@ -158,13 +173,44 @@ static int32_t smooth_group(struct quant *q, struct quant_group *g, const struct
             err_plugin(err, q->plugin);
     }
     if (rc == TN_OK)
-        rc = check_factors(q, g, factors, &any, err);
+        rc = quant_check_factors(q, g, factors, &any, err);
     if (rc == TN_OK && any)
         rc = fold(q, g, factors, err);
     for (uint32_t i = 0; i < g->n_linears && matrices; i++)
         mem_free(matrices[i]);
     mem_free(matrices);
     mem_free(ops);
+    return rc;
+}
+
+/* Of experts that no row was routed to nothing is known. */
+static void tell_unseen(const struct quant *q)
+{
+    uint32_t n = 0, all = 0;
+
+    for (uint32_t i = 0; i < q->n_groups; i++) {
+        all += q->groups[i].inside;
+        n += q->groups[i].inside && !q->groups[i].raw;
+    }
+    if (n)
+        log_warn("%" PRIu32 " of %" PRIu32
+                 " experts were chosen by no row of the calibration data: their last matrices are "
+                 "rounded without it; give more texts, or other ones",
+                 n, all);
+}
+
+/* Rows of an expert are divided as those of all are. */
+static int32_t divide_routed(struct quant *q, tn_err *err)
+{
+    int32_t rc = TN_OK;
+
+    for (uint32_t i = 0; i < q->n_groups && rc == TN_OK; i++) {
+        struct quant_group *g = &q->groups[i];
+        if (g->value != QUANT_ROUTED || g->inside || !g->raw)
+            continue;
+        g->divide = q->groups[g->outside].divide;
+        rc = quant_set_stats(q, g, g->divide, err);
+    }
     return rc;
 }
 
@@ -176,8 +222,13 @@ int32_t quant_smooth(struct quant *q, const struct checkpoint *c, const struct c
     for (uint32_t i = q->n_groups; i-- > 0 && rc == TN_OK;) {
         struct quant_group *g = &q->groups[i];
         rc = find_stats(q, g, calib, err);
-        if (rc == TN_OK && q->scheme->smooth && g->before)
+        if (rc != TN_OK || !q->scheme->smooth || !g->before)
+            continue;
+        if (g->value != QUANT_ROUTED)
             rc = smooth_group(q, g, c, err);
+        else if (g->expert == 0) /* the last to be met */
+            rc = quant_smooth_experts(q, g, c, err);
     }
-    return rc;
+    tell_unseen(q);
+    return rc == TN_OK ? divide_routed(q, err) : rc;
 }

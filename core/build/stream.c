@@ -140,10 +140,9 @@ static int32_t stream_scaled(struct streaming *s, const struct plan_weight *w,
 static int32_t stream_made(struct streaming *s, const struct plan_weight *w,
                            const struct weight_origin *o)
 {
-    int32_t rc = o->part == 0 && s->o->before ? s->o->before(s->o->arg, o->made) : TN_OK;
+    const struct quantized_hook hook = {s->o->before, s->o->arg};
+    int32_t rc = o->part == 0 ? quantized_make(o->made, s->o->checkpoint, &hook, s->err) : TN_OK;
 
-    if (rc == TN_OK && o->part == 0)
-        rc = quantized_make(o->made, s->o->checkpoint, s->err);
     if (rc == TN_OK)
         rc = put(s, o->made->out[o->part], (size_t)plan_weight_bytes(w));
     if (rc != TN_OK || o->part + 1 == o->made->plan.n_tensors)

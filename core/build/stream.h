@@ -13,8 +13,8 @@ struct stream_options {
     /* Called with the bytes written so far; nonzero ends the build with TN_E_CANCELED. */
     int (*progress)(void *arg, uint64_t done);
     void *arg;
-    /* Called before a matrix is quantized; may be NULL. */
-    int32_t (*before)(void *arg, const struct quantized *m);
+    /* Called before a matrix, of experts each one, is quantized; may be NULL. */
+    int32_t (*before)(void *arg, const struct quantized *m, uint32_t expert);
 };
 
 /* Writes every weight of the plan, in its order. */

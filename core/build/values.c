@@ -190,7 +190,10 @@ int32_t quant_turn_values(struct quant *q, const struct calibration *calib, tn_e
 
     for (uint32_t i = 0; i < q->n_groups && rc == TN_OK; i++) {
         struct quant_group *g = &q->groups[i];
-        const struct plan_op *op = &p->ops[p->values[g->value].producer];
+        const struct plan_op *op;
+        if (g->value == QUANT_ROUTED)
+            continue;
+        op = &p->ops[p->values[g->value].producer];
         if (strcmp(op->name, TN_OP_ATTENTION) == 0 && may_turn(q, g, op))
             rc = turn_group(q, g, op, calib, err);
     }

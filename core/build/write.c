@@ -27,12 +27,12 @@ static int32_t write_dummies(struct building *b, struct engine_writer *w)
     return rc;
 }
 
-static int32_t before_making(void *arg, const struct quantized *m)
+static int32_t before_making(void *arg, const struct quantized *m, uint32_t expert)
 {
     struct building *b = arg;
     struct calibrate_options o = building_calibrating(b);
 
-    return b->calib ? calibrate_hessian(b->quant, &o, b->calib, m, b->err) : TN_OK;
+    return b->calib ? calibrate_hessian(b->quant, &o, b->calib, m, expert, b->err) : TN_OK;
 }
 
 static int32_t write_weights(struct building *b, struct engine_writer *w)

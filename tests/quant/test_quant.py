@@ -420,6 +420,66 @@ class Experts(Case):
             self.assertEqual([x.count("moe.") for x in self.plan(engine)], [stacks], scheme)
             self.perplexity(engine, "--max-windows", "1")
 
+    def uneven(self):
+        """A model whose experts make channels of very unlike size for down, and data that say so."""
+        shutil.copytree(self.model, self.path("uneven"))
+        path = self.path("uneven", "model.safetensors")
+        os.chmod(path, 0o644)
+        s = Safetensors(path)
+        for name in s.header:
+            if name.endswith("w3.weight"):
+                s.scale_rows(name, range(3, s.header[name]["shape"][0], 8), 16.0)
+        s.write(path)
+        ids = array.array("H", (i * i * 31 % 509 for i in range(40 * WINDOW)))
+        return self.path("uneven"), ["--calib-data", self.put("many.u16", ids.tobytes()), "--calib-samples", "40", "--calib-seq-len", str(WINDOW)]
+
+    def errors(self, engine):
+        return [x["error"] for x in self.meta(engine)["quant"]["linears"] if x["name"].endswith("moe.down.weight")]
+
+    def test_down_is_rounded_by_what_it_reads(self):
+        model, data = self.uneven()
+        stats = self.path("stats.safetensors")
+        for scheme, gain in (("int4_g128", 0.93), ("int8_sq", 1.02)):
+            known = self.errors(self.build("known", "--quant", scheme, *data, "--calib-stats", stats, model=model))
+            # The same statistics, less those of what down reads: as if no row had been routed to any expert.
+            s = Safetensors(stats)
+            own = [n for n, t in s.header.items() if n.endswith("/rows") and ".moe.down.weight." in n]
+            self.assertEqual(len(own), 3 * 4)
+            for name in own:
+                begin = s.header[name]["data_offsets"][0]
+                self.assertGreater(struct.unpack("<q", s.data[begin : begin + 8])[0], 0)
+                s.data[begin : begin + 8] = bytes(8)
+            kept = ("/hessian", "/histogram")
+            s.header = {n + ".left" if ".moe.down." in n and n.endswith(kept) else n: t for n, t in s.header.items()}
+            s.write(self.path("less.safetensors"))
+            r = tenon("build", "--model", model, "--output", self.path("unknown"), "--quant", scheme, "--calib-stats", self.path("less.safetensors"))
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertRegex(r.stderr, "12 of 12 experts were chosen by no row")
+            unknown = self.errors(self.path("unknown"))
+            self.assertLess(sum(known), gain * sum(unknown), (scheme, known, unknown))
+
+    def test_statistics_of_experts_come_back_from_the_file(self):
+        model, data = self.uneven()
+        stats = self.path("stats.safetensors")
+        for scheme in ("int4_g128",) if QUICK else ("int4_g128", "fp8", "int8_sq"):
+            engines = [
+                self.build("data", "--quant", scheme, *data, model=model),
+                self.build("saved", "--quant", scheme, *data, "--calib-stats", stats, model=model),
+                self.build("read", "--quant", scheme, "--calib-stats", stats, model=model),
+            ]
+            for e in engines[1:]:
+                differences = json.loads(self.ok("engine", "diff", "--json", engines[0], e))
+                self.assertFalse([d for d in differences if d["what"].startswith(("layers", "op"))], scheme)
+                self.assertEqual(self.errors(e), self.errors(engines[0]), scheme)
+
+    def test_few_rows_round_like_none(self):
+        # One token: all but two experts of each layer see nothing, those two a single row.
+        model, _ = self.uneven()
+        one = ["--calib-data", self.put("one.u16", struct.pack("<2H", 7, 7)), "--calib-samples", "1"]
+        few = self.errors(self.build("few", "--quant", "int4_g128", *one, model=model))
+        none = self.errors(self.build("none", "--quant", "int4_g128", *one, "--quant-option", "feedback=off", model=model))
+        self.assertTrue(all(a < 1.2 * b for a, b in zip(few, none)), (few, none))
+
     def test_all_of_an_op_are_raised_together(self):
         options = ["--quant", "int8_sq", *self.calibrated(), "--eval-data", self.eval, "--eval-samples", "1"]
         kl = self.meta(self.build("loose", *options, "--max-kl", "1", model=self.model))["quant"]["gate"]["kl"]

@@ -24,6 +24,8 @@ static float scale[MAX_ROWS * MAX_COLS / 16];
 static int8_t zero[MAX_ROWS * MAX_COLS / 16];
 static uint8_t codes[MAX_ROWS * MAX_COLS / 2];
 static double hessian[MAX_COLS * MAX_COLS];
+static const char *op_name = "linear";
+static uint64_t seen_rows = 100;
 static float packed[MAX_COLS * (MAX_COLS + 1) / 2], moment[MAX_COLS];
 
 static void set_up(void)
@@ -100,14 +102,14 @@ static uint64_t quantize(uint64_t rows, uint64_t cols, const char *zeros, bool f
     const tn_weight weight = {
         .h = TN_HDR(tn_weight), .name = "w", .dtype = TN_DT_F32, .n_dims = 2, .dims = {rows, cols}};
     const tn_weight *const weights[] = {&weight};
-    const tn_op op = {.h = TN_HDR(tn_op), .name = "linear", .n_weights = 1, .weights = weights};
+    const tn_op op = {.h = TN_HDR(tn_op), .name = op_name, .n_weights = 1, .weights = weights};
     const tn_kv options[] = {{"zero", zeros}};
     tn_quant_stats stats = {.h = TN_HDR(tn_quant_stats),
                             .n_channels = cols,
                             .n_rows = 100,
                             .second_moment = moment,
                             .hessian = feedback ? packed : NULL,
-                            .n_hessian_rows = feedback ? 100 : 0};
+                            .n_hessian_rows = feedback ? seen_rows : 0};
     tn_quant_plan plan = {.h = TN_HDR(tn_quant_plan)};
     void *const out[] = {codes, scale, zero};
     uint32_t needs = scheme->needs;
@@ -165,6 +167,32 @@ START_TEST(feedback_lowers_the_error_of_outputs)
     quantize(rows, cols, switches[_i % 2], true);
     feedback = loss(rows, cols);
     ck_assert_msg(feedback < 0.8 * nearest, "%g after %g", feedback, nearest);
+}
+END_TEST
+
+/* Of an expert: of one row, as without it; of many, as of any linear. */
+START_TEST(hessians_of_experts_count_as_far_as_they_have_rows)
+{
+    static float plain[MAX_ROWS * MAX_COLS];
+    const uint64_t rows = 16, cols = 128;
+    double nearest;
+    size_t apart = 0;
+
+    fill(rows, cols, 240);
+    quantize(rows, cols, "on", false);
+    nearest = loss(rows, cols);
+    memcpy(plain, made, sizeof plain);
+    op_name = "moe_mlp";
+    seen_rows = 1;
+    quantize(rows, cols, "on", true);
+    for (size_t i = 0; i < rows * cols; i++)
+        apart += made[i] != plain[i];
+    seen_rows = 4000 * cols;
+    quantize(rows, cols, "on", true);
+    op_name = "linear";
+    seen_rows = 100;
+    ck_assert_uint_le(apart, rows * cols / 50);
+    ck_assert_double_lt(loss(rows, cols), 0.8 * nearest);
 }
 END_TEST
 
@@ -401,6 +429,7 @@ int main(void)
 
     tcase_set_timeout(t, 60.0);
     tcase_add_checked_fixture(t, set_up, tear_down);
+    tcase_add_test(t, hessians_of_experts_count_as_far_as_they_have_rows);
     tcase_add_loop_test(t, feedback_lowers_the_error_of_outputs, 0, 8);
     tcase_add_test(t, narrow_rows_of_fp8_take_the_best_scale);
     tcase_add_loop_test(t, feedback_lowers_the_error_of_fp8, 0, 3);

@@ -168,8 +168,8 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
         grids.choose = choose;
         grids.n_attempts = ATTEMPTS;
     }
-    rc = round_matrix(b->host, feedback ? stats->hessian : NULL, DAMPING, w, rows, m.cols, &grids,
-                      err);
+    rc = round_matrix(b->host, feedback ? stats->hessian : NULL, damping_of(op, stats), w, rows,
+                      m.cols, &grids, err);
 done:
     b->host->free(b->host->ctx, full);
     return rc;

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tenon/ops.h"
+
 /* GNU C: no vector of the standard is known to both compilers. */
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -449,6 +451,15 @@ static void round_row_best(const struct grid_set *g, const float *w, uint64_t ro
     if (g->choose)
         g->choose(g->arg, row, best);
     round_row(g, w, row, cols);
+}
+
+double damping_of(const tn_op *op, const tn_quant_stats *stats)
+{
+    double prior = stats && stats->n_hessian_rows
+                       ? DAMPING_ROWS * (double)stats->n_channels / (double)stats->n_hessian_rows
+                       : 0.0;
+
+    return strcmp(op->name, TN_OP_MOE_MLP) == 0 && prior > DAMPING ? prior : DAMPING;
 }
 
 int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,

@@ -26,6 +26,13 @@ struct grid_set {
 
 #define DAMPING 0.01 /* of the mean of the Hessian's diagonal, as in the paper */
 
+/* Of experts, whose Hessians are of those rows alone that were routed to them, `rows` of `cols` channels: as if another
+ * DAMPING_ROWS rows per channel had been seen in which channels have nothing in common. What a few texts say of an expert holds less for
+ * others than what they say of the model; with ever fewer rows rounding becomes that of each element by itself. */
+#define DAMPING_ROWS 16
+
+double damping_of(const tn_op *op, const tn_quant_stats *stats);
+
 /* Rounds w[rows, cols]; with `hessian` (as in tn_quant_stats; `damping` of the mean of its diagonal is added to it) by feedback,
  * and element by element if that is NULL or nothing can be made of it: the error of a row is then the sum of its squares. */
 int32_t round_matrix(const tn_host *host, const float *hessian, double damping, const float *w,

@@ -310,8 +310,8 @@ static int32_t quantize(void *build, const tn_op *op, const tn_quant_stats *stat
             return tn_err_set(err, TN_E_NAN, "row %llu of %s has NaN or infinity",
                               (unsigned long long)(i / cols), op->weights[0]->name);
     find_grids(b, stats && !b->plain ? stats->second_moment : NULL, &m);
-    return round_matrix(b->host, feedback ? stats->hessian : NULL, DAMPING, w, rows, cols,
-                        &(struct grid_set){.arg = &m, .keep = keep}, err);
+    return round_matrix(b->host, feedback ? stats->hessian : NULL, damping_of(op, stats), w, rows,
+                        cols, &(struct grid_set){.arg = &m, .keep = keep}, err);
 }
 
 /* -- Options ------------------------------------------------------------------------------------------- */

@@ -162,8 +162,13 @@ static double row_error(const struct search *s, const float *w, const float *fac
 
 static double group_error(const struct search *s, const float *factor)
 {
-    double noise = activation_noise(s, factor), sum = 0.0;
+    double noise = 0.0, sum = 0.0;
 
+    for (uint32_t i = 0; i < s->g->n_ops; i++)
+        if (scheme_rounds_rows(s->g->ops[i])) {
+            noise = activation_noise(s, factor);
+            break;
+        }
     for (uint32_t i = 0; i < s->g->n_ops; i++) {
         uint64_t rows = scheme_rows(s->g->ops[i]);
         uint64_t step = (rows + ESTIMATE_ROWS - 1) / ESTIMATE_ROWS;

@@ -11,7 +11,10 @@
  * Matrices of experts (op moe_mlp) are asked about as if each stack [E, N, K] were the matrix [E * N, K] of a linear; the op's
  * name is "moe_mlp" then. A scheme that makes tensors by rows for ::TN_OP_LINEAR_INT8, ::TN_OP_LINEAR_FP8 or ::TN_OP_LINEAR_INT4 of
  * it gets experts of the same format, whose rows are not quantized: attributes of the plan are left out. Any other plan leaves the experts
- * as they are. What down's matrices read is not known: `stats` is NULL for them, with calibration too.
+ * as they are. `quantize` gets them one by one, each as a matrix [N, K] of its own, `out` being the expert's rows of the tensors, with
+ * statistics of the rows that were routed to the expert, multiplied by what routing weighs them with. `smooth` is asked about the
+ * down of each expert, whose factors go into rows of its up. `plan` gets NULL as `stats` of down; so does `quantize` if no
+ * row was routed to the expert, and those of all rows for its gate and up.
  */
 #ifndef TENON_QUANT_H
 #define TENON_QUANT_H
