@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # All figures of a GPU in one call: decode and prefill of LLaMA-2-7B and LLaMA-3-8B shapes with random weights, in bfloat16 and
-# quantized with a cache in float8_e4m3.
+# quantized with a cache in float8_e4m3. Decode reads 1,024 tokens of context on average: prompts of 960 and 128 tokens out (256
+# sequences: of 896 and 256, so that all decode at once for a while).
 #
 #   bench/gpu.sh [BUILD [OUT]]     BUILD is the build directory (build); OUT gets one JSON file per figure
 #
@@ -43,22 +44,21 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || 
 printf '%-20s %5s %6s %7s %10s %9s %9s %9s %8s %7s %7s\n' model batch input output tokens/s ms/step GB/s floor-ms \
   prefill floor ready-s
 if [ "${ONLY:-bf16}" = bf16 ]; then
-  figure llama-2-7b 1 1024 128
-  figure llama-2-7b 16 1024 128
+  figure llama-2-7b 1 960 128
+  figure llama-2-7b 16 960 128
   if [ "$quick" = 0 ]; then
-    figure llama-2-7b 64 1024 128
-    for batch in 1 16 64; do figure llama-3-8b $batch 1024 128; done
+    figure llama-2-7b 64 960 128
+    for batch in 1 16 64; do figure llama-3-8b $batch 960 128; done
   fi
   figure llama-2-7b 1 2048 8
 fi
 if [ "${ONLY:-quant}" = quant ]; then
   for quant in fp8 int8_sq int4_g128; do
-    figure llama-2-7b 1 1024 128 $quant
-    figure llama-2-7b 16 1024 128 $quant
-    [ "$quick" = 1 ] || figure llama-2-7b 64 1024 128 $quant
+    figure llama-2-7b 1 960 128 $quant
+    figure llama-2-7b 16 960 128 $quant
+    [ "$quick" = 1 ] || figure llama-2-7b 64 960 128 $quant
     figure llama-2-7b 1 2048 8 $quant
   done
-  # Longer, so that all sequences decode at once for a while. Needs more than 80 GB.
-  [ "$quick" = 1 ] || figure llama-2-7b 256 1024 512 fp8
+  [ "$quick" = 1 ] || figure llama-2-7b 256 896 256 fp8 # needs more than 80 GB
 fi
 echo "results in $out"

@@ -72,6 +72,7 @@ export log
 
 # What CUDA starts does not survive a fork, so that Check must not fork between a fixture and its test.
 export CK_FORK=no
+export TENON_TEST_PLUGINS="$build/lib/tenon/plugins" # the tests know where they were built, which may be elsewhere
 cores=$(nproc)
 processes=$((cores < 16 ? cores : 16))
 
