@@ -10,8 +10,8 @@
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
 // with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
-// registers have room for those beside the sums. `logits`: it has them; `norms`: it can
-// stand before or behind a norm that no kernel does (product_norm), for values of `type`.
+// registers have room for those beside the sums. `logits`: it has them; `norms`: it can stand before or behind a norm that no
+// kernel does (product_norm), for values of `type`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
 #ifndef HOPPER_SKINNY_CUH
