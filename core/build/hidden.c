@@ -70,7 +70,6 @@ struct multiplying {
     uint64_t n_rows, n_panels, n_tasks;
     float *out;
     atomic_uint_fast64_t next;
-    atomic_bool failed; /* for want of memory */
 };
 
 /* panel[k][i] = rows[i][k]; lanes from n on are 0. */
@@ -117,8 +116,6 @@ static void *work(void *arg)
     float *scratch = mem_aligned((size_t)m->e->width * 3 * LANES * sizeof *scratch, 64);
     uint64_t i;
 
-    if (!scratch)
-        atomic_store(&m->failed, true);
     while (scratch && (i = atomic_fetch_add(&m->next, 1)) < m->n_tasks)
         multiply_rows(m, i * LANES, scratch);
     mem_free(scratch);
@@ -146,6 +143,6 @@ int32_t hidden_rows(const struct hidden_expert *e, const float *x, uint64_t n_ro
     }
     products_share(work, &m, 4.0 * (double)n_rows * (double)e->inner * (double)e->width);
     mem_free(panels);
-    /* A thread without memory leaves its tasks to others; without any, all are left. */
-    return atomic_load(&m.failed) ? err_nomem(err, "rows of experts") : TN_OK;
+    /* A thread without memory leaves its tasks to the others. */
+    return atomic_load(&m.next) < m.n_tasks ? err_nomem(err, "rows of experts") : TN_OK;
 }

@@ -20,14 +20,12 @@
     (256 *                                                                                         \
      MIB) /* bytes of weights in all copies: more than caches hold, where the copies suffice */
 #define REPLAYS 3
-#define REPLAY_NS 2e6   /* a replay needs no more launches than take so long, but two */
-#define ENOUGH_NS 5e7   /* a launch that takes longer is not measured at more rows */
-#define ONCE_NS 5e6     /* one that takes longer is measured once, from one copy */
-#define QUICK_NS 2e6    /* or, at more rows than the settings allow, than this */
-#define FAR_BEHIND 8    /* nor one that takes so many times as long as the fastest */
-#define MAX_POINTS 32   /* numbers of rows */
-#define TUNED_ROWS 2048 /* rows at least, */
-#define TUNED_SEQS 256  /* or, of what has one row per sequence */
+#define REPLAY_NS 2e6 /* a replay needs no more launches than take so long, but two */
+#define ENOUGH_NS 5e7 /* a launch that takes longer is not measured at more rows */
+#define ONCE_NS 5e6   /* one that takes longer is measured once, from one copy */
+#define QUICK_NS 2e6  /* or, at more rows than the settings allow, than this */
+#define FAR_BEHIND 8  /* nor one that takes so many times as long as the fastest */
+#define MAX_POINTS 32 /* numbers of rows */
 
 /* Variants as they are measured on one op. */
 struct trial {
@@ -363,12 +361,12 @@ static bool known(const struct tuning *t, const tn_op *op, const struct binding_
 /* Times outlive the settings that they are measured under, so that small steps are no reason to measure few rows. */
 static uint32_t rows_to_measure(const tn_op *op, uint32_t max_rows)
 {
-    uint32_t least = TUNED_ROWS;
+    uint32_t least = TUNE_ROWS;
 
     for (uint32_t i = 0; i < op->n_in; i++)
-        least = op->in[i]->kind == TN_VALUE_LOGITS ? TUNED_SEQS : least;
+        least = op->in[i]->kind == TN_VALUE_LOGITS ? TUNE_SEQS : least;
     for (uint32_t i = 0; i < op->n_out; i++)
-        least = op->out[i]->kind == TN_VALUE_LOGITS ? TUNED_SEQS : least;
+        least = op->out[i]->kind == TN_VALUE_LOGITS ? TUNE_SEQS : least;
     return max_rows > least ? max_rows : least;
 }
 

@@ -12,8 +12,6 @@
 #define NOISE (4 * MIB) /* bytes of noise that are made; more are copies of them */
 #define CACHE                                                                                      \
     (512 * MIB) /* of keys and values, for ops that read little else: more than caches hold */
-#define TUNED_SEQS 256
-#define TUNED_CONTEXT 2048
 
 /* -- Memory ---------------------------------------------------------------------------------------------- */
 
@@ -261,8 +259,8 @@ int32_t tune_subject_open(struct tune_subject *s, tn_err *err)
 
     s->api = s->rank->in->api;
     s->device = s->rank->device;
-    s->max_seqs = b->max_seqs > TUNED_SEQS ? b->max_seqs : TUNED_SEQS;
-    s->max_context = positions < TUNED_CONTEXT ? positions : TUNED_CONTEXT;
+    s->max_seqs = b->max_seqs > TUNE_SEQS ? b->max_seqs : TUNE_SEQS;
+    s->max_context = positions < TUNE_ROWS ? positions : TUNE_ROWS;
     s->max_context = b->max_context > s->max_context ? b->max_context : s->max_context;
     if (s->rank->info.flags & TN_DEVICE_STREAMS)
         rc = s->api->stream_new(s->device, &s->stream, err);

@@ -11,6 +11,10 @@
 #include "loop/rank.h"
 #include "loop/tune_batch.h"
 
+/* Rows that are measured at least, of what has one per sequence and of the rest, whatever steps have now; the latter are also
+ * the tokens of context, where steps may have no more. */
+#define TUNE_SEQS 256
+#define TUNE_ROWS 2048
 #define TUNE_MAX_WEIGHTS 32 /* and inputs, and outputs, of an op that can be measured */
 
 struct tune_subject {
