@@ -662,8 +662,6 @@ START_TEST(replayed_steps_count_what_they_move)
 }
 END_TEST
 
-/* A device that dies under one rank ends the requests of all, with its words, and the runtime closes: whether the others wait for
- * it in threads, or on their devices. */
 /* As run_jobs, queued by one call: a device that dies at the first launch would else have the later ones refused. */
 static void run_jobs_queued(tn_runtime *rt, struct job *jobs)
 {
@@ -680,6 +678,8 @@ static void run_jobs_queued(tn_runtime *rt, struct job *jobs)
         collect(reqs[i], &jobs[i]);
 }
 
+/* A device that dies under one rank ends the requests of all, with its words, and the runtime closes: whether the others wait for
+ * it in threads, or on their devices. */
 START_TEST(a_device_that_dies_under_a_rank_is_named)
 {
     static struct job jobs[JOBS];
