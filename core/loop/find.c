@@ -111,6 +111,24 @@ static int32_t by_launcher(const struct instance *in, const tn_comm_backend *b, 
     return TN_OK;
 }
 
+/* Processes of one launcher that do not find each other (a plugin is missing, srun speaks another PMI) would each do all of the
+ * work, unnoticed; told not to look for each other, they may be meant to. */
+static void warn_if_alone(const char *comm)
+{
+    static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && strcmp(comm, "local") != 0; i++) {
+        const char *text = getenv(sizes[i]);
+        if (!text || strtol(text, NULL, 10) <= 1)
+            continue;
+        log_warn("a launcher started %.20s processes (%s), but no comm plugin finds the others: "
+                 "this one runs by itself; "
+                 "see \"tenon plugin list\" for why mpi was not loaded, or srun's --mpi",
+                 text, sizes[i]);
+        return;
+    }
+}
+
 int32_t control_find(const struct instance *in, struct control_plan *out, tn_err *err)
 {
     const char *name = conf_text(in->o.conf, CONF_PARALLEL_COMM);
@@ -138,5 +156,7 @@ int32_t control_find(const struct instance *in, struct control_plan *out, tn_err
             return rc;
         }
     }
+    if (out->n_processes == 1)
+        warn_if_alone(name);
     return TN_OK;
 }

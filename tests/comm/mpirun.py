@@ -105,10 +105,26 @@ class Mpi(unittest.TestCase):
         engine, golden = self.build("llama-gqa")
         for layout in [["--tp-size", "2", "--pp-size", "2"], ["--tp-size", "4"]]:
             command = [os.path.join(SOURCE, "scripts", "netns.sh"), TENON, engine, golden] + layout
-            p = subprocess.run(command, capture_output=True, text=True, timeout=200)
+            p = subprocess.run(command, capture_output=True, text=True, timeout=250)
             if p.returncode == 77:
                 self.skipTest(p.stdout.strip())
             self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
+
+    def test_a_start_that_waits_for_others_says_so(self):
+        engine, golden = self.build("llama-gqa")
+        args = [TENON, "eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out"), "--tp-size", "2"]
+        p = subprocess.run(["mpirun", "-n", "1"] + args + [":", "-n", "1", "sleep", "14"], env=environment(), capture_output=True, text=True, timeout=100)
+        self.assertNotEqual(p.returncode, 0)
+        self.assertIn("MPI_Init_thread has not returned for 10 s: not all processes have come to it", p.stderr)
+
+    def test_processes_that_do_not_find_each_other_are_told(self):
+        engine, _ = self.build("llama-gqa")
+        args = [TENON, "run", "--engine", engine, "--prompt-ids", "1,2,3", "--max-tokens", "4", "--ignore-eos"]
+        for told, said in (("auto", True), ("local", False)):
+            # As where srun has another PMI than this MPI: each process is a world of its own.
+            p = subprocess.run(args + ["--comm", told], env=dict(environment(), PMI_SIZE="4"), capture_output=True, text=True, timeout=100)
+            self.assertEqual(p.returncode, 0, p.stderr)
+            self.assertEqual("a launcher started 4 processes (PMI_SIZE)" in p.stderr, said, p.stderr)
 
     def test_a_world_of_the_wrong_size_is_refused(self):
         engine, golden = self.build("llama-gqa")

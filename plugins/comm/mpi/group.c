@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "watch.h"
+
 #define SPINS 100 /* calls of MPI_Test, of a microsecond or so */
 
 static uint64_t now_ns(const struct mpi *m)
@@ -46,6 +48,7 @@ static int launched(void)
 int32_t mpi_start(struct mpi *m, tn_err *err)
 {
     int provided = 0, there = 0, rc = MPI_SUCCESS;
+    struct watch w;
 
     m->size = 1;
     m->rank = 0;
@@ -53,7 +56,9 @@ int32_t mpi_start(struct mpi *m, tn_err *err)
     if (!there && !launched())
         return TN_OK;
     if (!there) {
+        watch_begin(&w, m->host, "MPI_Init_thread");
         rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+        watch_end(&w);
         if (rc != MPI_SUCCESS)
             return tn_err_set(err, TN_E_COMM, "mpi: MPI_Init_thread failed with %d", rc);
         m->started = 1;
@@ -71,12 +76,15 @@ int32_t mpi_start(struct mpi *m, tn_err *err)
 }
 
 /* How many processes share this host, and which of them this is. */
-static int32_t count_host(uint32_t *rank, uint32_t *size, tn_err *err)
+static int32_t count_host(const struct mpi *m, uint32_t *rank, uint32_t *size, tn_err *err)
 {
     MPI_Comm host = MPI_COMM_NULL;
-    int r = 0, n = 1;
-    int rc = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+    int r = 0, n = 1, rc;
+    struct watch w;
 
+    watch_begin(&w, m->host, "MPI_Comm_split_type");
+    rc = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+    watch_end(&w);
     if (rc != MPI_SUCCESS)
         return failed(rc, "MPI_Comm_split_type", err);
     MPI_Comm_rank(host, &r);
@@ -103,7 +111,7 @@ int32_t mpi_world(void *instance, uint32_t *rank, uint32_t *size, uint32_t *host
     *size = (uint32_t)m->size;
     *host_rank = 0;
     *host_size = 1;
-    return m->size > 1 ? count_host(host_rank, host_size, err) : TN_OK;
+    return m->size > 1 ? count_host(m, host_rank, host_size, err) : TN_OK;
 }
 
 /* TN_OK when the request is done, else TN_E_TIMEOUT. Spins shortly, then sleeps: where ranks outnumber cores, who only yields is in
@@ -194,6 +202,7 @@ static int32_t make_comm(tn_comm_group *g, const uint8_t *id, tn_err *err)
 {
     MPI_Group world, members;
     int ranks[MAX_RANKS], rc;
+    struct watch w;
     uint64_t number;
 
     memcpy(&number, id, sizeof number);
@@ -204,7 +213,9 @@ static int32_t make_comm(tn_comm_group *g, const uint8_t *id, tn_err *err)
     MPI_Group_free(&world);
     if (rc != MPI_SUCCESS)
         return failed(rc, "MPI_Group_incl", err);
+    watch_begin(&w, g->m->host, "MPI_Comm_create_group");
     rc = MPI_Comm_create_group(MPI_COMM_WORLD, members, (int)(number % 30000), &g->comm);
+    watch_end(&w);
     MPI_Group_free(&members);
     if (rc != MPI_SUCCESS)
         return failed(rc, "MPI_Comm_create_group", err);
@@ -248,9 +259,14 @@ void group_leave(tn_comm_group *g)
 {
     const tn_host *h = g->m->host;
 
+    struct watch w;
+
     /* Freeing is collective: with a group that is broken some would not come. */
-    if (g->comm != MPI_COMM_NULL && atomic_load(&g->broken) == TN_OK)
+    if (g->comm != MPI_COMM_NULL && atomic_load(&g->broken) == TN_OK) {
+        watch_begin(&w, h, "MPI_Comm_free");
         MPI_Comm_free(&g->comm);
+        watch_end(&w);
+    }
     pthread_mutex_destroy(&g->lock);
     h->free(h->ctx, g->gathered);
     h->free(h->ctx, g);

@@ -11,6 +11,7 @@
 #include "../common/sum.h"
 #include "group.h"
 #include "tenon/plugin.h"
+#include "watch.h"
 
 #define VERSION "0.1.0"
 
@@ -84,13 +85,16 @@ static void end_run(void)
 static void fini(void *instance)
 {
     struct mpi *m = instance;
+    struct watch w;
     int over = 0;
 
     MPI_Finalized(&over);
     waits_for_first = m->rank != 0;
-    if (m->started && !over && !atomic_load(&m->broken))
+    if (m->started && !over && !atomic_load(&m->broken)) {
+        watch_begin(&w, m->host, "MPI_Finalize");
         MPI_Finalize();
-    else if (m->started && !over)
+        watch_end(&w);
+    } else if (m->started && !over)
         atexit(end_run);
     pthread_mutex_destroy(&m->lock);
     m->host->free(m->host->ctx, m);
