@@ -3,10 +3,11 @@
 """Quantized engines on the CPU against bfloat16 of the same model, in the same run.
 
 Builds engines with random weights (once), then measures them in turns, round by round; a round's figures are set against
-bfloat16 in that round, and the median of the rounds counts.
+bfloat16 in that round, and the median of the rounds counts. With --turns N decoding is measured once more, in N turns of
+half a second of engines that are all loaded (turns.py), which says more where the machine's speed changes.
 
     bench/cpu_quant.py [--build build] [--work DIR] [--config bench/models/llama-1.1b/config.json] [--threads 2]
-                       [--input-len 256] [--output-len 16] [--rounds 3] [--only NAME ...]
+                       [--input-len 256] [--output-len 16] [--rounds 3] [--turns N] [--only NAME ...]
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ import statistics
 import sys
 
 from cpu_model import ROOT, output_of
+from turns import in_turns
 
 ENGINES = {
     "bfloat16": ([], []),
@@ -26,6 +28,13 @@ ENGINES = {
 }
 
 
+def report_turns(names, rounds):
+    print("| engine, %d turns | decode, tokens/s | of bfloat16, median (quartiles) |\n|---|---|---|" % len(rounds))
+    for i, name in enumerate(names):
+        low, mid, high = statistics.quantiles([r[i] / r[0] for r in rounds], n=4)
+        print("| %s | %.2f | %.2f (%.2f to %.2f) |" % (name, statistics.median(r[i] for r in rounds), mid, low, high), flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
@@ -35,6 +44,7 @@ def main():
     p.add_argument("--input-len", type=int, default=256)
     p.add_argument("--output-len", type=int, default=16)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--turns", type=int, default=0)
     p.add_argument("--only", nargs="*", help="these beside bfloat16")
     p.add_argument("--prepare", action="store_true", help="build the engines, measure nothing")
     a = p.parse_args()
@@ -49,6 +59,9 @@ def main():
         ENGINES[name] = (engine, ENGINES[name][1])
     if a.prepare:
         return
+    if a.turns:
+        commands = [[tenon, "run", "--engine", ENGINES[n][0], "--threads", a.threads, *ENGINES[n][1]] for n in names]
+        report_turns(names, in_turns(commands, a.turns, 0.5, a.input_len))
     rounds = []
     for _ in range(a.rounds):
         rounds.append({})
@@ -58,6 +71,8 @@ def main():
                                      a.input_len, "--output-len", a.output_len, "--repeats", 1, "--json", *options))
             rounds[-1][name] = (r["decode_tokens_per_s"], r["prefill_tokens_per_s"])
             print("%s: %.2f and %.2f tokens/s" % (name, *rounds[-1][name]), file=sys.stderr, flush=True)
+    if not rounds:
+        return
     print("| engine | decode, tokens/s | of bfloat16 | prefill, tokens/s | of bfloat16 |\n|---|---|---|---|---|")
     for name in names:
         cells = []
