@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 TENON = ""
@@ -112,10 +113,22 @@ class Mpi(unittest.TestCase):
 
     def test_a_start_that_waits_for_others_says_so(self):
         engine, golden = self.build("llama-gqa")
-        args = [TENON, "eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out"), "--tp-size", "2"]
-        p = subprocess.run(["mpirun", "-n", "1"] + args + [":", "-n", "1", "sleep", "14"], env=environment(), capture_output=True, text=True, timeout=100)
+        seen = os.path.join(self.dir, "seen")
+        first = [TENON, "eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out"), "--tp-size", "2"]
+        other = ["sh", "-c", "until [ -e %s ]; do sleep 0.2; done" % seen]  # never begins with MPI
+        p = subprocess.Popen(["mpirun", "-n", "1"] + first + [":", "-n", "1"] + other, env=environment(), stderr=subprocess.PIPE, text=True)
+        guard = threading.Timer(100, p.kill)
+        guard.start()
+        said = []
+        for line in p.stderr:
+            said.append(line)
+            if "MPI_Init_thread has not returned for 10 s: not all processes have come to it" in line:
+                open(seen, "w").close()
+        guard.cancel()
+        p.wait()
+        p.stderr.close()
+        self.assertTrue(os.path.exists(seen), "".join(said))
         self.assertNotEqual(p.returncode, 0)
-        self.assertIn("MPI_Init_thread has not returned for 10 s: not all processes have come to it", p.stderr)
 
     def test_processes_that_do_not_find_each_other_are_told(self):
         engine, _ = self.build("llama-gqa")
