@@ -40,8 +40,7 @@ class Runner:
     def turn(self, seconds):
         """Tokens per second: counted from token to token, so that what a stop cuts in two does not matter."""
         self.process.send_signal(signal.SIGCONT)
-        self.wait_for_tokens(1)  # the one that was cut, and one more is where the clock starts
-        self.wait_for_tokens(1)
+        self.wait_for_tokens(2)  # what was left of the turn before, and the one that its end cut in two
         begin, n, now = time.monotonic(), 0, 0
         while now < begin + seconds:
             select.select([self.fd], [], [], 1)

@@ -30,7 +30,8 @@ int32_t calibrate_save(struct quant *q, const struct calibrate_options *o, struc
 
 /* Gives the statistics of what `m` reads (of an expert, if they are known: its own) the Hessian, if the scheme asks for it and
  * there is room for it at all. With `c` from a file it is read from there, or there is none. Otherwise those of groups come in
- * the order of the plan: one that is not there costs a run of the model, for it and as many behind it as there is room for, and those before it are dropped. */
+ * the order of the plan: one that is not there costs a run of the model, for it and as many behind it as there is room for, and
+ * those before it are dropped. */
 int32_t calibrate_hessian(struct quant *q, const struct calibrate_options *o,
                           const struct calibration *c, const struct quantized *m, uint32_t expert,
                           tn_err *err);

@@ -112,7 +112,7 @@ static int32_t by_launcher(const struct instance *in, const tn_comm_backend *b, 
 }
 
 /* Processes of one launcher that do not find each other (a plugin is missing, srun speaks another PMI) would each do all of the
- * work, unnoticed; told not to look for each other, they may be meant to. */
+ * work, unnoticed; told not to look for each other, they may be meant to. The plugin that knows launchers may be the one that is missing. */
 static void warn_if_alone(const char *comm)
 {
     static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};

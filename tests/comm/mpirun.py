@@ -117,7 +117,7 @@ class Mpi(unittest.TestCase):
         first = [TENON, "eval", "logits", "--engine", engine, "--ids", golden, "--out", os.path.join(self.dir, "out"), "--tp-size", "2"]
         other = ["sh", "-c", "until [ -e %s ]; do sleep 0.2; done" % seen]  # never begins with MPI
         p = subprocess.Popen(["mpirun", "-n", "1"] + first + [":", "-n", "1"] + other, env=environment(), stderr=subprocess.PIPE, text=True)
-        guard = threading.Timer(100, p.kill)
+        guard = threading.Timer(100, p.terminate)  # mpirun ends its processes
         guard.start()
         said = []
         for line in p.stderr:

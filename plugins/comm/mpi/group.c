@@ -258,7 +258,6 @@ int32_t group_join(void *instance, const tn_comm_join *how, tn_comm_group **out,
 void group_leave(tn_comm_group *g)
 {
     const tn_host *h = g->m->host;
-
     struct watch w;
 
     /* Freeing is collective: with a group that is broken some would not come. */

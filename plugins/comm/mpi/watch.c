@@ -3,12 +3,11 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 #include "tenon/error.h"
 
-#define FIRST_WORD_S 10 /* each wait is twice the one before */
+#define FIRST_WORD_S 10 /* the others at 20, 40, 80 ... */
 
 static void say(const struct watch *w, unsigned seconds)
 {
