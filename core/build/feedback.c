@@ -4,8 +4,10 @@
  * rounded after it. An error n of a key changes the scores of queries q by <q, n>, so that E[n' Q n] matters, Q = E[q q'] as
  * calibration saw it; one of a value reaches what the output projection W makes of the head: n' W'W n. With M = L D L', L of
  * unit diagonal, that is sum_i D_i (n_i + sum_{j > i} L_ji n_j)^2, which is small if element i aims at
- * x_i - sum_{j > i} L_ji n_j: the form in which GPTQ (Frantar et al. 2023) rounds weights. The table has L below its diagonal,
- * and M on and above it, by which elements are settled once all others are known.
+ * x_i - sum_{j > i} L_ji n_j: the form in which GPTQ (Frantar et al. 2023) rounds weights. Elements of a run are rounded at once, so L is
+ * taken by blocks: with ones on its diagonal, and nothing else within a run, D then has blocks, and what runs behind ask for is shared out
+ * among the run's elements. The table has L below its diagonal, and M on and above it, by which elements are settled once all
+ * others are known.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -14,10 +16,24 @@
 #include "base/mem.h"
 #include "build/matrix.h"
 #include "build/quant.h"
+#include "tenon/kernels.h"
 #include "tenon/ops.h"
 
 /* Added to the diagonal, as a share of its mean: queries that calibration did not see count a little too. */
 #define DAMPING 0.02
+
+/* Of L the part that the elements of run [a, a + n) leave to those behind, X with X A = what stands there, A being L within the run;
+ * which then is 1. */
+static void free_run(double *l, uint64_t dim, uint64_t a, uint64_t n)
+{
+    for (uint64_t j = a + n; j < dim; j++)
+        for (uint64_t i = a + n; i-- > a;)
+            for (uint64_t k = i + 1; k < a + n; k++)
+                l[j * dim + i] -= l[j * dim + k] * l[k * dim + i];
+    for (uint64_t i = a; i < a + n; i++)
+        for (uint64_t k = a; k < i; k++)
+            l[i * dim + k] = 0.0;
+}
 
 /* From the lower triangle of `m` [dim, dim], which is lost: L below the diagonal, M of a mean diagonal of 1 from there on. What
  * is not positive definite becomes zeros, which round to the nearest. */
@@ -46,6 +62,8 @@ static void factorize(double *m, uint64_t dim, float *out)
         for (uint64_t i = k + 1; i < dim && good; i++)
             m[i * dim + k] /= d;
     }
+    for (uint64_t a = 0; a < dim && good; a += TN_KV_FEEDBACK_RUN)
+        free_run(m, dim, a, dim - a < TN_KV_FEEDBACK_RUN ? dim - a : TN_KV_FEEDBACK_RUN);
     for (uint64_t i = 0; i < dim; i++) {
         for (uint64_t j = 0; j < i; j++)
             out[i * dim + j] = good ? (float)m[i * dim + j] : 0.0f;

@@ -99,47 +99,66 @@ static int32_t numbers_from(const struct binding *b, uint32_t weight, uint64_t n
     return rc;
 }
 
-/* Whether kv_append is told how rounding is made good. Kernels of other devices round to the nearest, so that there
- * the tables would only take memory. */
+/* Whether kv_append is told how rounding is made good. */
 static bool shapes_errors(const struct binding *b, const struct plan_op *op)
 {
-    return op->n_weights > 4 && b->o.select.kv_dtype == TN_DT_F8E4M3 &&
-           (b->o.select.device->flags & TN_DEVICE_HOST_MEMORY);
+    return op->n_weights > 4 && b->o.select.kv_dtype == TN_DT_F8E4M3;
 }
 
-static void set_parts(tn_kv_layer *l, const float *block, bool centered, bool shaped)
+/* Numbers of a layer in one block: feedback of keys and of values, which kernels read by vectors, then scales of both, then means of
+ * keys. */
+struct kv_numbers {
+    uint64_t square, scales, center; /* how many: of feedback of either, scales of either, means */
+};
+
+static struct kv_numbers numbers_of(const tn_kv_layer *l, bool centered, bool shaped)
 {
-    uint64_t n = l->n_kv_heads, width = n * l->head_dim;
+    uint64_t width = (uint64_t)l->n_kv_heads * l->head_dim;
 
-    l->k_scale = block;
-    l->v_scale = block ? block + n : NULL;
-    l->k_center = block && centered ? block + 2 * n : NULL;
-    l->k_feedback = block && shaped ? block + 2 * n + width : NULL;
-    l->v_feedback = block && shaped ? l->k_feedback + width * l->head_dim : NULL;
+    return (struct kv_numbers){.square = shaped ? width * l->head_dim : 0,
+                               .scales = l->n_kv_heads,
+                               .center = centered ? width : 0};
 }
 
-/* Scales of keys, of values, then means of keys, then feedback of both, in one block. Integers have no use for means and
- * feedback: their steps are even. */
+static void set_parts(tn_kv_layer *l, const struct kv_numbers *n, const float *block)
+{
+    const float *scales = block ? block + 2 * n->square : NULL;
+
+    l->k_feedback = block && n->square ? block : NULL;
+    l->v_feedback = block && n->square ? block + n->square : NULL;
+    l->k_scale = scales;
+    l->v_scale = scales ? scales + n->scales : NULL;
+    l->k_center = scales && n->center ? scales + 2 * n->scales : NULL;
+}
+
+static int32_t read_numbers(const struct binding *b, const struct plan_op *op,
+                            const struct kv_numbers *n, float *block, tn_err *err)
+{
+    float *scales = block + 2 * n->square;
+    int32_t rc = TN_OK;
+
+    for (uint64_t i = 0; i < 2 * n->scales; i++)
+        scales[i] = 1.0f;
+    for (uint32_t i = 0; i < op->n_weights && i < 2 && rc == TN_OK; i++)
+        rc = scales_from(b, op->weights[i], (uint32_t)n->scales, scales + i * n->scales, err);
+    if (rc == TN_OK && n->center)
+        rc = numbers_from(b, op->weights[2], n->center, scales + 2 * n->scales, err);
+    for (uint32_t i = 0; i < 2 && n->square && rc == TN_OK; i++)
+        rc = numbers_from(b, op->weights[3 + i], n->square, block + i * n->square, err);
+    return rc;
+}
+
+/* Integers have no use for means and feedback: their steps are even. */
 static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
 {
     const struct plan_op *op = append_of(b, l->layer);
-    uint32_t n = l->n_kv_heads;
     bool centered = op->n_weights > 2 && b->o.select.kv_dtype == TN_DT_F8E4M3;
-    bool shaped = shapes_errors(b, op);
-    uint64_t width = centered ? (uint64_t)n * l->head_dim : 0;
-    uint64_t square = shaped ? width * l->head_dim : 0, all = 2 * (uint64_t)n + width + 2 * square;
+    struct kv_numbers n = numbers_of(l, centered, shapes_errors(b, op));
+    uint64_t all = 2 * n.square + 2 * n.scales + n.center;
     float *host = mem_zarray((size_t)all, sizeof *host);
     void *device = NULL;
-    int32_t rc = host ? TN_OK : err_nomem(err, "scales of the cache");
+    int32_t rc = host ? read_numbers(b, op, &n, host, err) : err_nomem(err, "scales of the cache");
 
-    for (uint32_t i = 0; host && i < 2 * n; i++)
-        host[i] = 1.0f;
-    for (uint32_t i = 0; i < op->n_weights && i < 2 && rc == TN_OK; i++)
-        rc = scales_from(b, op->weights[i], n, host + i * n, err);
-    if (rc == TN_OK && centered)
-        rc = numbers_from(b, op->weights[2], width, host + 2 * (size_t)n, err);
-    for (uint32_t i = 0; i < 2 && shaped && rc == TN_OK; i++)
-        rc = numbers_from(b, op->weights[3 + i], square, host + 2 * n + width + i * square, err);
     if (rc == TN_OK)
         rc = bound_alloc(b, b->own_kv, all * sizeof *host, &device, err);
     if (rc == TN_OK && !b->o.count)
@@ -147,7 +166,7 @@ static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
                             TN_COPY_HOST_TO_DEVICE, err);
     if (rc == TN_OK && b->stream)
         rc = b->o.api->stream_sync(b->o.device, b->stream, err);
-    set_parts(l, device, centered, shaped);
+    set_parts(l, &n, device);
     mem_free(host);
     return rc;
 }

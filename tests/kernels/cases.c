@@ -337,12 +337,13 @@ static void hadamard_cases(const struct subject *s)
 /* kv_append and what is fused with it: the whole cache is compared. */
 static void append_cases(const struct subject *s)
 {
-    static const uint32_t dtypes[] = {TN_DT_F32, TN_DT_F16,  TN_DT_BF16, TN_DT_F32,
-                                      TN_DT_F16, TN_DT_BF16, TN_DT_I8,   TN_DT_F8E4M3};
+    static const uint32_t dtypes[] = {TN_DT_F32,    TN_DT_F16,    TN_DT_BF16,   TN_DT_F32,
+                                      TN_DT_F16,    TN_DT_BF16,   TN_DT_I8,     TN_DT_F8E4M3,
+                                      TN_DT_F8E4M3, TN_DT_F8E4M3, TN_DT_F8E4M3, TN_DT_F8E4M3};
 
-    for (uint32_t i = 0; i < 8; i++) {
-        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4, 80, 64};
-        static const uint32_t blocks[] = {16, 1, 8, 32, 2, 64, 16, 16};
+    for (uint32_t i = 0; i < 12; i++) {
+        static const uint32_t dims[] = {64, 10, 80, 128, 256, 4, 80, 64, 128, 80, 256, 10};
+        static const uint32_t blocks[] = {16, 1, 8, 32, 2, 64, 16, 16, 16, 8, 32, 1};
         uint32_t kv_heads = 1 + i % 3, dim = dims[i];
         uint32_t rows[] = {i ? 5 : 1, 1, 19}, context[] = {30, 17, 19};
         struct kit k;
@@ -359,11 +360,13 @@ static void append_cases(const struct subject *s)
         tn_batch *b = kit_batch(&k, 3, rows, context, blocks[i], 50, false);
         tn_kv_layer *kv = kit_kv(&k, b, kv_heads, dim, dtypes[i]);
         /* Keys that were rotated on the way may differ in a bit, which feedback hands on. */
-        if (dtypes[i] == TN_DT_F8E4M3 && !fused && !s->v->gpus)
-            kit_feedback(&k, kv);
+        if (dtypes[i] == TN_DT_F8E4M3 && !fused)
+            kit_feedback(&k, kv, !s->v->gpus);
         case_compare(&k, s, compose(&k, s->v, &x), b, kv, 0, 3e-6, 2e-6);
         kit_free(&k);
     }
+    if (s->v->kv_dtypes & TN_DT_BIT(TN_DT_F8E4M3))
+        shaped_cases(s);
 }
 
 /* With attention behind the append: groups of heads, pages and prompts. A step of single rows may take another way than one in
@@ -401,6 +404,8 @@ static void append_attention_cases_of(const struct subject *s)
     append_attention_cases(s, s->act);
     append_attention_cases(s, TN_DT_I8);
     append_attention_cases(s, TN_DT_F8E4M3);
+    if (s->v->kv_dtypes & TN_DT_BIT(TN_DT_F8E4M3))
+        shaped_cases(s);
 }
 
 /* -- Attention ---------------------------------------------------------------------------------------- */

@@ -33,6 +33,9 @@ void layer_cases(const struct subject *s);
 /* Products of quantized rows: ties, the largest sums, large elements side by side. For linear.int8 and linear.fp8. */
 void quantized_cases(const struct subject *s);
 
+/* Caches of float8_e4m3 stored with feedback. For what appends to one. */
+void shaped_cases(const struct subject *s);
+
 /* How far, absolutely and relatively, a product with weights of dtype `matrix` may be from the reference's. */
 double product_tolerance(const struct subject *s, uint32_t matrix);
 

@@ -582,13 +582,16 @@ static void scale_kv(struct kit *k, tn_kv_layer *kv, float scale)
     kv->k_center = kv->dtype == TN_DT_F8E4M3 ? center : NULL;
 }
 
-void kit_feedback(struct kit *k, tn_kv_layer *kv)
+void kit_feedback(struct kit *k, tn_kv_layer *kv, bool settles)
 {
     uint64_t n = (uint64_t)kv->n_kv_heads * kv->head_dim * kv->head_dim;
     float *table = kit_alloc(k, 2 * n * sizeof *table);
 
     for (uint64_t i = 0; i < 2 * n; i++)
         table[i] = random_float(&k->random, -0.5f, 0.5f);
+    for (uint64_t i = 0; i < 2 * n && !settles; i++)
+        if (i % kv->head_dim == i / kv->head_dim % kv->head_dim)
+            table[i] = 0.0f;
     kv->k_feedback = table;
     kv->v_feedback = table + n;
 }

@@ -120,8 +120,8 @@ uint32_t batch_blocks(const tn_batch *b);
 
 /* A cache for `b`: random in every slot below a sequence's context, NaN in every other. */
 tn_kv_layer *kit_kv(struct kit *k, const tn_batch *b, uint32_t heads, uint32_t dim, uint32_t dtype);
-/* Gives a cache of float8_e4m3 random feedback. */
-void kit_feedback(struct kit *k, tn_kv_layer *kv);
+/* Gives a cache of float8_e4m3 random feedback; unless it `settles`, such that elements are stored once (kv_append in ops.h). */
+void kit_feedback(struct kit *k, tn_kv_layer *kv, bool settles);
 tn_kv_layer *kit_kv_copy(struct kit *k, const tn_kv_layer *kv);
 uint64_t kv_bytes(const tn_kv_layer *kv);
 

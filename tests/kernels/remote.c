@@ -216,12 +216,16 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
     l.workspace = guarded(&r, work);
     l.state = state(&r, v->state_bytes);
     if (v->kv_dtypes) {
+        uint64_t feedback =
+            (uint64_t)e->kv->n_kv_heads * e->kv->head_dim * e->kv->head_dim * sizeof(float);
         kv = *e->kv;
         kv.base = upload(&r, kv.base, kv_bytes(&kv));
         kv.k_scale = upload(&r, kv.k_scale, kv.n_kv_heads * sizeof(float));
         kv.v_scale = upload(&r, kv.v_scale, kv.n_kv_heads * sizeof(float));
         kv.k_center =
             upload(&r, kv.k_center, (uint64_t)kv.n_kv_heads * kv.head_dim * sizeof(float));
+        kv.k_feedback = upload(&r, kv.k_feedback, feedback);
+        kv.v_feedback = upload(&r, kv.v_feedback, feedback);
         l.kv = &kv;
     }
     l.stream = p->stream;

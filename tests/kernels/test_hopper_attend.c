@@ -247,6 +247,45 @@ START_TEST(rows_are_appended_in_the_dtype_of_the_cache)
 }
 END_TEST
 
+/* Blocks of their own, ahead of those that attend and in whole clusters, or a launch of its own where rows see each other. */
+START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
+{
+    static const uint32_t rows[] = {1, 4, 64, 200};
+    static const float table[2 * 8 * 128 * 128];
+    tn_op *op = rope_attention();
+    tn_kv_layer kv = cache8(8, 128, 16, TN_DT_F8E4M3);
+
+    for (uint32_t i = 0; i < 4; i++) {
+        const struct attention_params *p = &launches[0].attention;
+        tn_batch b = batch_of(rows[i]);
+        uint32_t attending;
+        kv.k_feedback = kv.v_feedback = NULL;
+        launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+        ck_assert_uint_eq(p->shaping.blocks, 0);
+        attending = launches[0].k.grid[0];
+        kv.k_feedback = table;
+        kv.v_feedback = table + 8 * 128 * 128;
+        launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+        ck_assert_uint_eq(n_launches, 1);
+        ck_assert_uint_eq(launches[0].k.grid[0], attending + p->shaping.blocks);
+        ck_assert_uint_eq(p->shaping.blocks % launches[0].k.cluster[0], 0);
+        ck_assert_uint_ge(p->shaping.blocks * p->shaping.rows, 16 * rows[i]);
+        ck_assert_uint_ge(launches[0].k.shared_bytes, SHAPE_BYTES(128));
+        ck_assert_ptr_eq(p->shaping.v, kv.v_feedback);
+        b.max_rows_per_seq = 2;
+        launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+        ck_assert_uint_eq(n_launches, 3);
+        ck_assert_str_eq(launches[1].entry, "shape_bf16_128");
+        ck_assert_uint_eq(launches[1].k.shared_bytes, SHAPE_BYTES(128));
+        ck_assert_uint_eq(launches[2].attention.shaping.blocks, 0);
+    }
+    kv.dtype = TN_DT_I8; /* whose steps are even */
+    tn_batch b = batch_of(4);
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_uint_eq(launches[0].attention.shaping.blocks, 0);
+}
+END_TEST
+
 /* Of six members those that rotate and append are elsewhere than of four. */
 START_TEST(heads_are_turned_in_the_same_launch)
 {
@@ -314,6 +353,7 @@ int main(void)
     tcase_add_test(t, rows_of_one_sequence_are_appended_before_they_are_read);
     tcase_add_test(t, cache_of_8_bits_takes_kernels_of_its_own);
     tcase_add_test(t, rows_are_appended_in_the_dtype_of_the_cache);
+    tcase_add_test(t, rows_that_are_stored_with_feedback_have_blocks_of_their_own);
     tcase_add_test(t, heads_are_turned_in_the_same_launch);
     tcase_add_test(t, attention_that_does_not_fit_is_refused);
     suite_add_tcase(s, t);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "tenon/float.h"
+#include "tenon/kernels.h"
 
 #define KV_FEEDBACK_MAX_DIM 1024 /* head_dim: targets live on the stack; longer heads get none */
 #define KV_FEEDBACK_PASSES 2     /* after the first */
@@ -42,20 +43,36 @@ static inline void kv_settle(uint8_t *to, const float *y, float *error, float *p
     }
 }
 
+/* The first pass, run by run from the last on: what the errors of a run ask of the elements before it. */
+static inline void kv_shape(uint8_t *to, const float *y, float *error, const float *feedback,
+                            uint64_t dim)
+{
+    float target[KV_FEEDBACK_MAX_DIM];
+
+    for (uint64_t i = 0; i < dim; i++)
+        target[i] = y[i];
+    for (uint64_t end = dim; end > 0;) {
+        uint64_t begin = (end - 1) / TN_KV_FEEDBACK_RUN * TN_KV_FEEDBACK_RUN;
+        for (uint64_t i = begin; i < end; i++) {
+            const float *row = feedback + i * dim;
+            to[i] = tn_f32_to_f8e4m3(target[i]);
+            error[i] = kv_error(to[i], y[i]);
+            for (uint64_t j = 0; j < begin; j++)
+                target[j] -= row[j] * error[i];
+        }
+        end = begin;
+    }
+}
+
 static inline void kv_store_shaped(uint8_t *to, const float *y, const float *feedback, uint64_t dim)
 {
-    float target[KV_FEEDBACK_MAX_DIM], error[KV_FEEDBACK_MAX_DIM], pull[KV_FEEDBACK_MAX_DIM];
+    float error[KV_FEEDBACK_MAX_DIM], pull[KV_FEEDBACK_MAX_DIM];
 
-    for (uint64_t i = 0; i < dim; i++) {
-        target[i] = y[i];
+    kv_shape(to, y, error, feedback, dim);
+    for (uint64_t i = 0; i < dim; i++)
         pull[i] = 0.0f;
-    }
     for (uint64_t i = dim; i-- > 0;) {
         const float *row = feedback + i * dim;
-        to[i] = tn_f32_to_f8e4m3(target[i]);
-        error[i] = kv_error(to[i], y[i]);
-        for (uint64_t j = 0; j < i; j++)
-            target[j] -= row[j] * error[i];
         for (uint64_t j = i + 1; j < dim; j++) {
             pull[i] += row[j] * error[j];
             pull[j] += row[j] * error[i];

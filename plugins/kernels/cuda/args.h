@@ -120,13 +120,15 @@ struct table_args {
     uint32_t table_dtype;
 };
 
-/* The cache in layout "hnd"; scales and center as in tn_kv_layer. */
+/* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */
 struct kv_args {
     void *base;
-    const float *k_scale, *v_scale, *k_center;
+    const float *k_scale, *v_scale, *k_center, *k_feedback, *v_feedback;
     uint64_t block_bytes;
     uint32_t block_tokens, kv_heads, head_dim, dtype;
 };
+
+#define ROPE_THREADS 256
 
 /* rope, kv_append, and both in one. */
 struct rope_args {

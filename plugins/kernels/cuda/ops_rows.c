@@ -435,11 +435,14 @@ static struct rope_args rope_args(const tn_launch *l, const tn_op *rope)
                               .max_position = tn_op_int(rope, "max_position", 0)};
 }
 
+/* A row has a block; if its keys and values are stored with feedback, which takes a warp per head, as many as have enough warps. */
 static int32_t launch_rope(void *instance, const tn_launch *l, struct rope_args *a, uint32_t dtype,
                            tn_err *err)
 {
+    uint32_t warps = a->k && a->kv.k_feedback ? 2 * a->kv.kv_heads : 1;
     struct cuda_grid g = {.x = l->batch->n_rows,
-                          .threads = 256,
+                          .y = cuda_div_up(warps, ROPE_THREADS / 32),
+                          .threads = ROPE_THREADS,
                           .shared_bytes = a->rotary_dim * (uint32_t)sizeof(float)};
 
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,

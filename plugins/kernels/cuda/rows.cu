@@ -5,7 +5,7 @@
  * where a later comparison would hang on it.
  */
 #include "../common/cuda_dtype.cuh"
-#include "../common/cuda_kv8.cuh"
+#include "../common/cuda_kv_shape.cuh"
 #include "../common/cuda_reduce.cuh"
 #include "act.cuh"
 #include "args.h"
@@ -291,7 +291,56 @@ __device__ __forceinline__ float rotated(const rope_args &p, const T *x, uint32_
     return second ? mine + its : mine - its;
 }
 
-/* One block per row: queries rotated into y; keys rotated, and values, into the cache. */
+#define MAX_SHAPED                                                                                 \
+    256 /* elements of a head that a warp has; longer ones are rounded to the nearest */
+
+/* A warp stores a key (or value) of a row with feedback, N elements in each lane. */
+template <typename T, int N>
+__device__ __forceinline__ void shape_head(const rope_args &p, uint32_t row, uint32_t head,
+                                           bool value, const float *angle)
+{
+    const uint32_t dim = p.kv.head_dim, first = threadIdx.x % 32 * N;
+    const T *x = (const T *)(value ? p.v : p.k) + ((uint64_t)row * p.kv.kv_heads + head) * dim;
+    const float *center = value || !p.kv.k_center ? NULL : p.kv.k_center + (uint64_t)head * dim;
+    const float *tables = value ? p.kv.v_feedback : p.kv.k_feedback;
+    const float unit = value ? p.kv.v_scale[head] : p.kv.k_scale[head];
+    uint8_t *at = (uint8_t *)cached(p.kv, p.row_slot[row], head, value), to[N];
+    float y[N];
+
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const uint32_t e = first + n;
+        y[n] = 0.0f;
+        if (e >= dim)
+            continue;
+        y[n] = value ? widen(x[e]) : rotated(p, x, e, angle);
+        y[n] = kv8_divide(center ? y[n] - center[e] : y[n], unit, __frcp_rn(unit));
+    }
+    kv_shape<N>(y, kv_table{tables + (uint64_t)head * dim * dim, dim}, dim, to);
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if (first + n < dim)
+            at[first + n] = to[n];
+}
+
+template <typename T>
+__device__ __forceinline__ void append_shaped(const rope_args &p, uint32_t row, const float *angle)
+{
+    const uint32_t heads = p.kv.kv_heads, warps = ROPE_THREADS / 32;
+
+    for (uint32_t i = blockIdx.y * warps + threadIdx.x / 32; i < 2 * heads;
+         i += gridDim.y * warps) {
+        const bool value = i >= heads;
+        if (p.kv.head_dim <= 64)
+            shape_head<T, 2>(p, row, i % heads, value, angle);
+        else if (p.kv.head_dim <= 128)
+            shape_head<T, 4>(p, row, i % heads, value, angle);
+        else
+            shape_head<T, 8>(p, row, i % heads, value, angle);
+    }
+}
+
+/* A row has a block, or several for its heads: queries rotated into y; keys rotated, and values, into the cache. */
 template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
 {
     extern __shared__ float angle[]; /* [rotary_dim] */
@@ -310,12 +359,18 @@ template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
         angle[half + j] = p.mscale * sinf(turn);
     }
     __syncthreads();
-    for (uint64_t i = threadIdx.x; p.q && i < p.q_width; i += blockDim.x) {
+    for (uint64_t i = threadIdx.x; p.q && blockIdx.y == 0 && i < p.q_width; i += blockDim.x) {
         uint64_t head = i / p.head_dim * p.head_dim;
         ((T *)p.y)[row * p.q_width + i] = narrow<T>(
             rotated(p, (const T *)p.q + row * p.q_width + head, (uint32_t)(i - head), angle));
     }
     if (!p.k || p.row_slot[row] < 0)
+        return;
+    if (p.kv.k_feedback && p.kv.head_dim <= MAX_SHAPED) {
+        append_shaped<T>(p, row, angle);
+        return;
+    }
+    if (blockIdx.y > 0)
         return;
     for (uint64_t i = threadIdx.x; i < kv_width; i += blockDim.x) {
         uint32_t head = (uint32_t)(i / p.kv.head_dim), e = (uint32_t)(i % p.kv.head_dim);
@@ -487,7 +542,7 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
     {                                                                                              \
         table<T>(p);                                                                               \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256) rope_##id(rope_args p)                       \
+    extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_##id(rope_args p)              \
     {                                                                                              \
         rope<T>(p);                                                                                \
     }                                                                                              \

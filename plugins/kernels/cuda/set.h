@@ -236,6 +236,8 @@ static inline struct kv_args set_kv(const tn_kv_layer *kv)
                             .k_scale = kv->k_scale,
                             .v_scale = kv->v_scale,
                             .k_center = kv->k_center,
+                            .k_feedback = kv->k_feedback,
+                            .v_feedback = kv->v_feedback,
                             .block_bytes = kv->block_bytes,
                             .block_tokens = kv->block_tokens,
                             .kv_heads = kv->n_kv_heads,

@@ -197,6 +197,22 @@ static uint32_t cells_of(const tn_launch *l)
     return l->kv->dtype == TN_DT_F8E4M3 ? 1 : l->kv->dtype == TN_DT_I8 ? 2 : 0;
 }
 
+/* Blocks that store keys and values with feedback, a multiple of `cluster`. Each loads a table for its rows, so there are no more than
+ * keep the chip busy, or than have a row for each of their warps. */
+static struct shaping shaping_of(const tn_launch *l, uint32_t cluster)
+{
+    uint32_t sides = 2 * l->kv->n_kv_heads, rows = l->batch->n_rows;
+    uint32_t chunks = cuda_div_up(2 * HOPPER_UNITS, sides), most;
+    struct shaping s = {.k = l->kv->k_feedback, .v = l->kv->v_feedback};
+
+    if (!s.k || l->kv->dtype != TN_DT_F8E4M3 || rows == 0)
+        return (struct shaping){.rows = 1};
+    most = cuda_div_up(rows, SHAPE_THREADS / 32);
+    s.rows = cuda_div_up(rows, chunks < most ? chunks : most);
+    s.blocks = cuda_div_up(sides * cuda_div_up(rows, s.rows), cluster) * cluster;
+    return s;
+}
+
 static int32_t append(const struct hopper_device *d, const tn_launch *l, const struct asked *a,
                       struct attention_params *p, tn_err *err)
 {
@@ -216,12 +232,22 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
                               .block_tokens = p->block_tokens,
                               .heads = p->heads,
                               .kv_heads = p->kv_heads,
-                              .head_dim = l->kv->head_dim};
+                              .head_dim = l->kv->head_dim,
+                              .rows = p->rows,
+                              .shaping = shaping_of(l, 1)};
+    uint32_t type = hopper_type(l->op->in[0]), dim = l->kv->head_dim;
+    int32_t rc;
 
     p->q = l->workspace;
-    return hopper_launch(d, l, IMAGE_ROWS,
-                         ROWS_APPEND + 2 * cells_of(l) + hopper_type(l->op->in[0]),
-                         (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
+    rc = hopper_launch(d, l, IMAGE_ROWS, ROWS_APPEND + 2 * cells_of(l) + type,
+                       (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
+    if (rc || !x.shaping.blocks)
+        return rc;
+    return hopper_launch(d, l, IMAGE_ROWS, ROWS_SHAPE + 2 * type + (dim == 64),
+                         (struct cuda_grid){.x = x.shaping.blocks,
+                                            .threads = SHAPE_THREADS,
+                                            .shared_bytes = SHAPE_BYTES(dim)},
+                         &x, err);
 }
 
 /* Blocks that share an item: enough to use the memory's bandwidth, but each with some tiles, and with room beside them for
@@ -266,13 +292,15 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         p->box_shift++;
     if (rc)
         return rc;
+    if (p->k)
+        p->shaping = shaping_of(l, splits);
     shape = choose_decode(shapes, n_shapes, dim, items * splits);
     kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
     shared =
         stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
     return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
-                         (struct cuda_grid){.x = items * splits,
+                         (struct cuda_grid){.x = items * splits + p->shaping.blocks,
                                             .threads = DECODE_THREADS,
                                             .cluster = splits,
                                             .shared_bytes = shared},

@@ -43,7 +43,8 @@ struct decode_item {
 
 __device__ __forceinline__ decode_item decode_find(const attention_params &p)
 {
-    const uint32_t splits = cluster_size(), rank = cluster_rank(), item = blockIdx.x / splits;
+    const uint32_t splits = cluster_size(), rank = cluster_rank();
+    const uint32_t item = (blockIdx.x - p.shaping.blocks) / splits;
     const uint32_t per_row = p.kv_heads * p.subgroups, sub = item % p.subgroups;
     decode_item t;
 
@@ -185,7 +186,8 @@ template <typename C> struct decode_own {
                                           const decode_turn<D> &turn, cell *own)
     {
         const decode_slot<C> slot(p, t);
-        const bool writes = t.first_head == t.kv_head * p.group; // of several blocks only one
+        // Of several blocks only one, and none if others store rows with feedback.
+        const bool writes = t.first_head == t.kv_head * p.group && !p.shaping.blocks;
         const uint32_t i = threadIdx.x;
         const auto store_key = [&](uint32_t d, T v) {
             own[d] = C::narrow_key(p, t, d, v);

@@ -8,12 +8,16 @@
 // adjacent elements of two tokens: even ones are rows 0 to 7 of the product, odd ones rows 8 to 15.
 #include "../common/cuda_kv8.cuh"
 #include "decode.cuh"
+#include "shape.cuh"
+
+#include <type_traits>
 
 template <typename T, typename E, int D, int STAGES> struct cells8 {
     using type = T;
     using math = __half;
     using cell = uint8_t;
     static constexpr int dim = D, stages = STAGES;
+    static constexpr bool shaped = std::is_same<E, e4m3>::value;
     static constexpr uint32_t q_step = 4, q_second = 2, next = 1;
 
     static __device__ __forceinline__ float query_scale(const attention_params &p,
@@ -116,11 +120,26 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     }
 };
 
+// Blocks ahead of those that attend store what the step appends, if that is done with feedback; the ring's memory holds their table.
+// The row's own attention reads key and value as they are rounded to the nearest.
+template <typename C> __device__ __forceinline__ void decode_or_shape(const attention_params &p)
+{
+    extern __shared__ __align__(1024) unsigned char memory[];
+
+    if (!C::shaped || blockIdx.x >= p.shaping.blocks) {
+        decode<C>(p);
+        return;
+    }
+    allow_successor();
+    if constexpr (C::shaped)
+        shape_block<typename C::type, C::dim>(p, memory, blockIdx.x);
+}
+
 #define DECODE(cells, E, name, T, D, STAGES, BLOCKS)                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                  \
         decode_##cells##_##name##_##D##x##STAGES(const __grid_constant__ attention_params p)       \
     {                                                                                              \
-        decode<cells8<T, E, D, STAGES>>(p);                                                        \
+        decode_or_shape<cells8<T, E, D, STAGES>>(p);                                               \
     }
 
 #define DECODE_FP8_BF16(D, STAGES, BLOCKS) DECODE(fp8, e4m3, bf16, __nv_bfloat16, D, STAGES, BLOCKS)

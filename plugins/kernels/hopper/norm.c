@@ -14,8 +14,12 @@ const char *const rows_entries[] = {"norm_bf16_1",
                                     "rope_append_fp8_f16",
                                     "rope_append_int8_bf16",
                                     "rope_append_int8_f16",
-                                    "gather"};
-const uint32_t n_rows_entries = 13;
+                                    "gather",
+                                    "shape_bf16_128",
+                                    "shape_bf16_64",
+                                    "shape_f16_128",
+                                    "shape_f16_64"};
+const uint32_t n_rows_entries = 17;
 
 static const tn_op *norm_of(const tn_op *op)
 {

@@ -91,10 +91,12 @@ struct product_params {
 
 /* -- Rows (rows.cu) --------------------------------------------------------------------------------- */
 
-/* Entries: norms by dtype and chunks (1, 2, 4), appends by cache (as the rows, e4m3, int8) and dtype, gather. */
+/* Entries: norms by dtype and chunks (1, 2, 4), appends by cache (as the rows, e4m3, int8) and dtype, gather, shaping by dtype and
+ * elements of a head (128, 64). */
 #define ROWS_NORM 0
 #define ROWS_APPEND 6
 #define ROWS_GATHER 12
+#define ROWS_SHAPE 13
 #define NORM_THREADS 512
 #define NORM_CHUNK                                                                                 \
     (NORM_THREADS * 8) /* elements of a row that a block takes at a time; at most four */
@@ -138,16 +140,28 @@ struct rope_params {
 #define PREFILL_STAGES 2 /* of keys, and of values */
 #define PREFILL8_SLOTS 3 /* tiles of 8 bits on their way (prefill8.cu) */
 
+/* Of a cache that is stored with feedback (kv_append): tables as in tn_kv_layer, or NULL, and how many rows a block has, and how many
+ * blocks there are, for the keys and values of all heads; attention's, which come first, a multiple of its cluster. */
+struct shaping {
+    const float *k, *v;
+    uint32_t rows, blocks;
+};
+
+#define SHAPE_THREADS 160
+/* Of shared memory: what is read of a table (kv_packed_table), and a row for each warp. */
+#define SHAPE_BYTES(dim) (4 * ((dim) / 2 * ((dim)-8) + SHAPE_THREADS / 32 * (dim)))
+
 /* Rotation and append of whole steps. */
 struct append_params {
     const void *q, *k, *v;
     void *out, *keys;                          /* rotated queries; page 0 */
     const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
+    struct shaping shaping;
     const int32_t *positions;
     const int64_t *row_slot;
     uint64_t block_bytes;
-    uint32_t block_tokens, heads, kv_heads, head_dim;
+    uint32_t block_tokens, heads, kv_heads, head_dim, rows;
 };
 
 struct attention_params {
@@ -158,6 +172,7 @@ struct attention_params {
     void *keys;              /* the cache, page 0 */
     const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
+    struct shaping shaping;
     const int32_t *positions, *row_seq, *first_row, *context, *block_table;
     const int64_t *row_slot;
     uint64_t block_bytes;

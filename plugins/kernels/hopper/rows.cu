@@ -2,6 +2,7 @@
 // Ops that go row by row: norms, rotation with append, gathering. One block per row.
 #include "../common/cuda_kv8.cuh"
 #include "rows.cuh"
+#include "shape.cuh"
 
 // out = (a + b) / sqrt(mean((a + b)^2) + eps) * (offset + weight); sum = a + b, rounded, if there is a b. A thread has
 // CHUNKS times eight elements of the row.
@@ -262,6 +263,16 @@ __device__ __forceinline__ void rope_append(const append_params &p)
         rope_append<T, E>(p);                                                                      \
     }
 
+// After an append that rounded to the nearest: of steps in which rows of a sequence read each other's keys.
+#define SHAPE(name, T, D)                                                                          \
+    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS)                                    \
+        shape_##name##_##D(const __grid_constant__ append_params p)                                \
+    {                                                                                              \
+        extern __shared__ __align__(16) unsigned char memory[];                                    \
+        allow_successor();                                                                         \
+        shape_block<T, D>(p, memory, blockIdx.x);                                                  \
+    }
+
 NORM(bf16, __nv_bfloat16, 1)
 NORM(bf16, __nv_bfloat16, 2)
 NORM(bf16, __nv_bfloat16, 4)
@@ -274,6 +285,11 @@ APPEND(fp8_bf16, __nv_bfloat16, e4m3)
 APPEND(fp8_f16, __half, e4m3)
 APPEND(int8_bf16, __nv_bfloat16, int8_t)
 APPEND(int8_f16, __half, int8_t)
+
+SHAPE(bf16, __nv_bfloat16, 128)
+SHAPE(bf16, __nv_bfloat16, 64)
+SHAPE(f16, __half, 128)
+SHAPE(f16, __half, 64)
 
 extern "C" __global__ void gather(const __grid_constant__ gather_params p)
 {

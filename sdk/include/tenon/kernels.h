@@ -88,11 +88,14 @@ typedef struct tn_kv_layer {
     /** Device address of [n_kv_heads, head_dim] floats that kv_append subtracts from keys before it divides them; NULL:
      *  nothing. Attention needs not know: a constant added to all scores of a query does not change their softmax. */
     const float *k_center;
-    /** Of a cache of float8_e4m3 on a device that computes in host memory: [n_kv_heads, head_dim, head_dim] floats that tell
-     *  kv_append how rounding one element of a key (or value) may be made good by others. NULL: every element is rounded to
-     *  the nearest by itself, which a kernel may do in any case. Both are there, or none. */
+    /** Of a cache of float8_e4m3: [n_kv_heads, head_dim, head_dim] floats that tell kv_append how rounding one element of a
+     *  key (or value) may be made good by others. NULL: every element is rounded to the nearest by itself, which a kernel may do
+     *  in any case. Both are there, or none; the keys' at a multiple of 16 bytes, the values' behind them. */
     const float *k_feedback, *v_feedback;
 } tn_kv_layer;
+
+/** Elements of a head that kv_append rounds at once, if it is told how errors are made good. */
+#define TN_KV_FEEDBACK_RUN 8
 
 /** How keys and values of one layer lie inside a page. */
 typedef struct tn_kv_layout {

@@ -83,13 +83,14 @@
  *             Of keys in float8_e4m3, mk (their means over calibration data) is subtracted first, if it is there:
  *             tn_kv_layer::k_center. Attention without softcap does not notice.
  *             fk and fv, if they are there, shape what rounding to float8_e4m3 leaves (for keys and for values of a head
- *             alike): elements are taken from the last to the first, and with y = x / c, of x without its mean, element i
- *             is stored as e4m3(t[i]), t[i] = y[i] - sum_{j > i} F[j][i] * (e4m3(t[j]) - y[j]), so that errors of later
- *             elements are made good by earlier ones where queries (or the output projection) would see them. Twice more
- *             elements are taken from the last to the first, and each with F[i][i] > 0 is stored anew as
- *             e4m3(y[i] - sum_{j != i} G[i][j] * (s[j] - y[j]) / F[i][i]), s being what is stored then and G[i][j] =
- *             F[min(i, j)][max(i, j)]. An error that is not within [-448, 448] is taken as 0. A
- *             variant may round every element to the nearest instead; see tn_kv_layer::k_feedback.
+ *             alike): elements are taken in runs of eight, [8 r, 8 r + 8), from the last run to the first, and with
+ *             y = x / c, of x without its mean, element i of run r is stored as e4m3(t[i]), t[i] = y[i] - sum_{j >= 8 r + 8}
+ *             F[j][i] * (e4m3(t[j]) - y[j]), so that errors of later runs are made good by earlier ones where queries (or the
+ *             output projection) would see them. Twice more elements are taken from the last to the first, one by one, and each
+ *             with F[i][i] > 0 is stored anew as e4m3(y[i] - sum_{j != i} G[i][j] * (s[j] - y[j]) / F[i][i]), s being what is
+ *             stored then and G[i][j] = F[min(i, j)][max(i, j)]. An error that is not within [-448, 448] is taken as 0. A
+ *             variant may leave out these two passes, or round every element to the nearest instead; what a step's own
+ *             attention reads of the row that it appends may be rounded either way. See tn_kv_layer::k_feedback.
  *             With a cache of 16 bits or more all these mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
