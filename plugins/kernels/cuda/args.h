@@ -129,6 +129,8 @@ struct kv_args {
 };
 
 #define ROPE_THREADS 256
+#define ROPE_MAX_SHAPED                                                                            \
+    256 /* elements of a head that a warp has; longer ones are rounded to the nearest */
 
 /* rope, kv_append, and both in one. */
 struct rope_args {

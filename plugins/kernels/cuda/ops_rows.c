@@ -439,14 +439,16 @@ static struct rope_args rope_args(const tn_launch *l, const tn_op *rope)
 static int32_t launch_rope(void *instance, const tn_launch *l, struct rope_args *a, uint32_t dtype,
                            tn_err *err)
 {
-    uint32_t warps = a->k && a->kv.k_feedback ? 2 * a->kv.kv_heads : 1;
+    int shaped = a->k && a->kv.k_feedback && a->kv.dtype == TN_DT_F8E4M3 &&
+                 a->kv.head_dim <= ROPE_MAX_SHAPED;
     struct cuda_grid g = {.x = l->batch->n_rows,
-                          .y = cuda_div_up(warps, ROPE_THREADS / 32),
+                          .y = shaped ? cuda_div_up(2 * a->kv.kv_heads, ROPE_THREADS / 32) : 1,
                           .threads = ROPE_THREADS,
                           .shared_bytes = a->rotary_dim * (uint32_t)sizeof(float)};
 
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
-                      ENTRY_rope + cuda_float_index(dtype), g, a, err);
+                      (shaped ? ENTRY_rope_shaped : ENTRY_rope) + cuda_float_index(dtype), g, a,
+                      err);
 }
 
 int32_t rope_launch(void *instance, const tn_launch *l, tn_err *err)

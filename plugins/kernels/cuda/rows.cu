@@ -340,12 +340,28 @@ __device__ __forceinline__ void append_shaped(const rope_args &p, uint32_t row, 
     }
 }
 
-/* A row has a block, or several for its heads: queries rotated into y; keys rotated, and values, into the cache. */
-template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
+/* The row's keys, rotated, and values, each element to the nearest. */
+template <typename T>
+__device__ __forceinline__ void append_nearest(const rope_args &p, uint32_t row, const float *angle)
+{
+    const uint64_t kv_width = (uint64_t)p.kv.kv_heads * p.kv.head_dim;
+
+    for (uint64_t i = threadIdx.x; i < kv_width; i += blockDim.x) {
+        uint32_t head = (uint32_t)(i / p.kv.head_dim), e = (uint32_t)(i % p.kv.head_dim);
+        const T *k = (const T *)p.k + row * kv_width + (uint64_t)head * p.kv.head_dim;
+        const T *v = (const T *)p.v + row * kv_width;
+        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, false), head, e,
+                     rotated(p, k, e, angle), false);
+        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, true), head, e, widen(v[i]), true);
+    }
+}
+
+/* A row has a block, or several for its heads: queries rotated into y; keys rotated, and values, into the cache, SHAPED: with
+ * feedback, in a kernel of its own, since it takes more registers. */
+template <typename T, bool SHAPED> __device__ __forceinline__ void rope(const rope_args &p)
 {
     extern __shared__ float angle[]; /* [rotary_dim] */
     uint32_t row = blockIdx.x, half = p.rotary_dim / 2;
-    uint64_t kv_width = (uint64_t)p.kv.kv_heads * p.kv.head_dim;
 
     wait_for_previous();
     float base = p.max_position > 0 ? dynamic_base(p, row) : 0.0f;
@@ -366,20 +382,10 @@ template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
     }
     if (!p.k || p.row_slot[row] < 0)
         return;
-    if (p.kv.k_feedback && p.kv.head_dim <= MAX_SHAPED) {
+    if constexpr (SHAPED)
         append_shaped<T>(p, row, angle);
-        return;
-    }
-    if (blockIdx.y > 0)
-        return;
-    for (uint64_t i = threadIdx.x; i < kv_width; i += blockDim.x) {
-        uint32_t head = (uint32_t)(i / p.kv.head_dim), e = (uint32_t)(i % p.kv.head_dim);
-        const T *k = (const T *)p.k + row * kv_width + (uint64_t)head * p.kv.head_dim;
-        const T *v = (const T *)p.v + row * kv_width;
-        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, false), head, e,
-                     rotated(p, k, e, angle), false);
-        store_cached(p.kv, cached(p.kv, p.row_slot[row], head, true), head, e, widen(v[i]), true);
-    }
+    else
+        append_nearest<T>(p, row, angle);
 }
 
 /* -- The tokens of the step ahead --------------------------------------------------------------------------- */
@@ -544,7 +550,11 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_##id(rope_args p)              \
     {                                                                                              \
-        rope<T>(p);                                                                                \
+        rope<T, false>(p);                                                                         \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_shaped_##id(rope_args p)       \
+    {                                                                                              \
+        rope<T, true>(p);                                                                          \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) hadamard_##id(hadamard_args p)               \
     {                                                                                              \
