@@ -181,6 +181,7 @@ START_TEST(biases_are_taken_in_float32_and_in_the_rows_dtype)
 }
 END_TEST
 
+/* But not where all do: a step that only decodes would wait for a copy of what it has. */
 START_TEST(rows_that_want_logits_are_gathered_first)
 {
     tn_batch b = batch_of(5);
@@ -196,6 +197,10 @@ START_TEST(rows_that_want_logits_are_gathered_first)
     ck_assert_str_eq(launches[0].entry, "gather");
     ck_assert_uint_eq(launches[0].k.grid[0], 5);
     ck_assert_uint_eq(launches[1].products.rows, 5);
+    b.n_rows = 5;
+    launch(&hopper_logits, &op, &b, NULL);
+    ck_assert_uint_eq(n_launches, 1);
+    ck_assert_uint_eq(launches[0].products.rows, 5);
 }
 END_TEST
 

@@ -210,7 +210,7 @@ int32_t gemm_gate_gelu_tanh_launch(void *instance, const tn_launch *l, tn_err *e
     return launch_gate(instance, l, MAP_GELU_TANH_MUL, err);
 }
 
-/* Rows that want logits are gathered, then multiplied, then finished in place if anything is left to do. */
+/* Rows that want logits are gathered, unless all do, then multiplied, then finished in place if anything is left to do. */
 int32_t gemm_logits_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const struct set_device *d = set_device_of(instance, l->device);
@@ -225,14 +225,15 @@ int32_t gemm_logits_launch(void *instance, const tn_launch *l, tn_err *err)
                                  .scale = (float)tn_op_real(op, "scale", 1.0),
                                  .softcap = (float)tn_op_real(op, "softcap", 0.0)};
     struct cuda_grid g = {.x = l->batch->n_logits, .threads = 256};
-    int32_t rc = set_launch(d, l, IMAGE_rows, ENTRY_gather, g, &gather, err);
+    int every = l->batch->n_logits == l->batch->n_rows; /* as in a step that only decodes */
+    int32_t rc = every ? TN_OK : set_launch(d, l, IMAGE_rows, ENTRY_gather, g, &gather, err);
 
     if (op->n_weights > 1) {
         finish.bias = l->weights[1];
         finish.bias_dtype = op->weights[1]->dtype;
     }
     if (rc == TN_OK)
-        rc = multiply(instance, l, op, 0, gather.y, l->out[0], NULL, err);
+        rc = multiply(instance, l, op, 0, every ? gather.x : gather.y, l->out[0], NULL, err);
     if (rc == TN_OK && (finish.bias || finish.scale != 1.0f || finish.softcap > 0.0f))
         rc = set_launch(d, l, IMAGE_linear, ENTRY_finish, g, &finish, err);
     return rc;

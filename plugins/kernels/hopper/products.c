@@ -300,7 +300,7 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, enu
     return TN_OK;
 }
 
-/* Rows that want logits are gathered first: the copy engine takes them from consecutive rows. */
+/* Rows that want logits are gathered first, unless all do: the copy engine takes them from consecutive rows. */
 static int32_t gather(const struct hopper_device *d, const tn_launch *l, const void **x,
                       tn_err *err)
 {
@@ -309,6 +309,8 @@ static int32_t gather(const struct hopper_device *d, const tn_launch *l, const v
                               .row = l->batch->dev->logits_row,
                               .bytes = (uint32_t)l->op->in[0]->width * 2};
 
+    if (l->batch->n_logits == l->batch->n_rows) /* as in a step that only decodes */
+        return TN_OK;
     *x = l->workspace;
     return hopper_launch(d, l, IMAGE_ROWS, ROWS_GATHER,
                          (struct cuda_grid){.x = l->batch->n_logits, .threads = GATHER_THREADS}, &g,

@@ -106,7 +106,7 @@ typedef struct tn_batch_arrays {
     const int32_t *context;   /**< [B] tokens of context, this step's rows included */
     const int32_t *prompt_len;   /**< [B] tokens of the sequence's original prompt */
     const int32_t *block_table;  /**< [B, max_blocks] page of each block, then TN_NO_BLOCK */
-    const int32_t *logits_row;   /**< [L] rows that want logits, ascending */
+    const int32_t *logits_row;   /**< [L] rows that want logits, ascending: if L is T, all */
     const tn_sample_row *sample; /**< [L] */
     const int32_t *bias_ids;
     const float *bias_values;
