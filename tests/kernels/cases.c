@@ -258,8 +258,39 @@ static void rows_case(const struct subject *s, struct shape x, uint32_t rows, do
     kit_free(&k);
 }
 
+/* Tokens count as they stand when the op runs: where they came from, if from the step before, is no business of it. */
+static void fed_case(const struct subject *s, int64_t table, int64_t first)
+{
+    static const int32_t from[] = {-1, 2, 0, -1, 1}, sampled[] = {40, TN_SAMPLE_NAN, 7, 999, -5};
+    uint32_t rows[] = {5}, context[] = {9};
+    struct shape x = {
+        .act = s->act, .linear_width = {64}, .matrix = TN_DT_BF16, .table = table, .first = first};
+    struct kit k;
+
+    kit_init(&k, 4);
+    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, true);
+    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
+    a->token_row = from;
+    memcpy(a->sampled, sampled, sizeof sampled);
+    ((int32_t *)a->tokens)[2] = sampled[0]; /* one that is what the step before sampled */
+    case_compare(&k, s, compose(&k, s->v, &x), b, NULL, false, 0.0, 2e-6);
+    kit_free(&k);
+}
+
 static void table_cases(const struct subject *s)
 {
+    struct shape wide = {.linear_width = {9008}}; /* more than a block has under way */
+
+    for (int i = 0; i < 3; i++) {
+        wide.matrix = float_dtypes[i];
+        wide.table = 60;
+        wide.scale = i == 1 ? 19.5 : 0.0;
+        rows_case(s, wide, 3, 0.0);
+    }
+    if (is(s->v->op, TN_OP_EMBEDDING)) {
+        fed_case(s, 50, 0);
+        fed_case(s, 20, 25); /* of a rank: some tokens are others' */
+    }
     for (int i = 0; i < 3; i++) {
         struct shape x = {.linear_width = {i == 1 ? 352 : 37}, .matrix = float_dtypes[i]};
         x.table = 60;

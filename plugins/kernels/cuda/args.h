@@ -110,7 +110,8 @@ struct reduce_norm_args {
 
 /* embedding and position. */
 struct table_args {
-    const int32_t *entry; /* [rows] tokens or positions */
+    const int32_t *entry;               /* [rows] tokens or positions */
+    const int32_t *token_row, *sampled; /* what `feed` makes tokens of; NULL: entries are not fed */
     const void *table;
     void *y;
     int64_t first;            /* entry of the table's first row */
@@ -118,6 +119,8 @@ struct table_args {
     uint64_t width;
     float factor;
     uint32_t table_dtype;
+    uint32_t n_sampled; /* of `sampled`, as far as it is looked at */
+    uint32_t aligned;   /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
 };
 
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */

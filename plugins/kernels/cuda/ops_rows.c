@@ -270,24 +270,22 @@ static int32_t check_table(const tn_op *op, tn_err *err)
                         "needs a table as wide as the output", err);
 }
 
-static int32_t launch_table(void *instance, const tn_launch *l, const int32_t *entry, int64_t first,
-                            float factor, tn_err *err)
+/* `a` has the entries, and what else differs between tokens and positions. */
+static int32_t launch_table(void *instance, const tn_launch *l, struct table_args *a, tn_err *err)
 {
     const tn_weight *w = l->op->weights[0];
-    struct table_args a = {.entry = entry,
-                           .table = l->weights[0],
-                           .y = l->out[0],
-                           .first = first,
-                           .entries = w->dims[0],
-                           .stride = w->stride0,
-                           .width = l->op->out[0]->width,
-                           .factor = factor,
-                           .table_dtype = w->dtype};
-
     struct cuda_grid g = {.x = cuda_rows(l), .threads = 256, .flags = TN_LAUNCH_OVERLAP};
 
+    a->table = l->weights[0];
+    a->y = l->out[0];
+    a->entries = w->dims[0];
+    a->stride = w->stride0;
+    a->width = l->op->out[0]->width;
+    a->table_dtype = w->dtype;
+    a->aligned =
+        ((uintptr_t)a->table | (uintptr_t)a->y | w->stride0) % 16 == 0 && a->width % 8 == 0;
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
-                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
+                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype), g, a, err);
 }
 
 int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
@@ -298,8 +296,15 @@ int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
 
 int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
 {
-    return launch_table(instance, l, l->batch->dev->tokens, tn_op_int(l->op, "vocab_first", 0),
-                        (float)tn_op_real(l->op, "scale", 1.0), err);
+    const tn_batch_arrays *b = l->batch->dev;
+    struct table_args a = {.entry = b->tokens,
+                           .token_row = b->token_row,
+                           .sampled = b->sampled,
+                           .n_sampled = b->sampled ? l->batch->n_logits : 0,
+                           .first = tn_op_int(l->op, "vocab_first", 0),
+                           .factor = (float)tn_op_real(l->op, "scale", 1.0)};
+
+    return launch_table(instance, l, &a, err);
 }
 
 int32_t position_can_run(void *instance, const tn_op *op, tn_err *err)
@@ -311,8 +316,10 @@ int32_t position_can_run(void *instance, const tn_op *op, tn_err *err)
 /* A position that the table does not have gives 0: the device cannot refuse it. */
 int32_t position_launch(void *instance, const tn_launch *l, tn_err *err)
 {
-    return launch_table(instance, l, l->batch->dev->positions, -tn_op_int(l->op, "offset", 0), 1.0f,
-                        err);
+    struct table_args a = {
+        .entry = l->batch->dev->positions, .first = -tn_op_int(l->op, "offset", 0), .factor = 1.0f};
+
+    return launch_table(instance, l, &a, err);
 }
 
 ROWS_COST(embedding)

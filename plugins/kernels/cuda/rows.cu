@@ -192,45 +192,144 @@ __device__ __forceinline__ void reduce_norm(const reduce_norm_args &p)
 
 /* -- Tables ----------------------------------------------------------------------------------------------- */
 
-#define TABLE_AHEAD                                                                                \
-    8 /* loads that a thread has under way: a row is taken from memory that is far away */
+#define TABLE_RUN 8   /* elements that a thread moves at a time */
+#define TABLE_AHEAD 4 /* runs that it has under way: a row is taken from memory that is far away */
+
+template <typename W> struct table_run {
+    uint4 raw[TABLE_RUN / per16<W>];
+};
+
+/* The entry that a row takes unless tokens turn out otherwise: what `feed`, which may still run, is to find. What is read here need
+ * not be in place yet, nor be read again from the first-level cache. */
+__device__ __forceinline__ int64_t table_guess(const table_args &p)
+{
+    const uint32_t row = p.token_row ? (uint32_t)__ldcg(p.token_row + blockIdx.x) : UINT32_MAX;
+
+    if (row < p.n_sampled) /* -1 is not */
+        return (int64_t)max(__ldcg(p.sampled + row), 0) - p.first;
+    return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
+}
+
+__device__ __forceinline__ bool table_has(const table_args &p, int64_t entry)
+{
+    return entry >= 0 && (uint64_t)entry < p.entries;
+}
+
+template <typename W>
+__device__ __forceinline__ const W *table_entry(const table_args &p, int64_t entry)
+{
+    return (const W *)((const char *)p.table + (uint64_t)entry * p.stride);
+}
+
+/* Runs of an entry from element `at` on, a block apart. */
+template <typename W>
+__device__ __forceinline__ void table_load(const table_args &p, int64_t entry, uint64_t at,
+                                           table_run<W> (&run)[TABLE_AHEAD])
+{
+    const W *from = table_entry<W>(p, entry);
+
+#pragma unroll
+    for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
+        const uint64_t i = at + k * TABLE_RUN * blockDim.x;
+#pragma unroll
+        for (uint32_t j = 0; j < TABLE_RUN / per16<W>; j++)
+            if (i < p.width)
+                run[k].raw[j] = ((const uint4 *)(from + i))[j];
+    }
+}
 
 template <typename T, typename W>
-__device__ __forceinline__ void table_row(const table_args &p, const W *from, T *y)
+__device__ __forceinline__ void table_store(const table_args &p, T *y, uint64_t at,
+                                            const table_run<W> (&run)[TABLE_AHEAD])
 {
-    for (uint64_t i = threadIdx.x; i < p.width; i += (uint64_t)TABLE_AHEAD * blockDim.x) {
-        W x[TABLE_AHEAD];
 #pragma unroll
-        for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
-            const uint64_t at = i + k * blockDim.x;
-            x[k] = from[at < p.width ? at : i];
-        }
+    for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
+        const uint64_t i = at + k * TABLE_RUN * blockDim.x;
+        float x[TABLE_RUN];
+        if (i >= p.width)
+            continue;
 #pragma unroll
-        for (uint32_t k = 0; k < TABLE_AHEAD; k++)
-            if (i + k * blockDim.x < p.width)
-                y[i + k * blockDim.x] = narrow<T>(p.factor * widen(x[k]));
+        for (uint32_t j = 0; j < TABLE_RUN / per16<W>; j++)
+            widen16<W>(run[k].raw[j], x + j * per16<W>);
+#pragma unroll
+        for (uint32_t j = 0; j < TABLE_RUN; j++)
+            x[j] *= p.factor;
+#pragma unroll
+        for (uint32_t j = 0; j < TABLE_RUN / per16<T>; j++)
+            ((uint4 *)(y + i))[j] = narrow16<T>(x + j * per16<T>);
     }
+}
+
+/* Waits for the kernel ahead. The one behind may begin only then: this kernel may be the first of a step, and those behind it trust that
+ * the arrays are in place. */
+__device__ __forceinline__ int64_t table_wait(const table_args &p)
+{
+    wait_for_previous();
+    let_next_begin();
+    return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
+}
+
+template <typename T> __device__ __forceinline__ void table_zeros(const table_args &p, T *y)
+{
+    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
+        y[i] = narrow<T>(0.0f);
+}
+
+/* A row in runs of 16 bytes. What is asked for while the kernel ahead runs counts if the guess was right. */
+template <typename T, typename W>
+__device__ __forceinline__ void table_runs(const table_args &p, T *y)
+{
+    const uint64_t first = threadIdx.x * TABLE_RUN;
+    const int64_t guess = table_guess(p);
+    table_run<W> run[TABLE_AHEAD];
+
+    if (table_has(p, guess))
+        table_load<W>(p, guess, first, run);
+    const int64_t entry = table_wait(p);
+    if (!table_has(p, entry)) {
+        table_zeros(p, y);
+        return;
+    }
+    for (uint64_t at = first; at < p.width; at += TABLE_AHEAD * TABLE_RUN * blockDim.x) {
+        if (at != first || entry != guess)
+            table_load<W>(p, entry, at, run);
+        table_store<T, W>(p, y, at, run);
+    }
+}
+
+/* A row of any width, one element at a time. */
+template <typename T, typename W>
+__device__ __forceinline__ void table_elements(const table_args &p, T *y)
+{
+    const int64_t entry = table_wait(p);
+
+    if (!table_has(p, entry)) {
+        table_zeros(p, y);
+        return;
+    }
+    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
+        y[i] = narrow<T>(p.factor * widen(table_entry<W>(p, entry)[i]));
+}
+
+template <typename T, typename W> __device__ __forceinline__ void table_of(const table_args &p)
+{
+    T *y = (T *)p.y + blockIdx.x * p.width;
+
+    if (p.aligned)
+        table_runs<T, W>(p, y);
+    else
+        table_elements<T, W>(p, y);
 }
 
 /* One block per row; 0 for an entry that the table does not have. */
 template <typename T> __device__ __forceinline__ void table(const table_args &p)
 {
-    wait_for_previous();
-    int64_t entry = (int64_t)p.entry[blockIdx.x] - p.first;
-    T *y = (T *)p.y + blockIdx.x * p.width;
-
-    if (entry < 0 || (uint64_t)entry >= p.entries) {
-        for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
-            y[i] = narrow<T>(0.0f);
-        return;
-    }
-    const char *from = (const char *)p.table + (uint64_t)entry * p.stride;
     if (p.table_dtype == TN_DT_BF16)
-        table_row<T>(p, (const bf16 *)from, y);
+        table_of<T, bf16>(p);
     else if (p.table_dtype == TN_DT_F16)
-        table_row<T>(p, (const f16 *)from, y);
+        table_of<T, f16>(p);
     else
-        table_row<T>(p, (const float *)from, y);
+        table_of<T, float>(p);
 }
 
 /* -- Rope and the cache ------------------------------------------------------------------------------------- */
