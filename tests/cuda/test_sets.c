@@ -305,6 +305,28 @@ START_TEST(narrow_products_cover_rows_and_outputs)
 }
 END_TEST
 
+static bool overlaps(const struct fake_launch *l)
+{
+    for (unsigned i = 0; i < l->config.numAttrs; i++)
+        if (l->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+            return true;
+    return false;
+}
+
+/* Kernels that begin early read the arrays of the step before they wait: so the first waits for the copy of these as a whole. */
+START_TEST(a_step_begins_when_its_arrays_are_in_place)
+{
+    struct shape s = {.linear_width = {64}, .act = TN_DT_BF16, .matrix = TN_DT_BF16, .table = 100};
+    const tn_variant *feed = variant(&cuda, "feed.cuda");
+    const tn_variant *embedding = variant(&cuda, "embedding.cuda");
+
+    ck_assert(!overlaps(launched(&cuda, feed, kit_op(&k, TN_OP_FEED), 300, 10, NULL)));
+    ck_assert_uint_eq(fake->last_launch()->config.gridDimX, 2);
+    ck_assert(overlaps(launched(&cuda, embedding, compose(&k, embedding, &s), 300, 10, NULL)));
+    ck_assert_uint_eq(fake->last_launch()->config.gridDimX, 300);
+}
+END_TEST
+
 START_TEST(contexts_are_split_where_sequences_do_not_fill_the_chip)
 {
     static const struct {
@@ -539,6 +561,7 @@ int main(void)
     tcase_add_test(c, narrow_weights_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, unrounded_rows_of_fp8_are_for_gpus_without_e4m3);
     tcase_add_test(c, narrow_products_cover_rows_and_outputs);
+    tcase_add_test(c, a_step_begins_when_its_arrays_are_in_place);
     tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
     tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);

@@ -527,6 +527,8 @@ int32_t feed_can_run(void *instance, const tn_op *op, tn_err *err)
 
 ROWS_COST(feed)
 
+/* Without TN_LAUNCH_OVERLAP: as the first kernel of a step it begins when the arrays are in place, so that it may let the next begin
+ * at once. */
 int32_t feed_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_batch_arrays *b = l->batch->dev;

@@ -493,6 +493,7 @@ extern "C" __global__ void __launch_bounds__(256) feed(feed_args p)
 {
     uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
 
+    let_next_begin(); /* the arrays are in place: before this kernel began, all that was ahead had ended */
     if (row >= p.rows || p.token_row[row] < 0)
         return;
     int32_t token = p.sampled[p.token_row[row]];
