@@ -121,6 +121,7 @@ struct table_args {
     uint32_t table_dtype;
     uint32_t n_sampled; /* of `sampled`, as far as it is looked at */
     uint32_t aligned;   /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
+    uint32_t captured; /* in a graph, none of whose kernels begins before the arrays are in place */
 };
 
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */

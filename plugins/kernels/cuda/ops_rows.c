@@ -282,6 +282,7 @@ static int32_t launch_table(void *instance, const tn_launch *l, struct table_arg
     a->stride = w->stride0;
     a->width = l->op->out[0]->width;
     a->table_dtype = w->dtype;
+    a->captured = (l->batch->flags & TN_BATCH_CAPTURED) != 0;
     a->aligned =
         ((uintptr_t)a->table | (uintptr_t)a->y | w->stride0) % 16 == 0 && a->width % 8 == 0;
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,

@@ -260,8 +260,8 @@ __device__ __forceinline__ void table_store(const table_args &p, T *y, uint64_t 
     }
 }
 
-/* Waits for the kernel ahead. The one behind may begin only then: this kernel may be the first of a step, and those behind it trust that
- * the arrays are in place. */
+/* Waits for the kernel ahead. The one behind may begin now, if it might not before: outside of graphs this kernel may be the first of a
+ * step, and those behind it trust that the arrays are in place. */
 __device__ __forceinline__ int64_t table_wait(const table_args &p)
 {
     wait_for_previous();
@@ -324,6 +324,8 @@ template <typename T, typename W> __device__ __forceinline__ void table_of(const
 /* One block per row; 0 for an entry that the table does not have. */
 template <typename T> __device__ __forceinline__ void table(const table_args &p)
 {
+    if (p.captured)
+        let_next_begin();
     if (p.table_dtype == TN_DT_BF16)
         table_of<T, bf16>(p);
     else if (p.table_dtype == TN_DT_F16)
