@@ -8,6 +8,7 @@
 #define COMMON_CUDA_MMA_CUH
 
 #include "cuda_dtype.cuh"
+#include "cuda_mma_int8.cuh"
 #include "cuda_reduce.cuh"
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
@@ -74,15 +75,6 @@ __device__ __forceinline__ void mma<f16>(float d[4], const uint32_t a[4], uint32
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
                  "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* d[16, 8] += a[16, 32] * b[32, 8] in int8, exactly. */
-__device__ __forceinline__ void mma_int8(int d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, "
-                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Products of 8 bits (linear.int8, linear.fp8), alone and fused. Variants ".wgmma": rows are quantized once, behind the norm if
- * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Variants "_half.mma", of e4m3 alone: rows stay as
- * they are, eight_half.cu multiplies. These are for few rows, whose time is that of reading the matrix, and for all rows
+ * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply; of int8, eight_one.cu does all of it for a single row.
+ * Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu or, a single one, eight_one.cu multiplies. These are for few rows, whose time is that of reading the matrix, and for all rows
  * that are short, where rounding them would cost precision and gain little. Matrices are read as they are.
  */
 #include "eight.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "hopper.h"
 
-#define HALF_EARLY 7 /* as `early` of a skinny_plan, of eight_half.cu */
+#define HALF_EARLY 7   /* as `early` of a skinny_plan, of eight_half.cu */
+#define GATED_EARLY 10 /* the same of gated products, whose blocks have more to read */
+#define ONE_EARLY 4    /* of eight_one.cu */
+#define ONE_WIDEST QUANTIZE_WIDEST
 
 #define MAX_FEW                                                                                    \
     SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
@@ -47,6 +51,22 @@ static const struct shape {
 
 const char *const eight_half_entries[] = {HALF_SHAPES(NAME_HALF_BF16) HALF_SHAPES(NAME_HALF_F16)};
 const uint32_t n_eight_half_entries = 2 * N_HALF;
+
+#define ONE(groups, chunks, stages) {groups, chunks, stages},
+#define NAME_ONE_E4M3_BF16(g, c, stages) "one_e4m3_bf16_" #g "x" #c "x" #stages,
+#define NAME_ONE_E4M3_F16(g, c, stages) "one_e4m3_f16_" #g "x" #c "x" #stages,
+#define NAME_ONE_S8_BF16(g, c, stages) "one_s8_bf16_" #g "x" #c "x" #stages,
+#define NAME_ONE_S8_F16(g, c, stages) "one_s8_f16_" #g "x" #c "x" #stages,
+
+static const struct one_shape {
+    uint32_t groups, chunks, stages;
+} one_shapes[] = {ONE_SHAPES(ONE)};
+
+#define N_ONE ((uint32_t)(sizeof one_shapes / sizeof *one_shapes))
+
+const char *const eight_one_entries[] = {ONE_SHAPES(NAME_ONE_E4M3_BF16) ONE_SHAPES(
+    NAME_ONE_E4M3_F16) ONE_SHAPES(NAME_ONE_S8_BF16) ONE_SHAPES(NAME_ONE_S8_F16)};
+const uint32_t n_eight_one_entries = 4 * N_ONE;
 
 #define MANY(rows, stages) {rows, stages},
 #define MANY_E4M3_BF16(rows, stages) "many_e4m3_bf16_" #rows "x" #stages,
@@ -166,6 +186,7 @@ static int32_t wgmma_check(const tn_op *op, const struct form *f, uint32_t matri
 struct plan {
     uint32_t tile, tokens;  /* rows of the matrices and tokens of a tile */
     uint32_t box;           /* rows of the matrices per copy */
+    uint32_t chunks;        /* per copy, of tensor_map_chunks; 0: tensor_map_bytes */
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster */
     uint32_t early;         /* of product_params */
     uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
@@ -282,7 +303,7 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
                       .box = is_gated(f) ? s->tile / 2 : s->tile,
                       .tiles = count_tiles(op, f, s->tile),
                       .splits = 1,
-                      .early = HALF_EARLY,
+                      .early = is_gated(f) ? GATED_EARLY : HALF_EARLY,
                       .runs = runs,
                       .image = IMAGE_EIGHT_HALF,
                       .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
@@ -294,6 +315,55 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
         p.splits *= 2;
     p.blocks = p.tiles * p.splits;
     return p;
+}
+
+/* Tiles of so many rows give nearly every multiprocessor one, and none two. */
+static bool fills_once(const tn_op *op, const struct form *f, uint32_t tile)
+{
+    uint32_t tiles = count_tiles(op, f, tile);
+
+    return tiles <= HOPPER_UNITS && tiles >= HOPPER_UNITS * 9 / 10;
+}
+
+/* The shape for a single row: one block for each multiprocessor with a long ring, or up to three with shorter ones. */
+static uint32_t choose_one(const tn_op *op, const struct form *f)
+{
+    if (is_gated(f))
+        return 3;
+    if (fills_once(op, f, 32))
+        return 1;
+    return count_tiles(op, f, 16) <= 2 * HOPPER_UNITS ? 0 : 2;
+}
+
+/* Whether eight_one.cu is for an op with one row. Beside e4m3, clusters are as fast where there are more tiles. */
+static bool takes_one(const tn_op *op, const struct form *f, uint32_t rows)
+{
+    uint64_t k = op->in[0]->width;
+
+    if (rows != 1 || k % EIGHT_K || k > ONE_WIDEST)
+        return false;
+    return is_e4m3(op, f) ? !is_gated(f) && fills_once(op, f, 32) : true;
+}
+
+static struct plan plan_one(const tn_op *op, const struct form *f)
+{
+    uint32_t shape = choose_one(op, f), k = (uint32_t)op->in[0]->width;
+    const struct one_shape *s = &one_shapes[shape];
+    uint32_t tile = 16 * s->groups, tiles = count_tiles(op, f, tile);
+
+    return (struct plan){.tile = tile,
+                         .box = is_gated(f) ? tile / 2 : tile,
+                         .chunks = s->chunks,
+                         .tiles = tiles,
+                         .splits = 1,
+                         .early = ONE_EARLY,
+                         .blocks = tiles,
+                         .runs = 1,
+                         .image = IMAGE_EIGHT_ONE,
+                         .entry = kind_of(op, f) * N_ONE + shape,
+                         .threads = SKINNY_THREADS,
+                         .shared_bytes =
+                             ONE_BYTES(s->groups, s->chunks, s->stages, k, !is_e4m3(op, f))};
 }
 
 /* Of variants that round rows; those of short rows are not for taking where others do without. */
@@ -365,8 +435,11 @@ static int32_t plan_parts(const struct hopper_device *d, const tn_launch *l, con
     for (uint32_t i = 0; i < f->matrices; i++) {
         const tn_op *m = linear_of(l->op, f, i);
         const tn_weight *w = m->weights[0];
-        int32_t rc = tensor_map_bytes(d, l->weights[weight], w->dims[0], w->dims[1], w->stride0,
-                                      plan->box, &q->p.weights[i], err);
+        int32_t rc = plan->chunks ? tensor_map_chunks(d, l->weights[weight], w->dims[0], w->dims[1],
+                                                      w->stride0, plan->box, plan->chunks,
+                                                      &q->p.weights[i], err)
+                                  : tensor_map_bytes(d, l->weights[weight], w->dims[0], w->dims[1],
+                                                     w->stride0, plan->box, &q->p.weights[i], err);
         if (rc)
             return rc;
         q->scale[i] = l->weights[weight + 1];
@@ -412,6 +485,25 @@ static int32_t launch_product(const struct hopper_device *d, const tn_launch *l,
                          q, err);
 }
 
+/* One row of an int8 product. */
+static int32_t one_launch(const struct hopper_device *d, const tn_launch *l, const struct form *f,
+                          tn_err *err)
+{
+    const tn_op *norm = f->norm ? l->op->members[0] : NULL;
+    struct plan plan = plan_one(l->op, f);
+    struct eight_params q = params_of(l, f, &plan);
+
+    q.p.row = l->in[0];
+    q.act_scale = (float)act_scale(linear_of(l->op, f, 0));
+    if (norm)
+        q.p.norm = (struct product_norm){.weight = l->weights[0],
+                                         .width = (uint32_t)l->op->in[0]->width,
+                                         .weight_dtype = norm->weights[0]->dtype,
+                                         .eps = (float)tn_op_real(norm, "eps", 0.0),
+                                         .offset = (float)tn_op_real(norm, "offset", 0.0)};
+    return launch_product(d, l, f, &plan, &q, err);
+}
+
 /* The quantized rows are in the workspace, and behind them their steps. */
 static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
                             tn_err *err)
@@ -425,6 +517,8 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
 
     if (rc || rows == 0)
         return rc;
+    if (!is_e4m3(l->op, f) && takes_one(l->op, f, rows))
+        return one_launch(d, l, f, err);
     q = params_of(l, f, &plan);
     q.step = (float *)(void *)((char *)l->workspace + rows * k);
     rc = quantize(d, l, f, (float *)(uintptr_t)q.step, err);
@@ -439,11 +533,14 @@ static int32_t half_product(const struct hopper_device *d, const tn_launch *l, c
 {
     uint32_t rows = l->batch->n_rows;
     uint64_t k = l->op->in[0]->width;
-    struct plan plan = plan_half(l->op, f, rows);
+    bool one = takes_one(l->op, f, rows);
+    struct plan plan = one ? plan_one(l->op, f) : plan_half(l->op, f, rows);
     struct eight_params q = params_of(l, f, &plan);
-    int32_t rc =
-        tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
+    int32_t rc = TN_OK;
 
+    q.p.row = x;
+    if (!one)
+        rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
     if (norm)
         plan.threads = hopper_note_norm(norm, plan.tiles * plan.splits, &q.p);
     return rc ? rc : launch_product(d, l, f, &plan, &q, err);

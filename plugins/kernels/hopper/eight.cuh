@@ -73,4 +73,36 @@ __device__ __forceinline__ float4 eight_finish(const eight_params &q, uint32_t p
     return product_output<T, FINISH>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));
 }
 
+// What kernels of these products have in common; T: of the outputs.
+template <typename T> struct eight_outputs {
+    using params = eight_params;
+    using column = eight_column;
+    using row = eight_row;
+    static constexpr bool logits = false;
+
+    static __device__ __forceinline__ const product_params &product(const params &q)
+    {
+        return q.p;
+    }
+
+    static __device__ __forceinline__ column load_column(const params &q, uint32_t part, uint32_t n)
+    {
+        return eight_load_column(q, part, n);
+    }
+
+    static __device__ __forceinline__ row load_row(const params &q, uint32_t part, uint32_t token,
+                                                   uint32_t n)
+    {
+        return eight_load_row<T>(q, part, token, n);
+    }
+
+    template <int FINISH>
+    static __device__ __forceinline__ float4 finish(const params &q, uint32_t part, uint32_t token,
+                                                    uint32_t n, float4 v, float4 u, const column &c,
+                                                    const row &r)
+    {
+        return eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
+    }
+};
+
 #endif

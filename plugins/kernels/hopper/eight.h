@@ -15,6 +15,7 @@ struct eight_params {
     const float *step;       /* [rows]: what the rows were divided by; NULL: nothing */
     const float *scale[PRODUCT_MAX_PARTS]; /* [n] */
     const float *bias[PRODUCT_MAX_PARTS];  /* [n] or NULL */
+    float act_scale; /* eight_one.cu, int8: what the row is divided by; 0: by its own */
 };
 
 /* Tiles of eight_many.cu: two blocks of a cluster take one each of tokens and share the rows of the matrix.
@@ -34,6 +35,18 @@ struct eight_params {
 #ifndef HALF_SHAPES
 #define HALF_SHAPES(X) X(64, 8, 7) X(64, 16, 5) X(64, 32, 5) X(128, 64, 3)
 #endif
+
+/* -- One row of 16 bits (eight_one.cu) ------------------------------------------------------------------ */
+
+/* X(groups of 16 rows of the matrix per tile, chunks of 128 bytes per stage, stages): the kernels, in the order of their entries.
+ * Gated ones have one chunk per stage. Beside int8, a norm comes first if params.norm has weights. */
+#ifndef ONE_SHAPES
+#define ONE_SHAPES(X) X(1, 4, 8) X(2, 2, 12) X(2, 2, 8) X(4, 1, 8)
+#endif
+#define ONE_ROOM 512 /* bytes between the ring and the row: barriers, and what threads meet with */
+/* Of shared memory. */
+#define ONE_BYTES(groups, chunks, stages, k, s8)                                                   \
+    ((stages) * (chunks) * (groups)*2048 + ONE_ROOM + (k) * ((s8) ? 3 : 2))
 
 /* -- Rows (quantize.cu) ------------------------------------------------------------------------------- */
 

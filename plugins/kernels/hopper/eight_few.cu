@@ -4,21 +4,14 @@
 #include "skinny.cuh"
 
 // E: of the operands; T: of the outputs.
-template <typename E, typename T> struct eight_operands {
-    using params = eight_params;
+template <typename E, typename T> struct eight_operands : eight_outputs<T> {
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
-    static constexpr bool logits = false;
     static constexpr bool norms = false;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {
         return bm * bn <= 128 * 64;
-    }
-
-    static __device__ __forceinline__ const product_params &product(const params &q)
-    {
-        return q.p;
     }
 
     template <int BM, int BN, int STAGES>
@@ -32,28 +25,6 @@ template <typename E, typename T> struct eight_operands {
     static __device__ __forceinline__ void multiply(sum (&d)[N / 2], uint64_t a, uint64_t b)
     {
         wgmma8<E, N>::run(d, a, b, 1);
-    }
-
-    using column = eight_column;
-    using row = eight_row;
-
-    static __device__ __forceinline__ column load_column(const params &q, uint32_t part, uint32_t n)
-    {
-        return eight_load_column(q, part, n);
-    }
-
-    static __device__ __forceinline__ row load_row(const params &q, uint32_t part, uint32_t token,
-                                                   uint32_t n)
-    {
-        return eight_load_row<T>(q, part, token, n);
-    }
-
-    template <int FINISH>
-    static __device__ __forceinline__ float4 finish(const params &q, uint32_t part, uint32_t token,
-                                                    uint32_t n, float4 v, float4 u, const column &c,
-                                                    const row &r)
-    {
-        return eight_finish<T, FINISH>(q, part, token, n, v, u, c, r);
     }
 };
 

@@ -25,6 +25,7 @@
     X(EIGHT_FEW, eight_few)                                                                        \
     X(EIGHT_MANY, eight_many)                                                                      \
     X(EIGHT_HALF, eight_half)                                                                      \
+    X(EIGHT_ONE, eight_one)                                                                        \
     X(QUANTIZE, quantize)                                                                          \
     X(INT4, int4)                                                                                  \
     X(DECODE, decode)                                                                              \
@@ -85,6 +86,11 @@ int32_t tensor_map_matrix(const struct hopper_device *d, uint32_t dtype, const v
 int32_t tensor_map_bytes(const struct hopper_device *d, const void *address, uint64_t rows,
                          uint64_t width, uint64_t stride, uint32_t box_rows, struct tensor_map *out,
                          tn_err *err);
+
+/* The same for rows whose width is a multiple of 128, as [chunk of 128 elements][row][128]: a box holds `chunks` of `box_rows`. */
+int32_t tensor_map_chunks(const struct hopper_device *d, const void *address, uint64_t rows,
+                          uint64_t width, uint64_t stride, uint32_t box_rows, uint32_t chunks,
+                          struct tensor_map *out, tn_err *err);
 
 /* A layer's cache in layout "hnd" as [page][2 (keys, values)][head_dim / 64][head and token][64]: a box holds `box_tokens`
  * keys and their values, in planes of 64 elements. */

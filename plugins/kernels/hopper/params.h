@@ -51,6 +51,7 @@ struct product_params {
         [PRODUCT_MAX_PARTS]; /* [n, k], box 64 x rows of a tile (wide or gated: half of them) */
     struct tensor_map x;     /* [rows, k], box 64 x tokens of a tile */
     struct product_part parts[PRODUCT_MAX_PARTS];
+    const void *row;      /* one.cuh, in place of x: [k] */
     const void *residual; /* [rows, n] */
     uint32_t n_parts, rows, k_blocks, finish;
     uint32_t early; /* skinny: stages before its last loads at which the next kernel may start */

@@ -99,6 +99,16 @@ __device__ __forceinline__ void copy_2d(uint32_t to, const void *map, int32_t x,
                  : "memory");
 }
 
+// Bytes as they lie: a multiple of 16, and from and to one.
+__device__ __forceinline__ void copy_bytes(uint32_t to, const void *from, uint32_t bytes,
+                                           uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
 // To the same place in all blocks of the cluster that `blocks` has bits for, and to their barriers.
 __device__ __forceinline__ void copy_2d_to(uint32_t to, const void *map, int32_t x, int32_t y,
                                            uint32_t barrier, uint64_t policy, uint16_t blocks)

@@ -1,52 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of activations to int8 or e4m3, exactly as tenon/ops.h defines it, alone or behind rms_norm. One block per row.
-#include <cuda_fp8.h>
-
-#include "../common/cuda_e4m3.cuh"
 #include "eight.h"
-#include "rows.cuh"
-
-#define LARGEST_FLOAT 3.402823466e38f
-
-struct e4m3 {
-    // What a row is divided by, by its largest number.
-    static __device__ __forceinline__ float step(float largest)
-    {
-        return e4m3_step(largest);
-    }
-    // Two numbers, the first in the low byte.
-    static __device__ __forceinline__ uint32_t pack(float a, float b)
-    {
-        return __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
-    }
-};
-
-struct s8 {
-    static __device__ __forceinline__ float step(float largest)
-    {
-        return largest / 127.0f;
-    }
-    static __device__ __forceinline__ uint32_t one(float x)
-    {
-        return static_cast<uint8_t>(static_cast<int8_t>(fmaxf(-127.0f, fminf(127.0f, rintf(x)))));
-    }
-    static __device__ __forceinline__ uint32_t pack(float a, float b)
-    {
-        return one(a) | one(b) << 8;
-    }
-};
-
-template <typename T> __device__ __forceinline__ void unpack8(const uint4 &raw, float (&x)[8])
-{
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const float2 f = element<T>::unpack(words[j]);
-        x[2 * j] = f.x;
-        x[2 * j + 1] = f.y;
-    }
-}
+#include "quantize.cuh"
 
 // Weights of the norm.
 template <int CHUNKS> struct quantize_weights {
@@ -105,8 +60,7 @@ __device__ __forceinline__ void quantize_norm(const quantize_params &p,
                 w[j] = weights.w[c][j];
             x[j] *= norm * (p.offset + w[j]);
         }
-        raw[c] = make_uint4(element<T>::pack(x[0], x[1]), element<T>::pack(x[2], x[3]),
-                            element<T>::pack(x[4], x[5]), element<T>::pack(x[6], x[7]));
+        raw[c] = pack8<T>(x);
     }
 }
 
@@ -122,7 +76,7 @@ __device__ __forceinline__ float quantize_largest(const uint4 (&raw)[CHUNKS])
         unpack8<T>(raw[c], x);
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            largest = fmaxf(largest, fabsf(x[j]) <= LARGEST_FLOAT ? fabsf(x[j]) : INFINITY);
+            largest = rounding_largest(largest, x[j]);
     }
     return block_max<THREADS>(largest);
 }
@@ -148,18 +102,12 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     if (p.weight)
         quantize_norm<T, THREADS, CHUNKS>(p, weights, raw);
     const float largest = quantize_largest<T, THREADS, CHUNKS>(raw);
-    float step = p.scale > 0.0f ? p.scale : E::step(largest);
-    step = largest == INFINITY ? NAN : step;
+    const rounding r = rounding_of<E>(p.scale, largest);
     if (threadIdx.x == 0)
-        p.step[blockIdx.x] = step;
-    // Dividing by the row's step as IEEE 754 says, in three instructions: with the rounded reciprocal, one correction of
-    // the product gives the rounded quotient (Markstein 1990), far from overflow and underflow.
-    const float inverse = step > 0.0f ? __frcp_rn(step) : 0.0f;
-    const float far = step > 1e-18f && step < 1e18f ? 1e9f : -1.0f;
+        p.step[blockIdx.x] = r.step;
 #pragma unroll 1
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * THREADS + threadIdx.x) * 8;
-        uint32_t pairs[4];
         float x[8];
         if (i >= p.width)
             break;
@@ -167,19 +115,8 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
 #pragma unroll
         for (int j = 1; j < CHUNKS; j++) // registers have no index
             raw[j - 1] = raw[j];
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const float quotient = x[j] * inverse;
-            if (fabsf(quotient) < far)
-                x[j] = __fmaf_rn(__fmaf_rn(-quotient, step, x[j]), inverse, quotient);
-            else
-                x[j] = step > 0.0f ? x[j] / step : 0.0f;
-        }
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            pairs[j] = E::pack(x[2 * j], x[2 * j + 1]);
         *reinterpret_cast<uint2 *>(static_cast<unsigned char *>(p.q) + row + i) =
-            make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
+            rounding_apply<E>(r, x);
     }
 }
 
@@ -187,7 +124,7 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     extern "C" __global__ void __launch_bounds__(THREADS)                                          \
         quantize_##E##_##name##_##THREADS##x##CHUNKS(const __grid_constant__ quantize_params p)    \
     {                                                                                              \
-        quantize<E, T, THREADS, CHUNKS>(p);                                                        \
+        quantize<to_##E, T, THREADS, CHUNKS>(p);                                                   \
     }
 
 #define E4M3_BF16(THREADS, CHUNKS) QUANTIZE(e4m3, bf16, __nv_bfloat16, THREADS, CHUNKS)

@@ -48,6 +48,16 @@ int32_t tensor_map_bytes(const struct hopper_device *d, const void *address, uin
     return encode(d, TN_DT_U8, 2, address, dims, strides, box, SWIZZLE_128, out, err);
 }
 
+int32_t tensor_map_chunks(const struct hopper_device *d, const void *address, uint64_t rows,
+                          uint64_t width, uint64_t stride, uint32_t box_rows, uint32_t chunks,
+                          struct tensor_map *out, tn_err *err)
+{
+    uint64_t dims[3] = {128, rows, width / 128}, strides[2] = {stride, 128};
+    uint32_t box[3] = {128, box_rows, chunks};
+
+    return encode(d, TN_DT_U8, 3, address, dims, strides, box, SWIZZLE_128, out, err);
+}
+
 int32_t tensor_map_cache(const struct hopper_device *d, const tn_kv_layer *kv, uint32_t box_tokens,
                          struct tensor_map *out, tn_err *err)
 {
