@@ -20,6 +20,7 @@
 
 #define THREADS SAMPLE_THREADS
 #define WARPS (THREADS / 32)
+#define SHARES SAMPLE_SHARES
 #define CANDIDATES 2048
 #define BINS 1024    /* of the histogram, two per thread */
 #define BIN_SCALE 32 /* bins per unit of the scaled logit, downwards from the largest */
@@ -27,6 +28,7 @@
 #define AHEAD 4      /* loads of 16 bytes that a thread has under way */
 
 static_assert(BINS == 2 * THREADS && DIGITS == 4 * THREADS, "threads share them out");
+static_assert(SHARES * WARPS == 4 * 32, "a lane takes four parts");
 
 /* What the tokens of each digit amount to, in halves: shared memory adds 32 bits at a time. */
 struct amounts {
@@ -36,6 +38,7 @@ struct amounts {
 struct shared_space {
     double sums[32];
     unsigned long long keys[32];
+    double parts[SHARES * WARPS]; /* of the sum for a log-probability; in a cluster its own WARPS */
     float maxima[32];
     int32_t chosen;
     uint32_t n_candidates;
@@ -70,7 +73,12 @@ __device__ __forceinline__ unsigned long long rank_key(float value, uint64_t id)
     return (unsigned long long)ordered(value) << 32 | (0xffffffffu - (uint32_t)id);
 }
 
-template <typename F> __device__ __forceinline__ void each4(uint64_t i, float4 v, F f)
+template <typename F> __device__ __forceinline__ void each_of(uint64_t i, float v, F f)
+{
+    f(i, v);
+}
+
+template <typename F> __device__ __forceinline__ void each_of(uint64_t i, float4 v, F f)
 {
     f(4 * i, v.x);
     f(4 * i + 1, v.y);
@@ -78,10 +86,16 @@ template <typename F> __device__ __forceinline__ void each4(uint64_t i, float4 v
     f(4 * i + 3, v.w);
 }
 
+/* Whether a row is made of four logits at a time. */
+__device__ __forceinline__ bool in_fours(const float *x, uint64_t n)
+{
+    return ((uintptr_t)x & 15) == 0 && n % 4 == 0;
+}
+
 /* f(id, x[id]) for all ids, in ascending order within a thread. */
 template <typename F> __device__ __forceinline__ void each(const float *x, uint64_t n, F f)
 {
-    if (((uintptr_t)x & 15) == 0 && n % 4 == 0) {
+    if (in_fours(x, n)) {
         const float4 *at = (const float4 *)x;
         for (uint64_t i = threadIdx.x; i < n / 4; i += AHEAD * THREADS) {
             float4 v[AHEAD];
@@ -91,12 +105,52 @@ template <typename F> __device__ __forceinline__ void each(const float *x, uint6
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
                 if (i + k * THREADS < n / 4)
-                    each4(i + k * THREADS, v[k], f);
+                    each_of(i + k * THREADS, v[k], f);
         }
         return;
     }
     for (uint64_t i = threadIdx.x; i < n; i += THREADS)
         f(i, x[i]);
+}
+
+/*
+ * A row is cut into SHARES shares, of which each has every SHARES-th run of THREADS pieces; a piece is one logit or four. A thread
+ * takes one of each run, so that a block for each share and one for all meet a share's logits in the same threads and in the same
+ * order. At a time it has ROUNDS pieces of each of N shares: from its first, `i`, the k-th lies here.
+ */
+template <int N> __device__ __forceinline__ uint64_t piece_of(uint64_t i, int k)
+{
+    return i + (uint64_t)(k / N * SHARES + k % N) * THREADS;
+}
+
+template <int N, int ROUNDS, typename T>
+__device__ __forceinline__ void load_pieces(const T *at, uint64_t n, uint64_t i, T (&v)[ROUNDS * N])
+{
+#pragma unroll
+    for (int k = 0; k < ROUNDS * N; k++)
+        v[k] = at[piece_of<N>(i, k) < n ? piece_of<N>(i, k) : 0];
+}
+
+/* f(share of the N, id, x[id]) for those that load_pieces() got and that there are. */
+template <int N, int ROUNDS, typename T, typename F>
+__device__ __forceinline__ void each_of_pieces(const T (&v)[ROUNDS * N], uint64_t n, uint64_t i,
+                                               F f)
+{
+#pragma unroll
+    for (int k = 0; k < ROUNDS * N; k++)
+        if (piece_of<N>(i, k) < n)
+            each_of(piece_of<N>(i, k), v[k], [&](uint64_t id, float x) { f(k % N, id, x); });
+}
+
+/* The same for all pieces from i on. */
+template <int N, int ROUNDS, typename T, typename F>
+__device__ __forceinline__ void each_from(const T *at, uint64_t n, uint64_t i, F f)
+{
+    for (; i < n; i += ROUNDS * SHARES * THREADS) {
+        T v[ROUNDS * N];
+        load_pieces<N, ROUNDS>(at, n, i, v);
+        each_of_pieces<N, ROUNDS>(v, n, i, f);
+    }
 }
 
 /* -- Steps 5 to 7 ------------------------------------------------------------------------------------------- */
