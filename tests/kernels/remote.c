@@ -133,7 +133,8 @@ static void download_batch(struct remote *r, const tn_batch *b, const tn_batch_a
 
     copy(r, (void *)a->tokens, dev->tokens, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
     copy(r, a->sampled, dev->sampled, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
-    copy(r, a->logprob, dev->logprob, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
+    if (a->logprob)
+        copy(r, a->logprob, dev->logprob, b->n_rows * 4, TN_COPY_DEVICE_TO_HOST);
 }
 
 /* Packed weights on the device, or NULL. */

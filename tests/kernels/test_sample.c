@@ -84,10 +84,13 @@ static const int32_t *answer(struct question *q, const struct subject *s)
 
     run_variant(&k, s->plug, s->v, q->op, q->b, &q->e);
     ck_assert(memcmp(a->sampled, q->e.data[q->op->out[0]->id], q->n * sizeof(int32_t)) == 0);
-    for (uint32_t i = 0; i < q->n; i++) {
+    for (uint32_t i = 0; a->logprob && i < q->n; i++) {
         double sum = 0.0;
-        if (a->sampled[i] < 0)
+        if (a->sampled[i] < 0) {
+            expect(isnan(a->logprob[i]), "%s: logprob %g of no token", s->v->name,
+                   (double)a->logprob[i]);
             continue;
+        }
         for (uint64_t j = 0; j < q->vocab; j++)
             sum += exp((double)q->x[i * q->vocab + j]);
         double want = (double)q->x[i * q->vocab + (uint64_t)a->sampled[i]] - log(sum);
@@ -426,6 +429,119 @@ START_TEST(the_largest_of_a_large_vocabulary_is_found_wherever_it_is)
 }
 END_TEST
 
+/* Rows that have little to do with each other: greedy, drawn, adjusted, with NaN. */
+#define MIXED 8
+
+struct mixed {
+    uint64_t vocab;
+    float *x; /* [MIXED, vocab] */
+    tn_sample_row row[MIXED];
+    int32_t *history, *bias_ids;
+    float *bias;
+};
+
+static void mix(struct mixed *m, uint64_t vocab)
+{
+    const tn_sample_row plain = {.top_p = 1.0f, .repetition_penalty = 1.0f};
+
+    *m = (struct mixed){.vocab = vocab,
+                        .x = kit_alloc(&k, MIXED * vocab * sizeof(float)),
+                        .history = kit_alloc(&k, 100 * sizeof(int32_t)),
+                        .bias_ids = kit_alloc(&k, 100 * sizeof(int32_t)),
+                        .bias = kit_alloc(&k, 100 * sizeof(float))};
+    for (uint64_t i = 0; i < MIXED * vocab; i++)
+        m->x[i] = random_float(&k.random, -8.0f, 8.0f);
+    for (int i = 0; i < 100; i++) {
+        m->history[i] = (int32_t)random_below(&k.random, (uint32_t)vocab);
+        m->bias_ids[i] = (int32_t)random_below(&k.random, (uint32_t)vocab);
+        m->bias[i] = random_float(&k.random, -3.0f, 12.0f);
+    }
+    for (uint32_t t = 0; t < MIXED; t++)
+        m->row[t] = plain;
+    for (uint64_t i = 0; i < vocab; i++) { /* 1: ties from one end to the other; 2: nothing else */
+        m->x[vocab + i] = roundf(m->x[vocab + i]);
+        m->x[2 * vocab + i] = 1.5f;
+    }
+    m->row[3].temperature = 0.8f;
+    m->row[3].top_p = 0.9f;
+    m->row[4].temperature = 1.1f;
+    m->row[4].top_k = 30;
+    m->row[4].n_bias = m->row[5].n_bias = 100;
+    m->row[4].history_len = m->row[6].history_len = 100;
+    m->row[4].frequency_penalty = m->row[6].frequency_penalty = 2.0f;
+    m->x[7 * vocab + vocab / 2] = NAN;
+}
+
+/* Asks for `n` of the rows, from `first` on and round again. */
+static const int32_t *answer_mixed(const struct mixed *m, const struct subject *s, uint32_t first,
+                                   uint32_t n, bool logprob, struct question *q)
+{
+    tn_batch_arrays *a;
+
+    ask(q, n, m->vocab, 0.0f);
+    a = (tn_batch_arrays *)q->b->host;
+    a->history = m->history;
+    a->bias_ids = m->bias_ids;
+    a->bias_values = m->bias;
+    if (!logprob)
+        a->logprob = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t t = (first + i) % MIXED;
+        memcpy(q->x + i * m->vocab, m->x + t * m->vocab, m->vocab * sizeof *m->x);
+        q->row[i] = m->row[t];
+    }
+    return answer(q, s);
+}
+
+/* How many rows there are decides how many blocks have a part of each, but nothing that comes out. */
+START_TEST(a_row_gets_the_same_bits_alone_and_among_others)
+{
+    static const uint32_t counts[] = {3, 16, 17, 40};
+    struct mixed m;
+    struct question q;
+    int32_t want[MIXED], id[MIXED];
+    float logprob[MIXED];
+
+    mix(&m, (HARNESS_SLOW ? 3000 : 32003) + (uint64_t)_i);
+    memcpy(want, answer_mixed(&m, &subjects[0], 0, MIXED, true, &q), sizeof want);
+    for (uint32_t i = 0; i < n_subjects; i++) {
+        for (uint32_t t = 0; t < MIXED; t++) {
+            id[t] = answer_mixed(&m, &subjects[i], t, 1, true, &q)[0];
+            logprob[t] = q.b->host->logprob[0];
+            expect(id[t] == want[t], "%s: row %u gives %d, not %d", subjects[i].v->name, t, id[t],
+                   want[t]);
+        }
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+            const int32_t *got = answer_mixed(&m, &subjects[i], 0, counts[c], true, &q);
+            for (uint32_t t = 0; t < counts[c]; t++)
+                expect(got[t] == id[t % MIXED] &&
+                           memcmp(&q.b->host->logprob[t], &logprob[t % MIXED], sizeof(float)) == 0,
+                       "%s: row %u of %u gives %d and %.9g, alone %d and %.9g", subjects[i].v->name,
+                       t, counts[c], got[t], (double)q.b->host->logprob[t], id[t % MIXED],
+                       (double)logprob[t % MIXED]);
+        }
+    }
+}
+END_TEST
+
+START_TEST(tokens_are_chosen_where_no_logprob_is_wanted)
+{
+    static const uint32_t counts[] = {1, MIXED, 2 * MIXED + 1};
+    struct mixed m;
+    struct question q;
+    int32_t want[2 * MIXED + 1];
+
+    mix(&m, (HARNESS_SLOW ? 3000 : 32003) + (uint64_t)_i);
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+        memcpy(want, answer_mixed(&m, &subjects[0], 3, counts[c], true, &q), counts[c] * 4);
+        for (uint32_t i = 0; i < n_subjects; i++) {
+            const int32_t *got = answer_mixed(&m, &subjects[i], 3, counts[c], false, &q);
+            ck_assert(memcmp(got, want, counts[c] * sizeof *want) == 0);
+        }
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kernels_sample");
@@ -442,6 +558,8 @@ int main(void)
     tcase_add_test(c, all_variants_choose_what_the_reference_chooses);
     tcase_add_loop_test(c, large_vocabularies_are_cut_where_the_reference_cuts, 0, 2);
     tcase_add_loop_test(c, the_largest_of_a_large_vocabulary_is_found_wherever_it_is, 0, 2);
+    tcase_add_loop_test(c, a_row_gets_the_same_bits_alone_and_among_others, 0, 2);
+    tcase_add_loop_test(c, tokens_are_chosen_where_no_logprob_is_wanted, 0, 2);
     suite_add_tcase(s, c);
     return run_suite(s);
 }

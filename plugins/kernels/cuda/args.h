@@ -286,6 +286,7 @@ struct moe_args {
 };
 
 #define SAMPLE_THREADS 512
+#define SAMPLE_SHARES 8 /* of a row: blocks of a cluster */
 
 struct sample_args {
     const float *x;     /* [L, vocab] */

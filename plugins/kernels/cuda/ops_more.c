@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The portable set's attention, mixture of experts, and sampling. Threads: set.h. */
 #include "../common/experts.h"
+#include "device.h"
 #include "set.h"
 
 /* -- Attention ---------------------------------------------------------------------------------------------- */
@@ -266,6 +267,15 @@ static uint32_t sample_parts(const tn_op *op, uint32_t rows)
     return parts < 2 ? 1 : (uint32_t)parts;
 }
 
+/* Rows of which each has a cluster of blocks: as many as a large device holds at a time, since a block takes most of a
+ * multiprocessor's registers. */
+#define SAMPLE_SHARED_ROWS 16
+
+static int sample_is_shared(const struct set_device *d, const tn_op *op, uint32_t rows)
+{
+    return d->device->major >= 9 && rows <= SAMPLE_SHARED_ROWS && sample_blocks(op, rows) == rows;
+}
+
 int32_t sample_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                          uint32_t max_context, uint64_t *bytes, tn_err *err)
 {
@@ -298,9 +308,15 @@ int32_t sample_launch(void *instance, const tn_launch *l, tn_err *err)
         .x = parts, .y = rows, .threads = SAMPLE_THREADS, .flags = TN_LAUNCH_OVERLAP};
     struct cuda_grid rest = {
         .x = sample_blocks(l->op, rows), .threads = SAMPLE_THREADS, .flags = TN_LAUNCH_OVERLAP};
+    struct cuda_grid shared = {.x = rows * SAMPLE_SHARES,
+                               .threads = SAMPLE_THREADS,
+                               .cluster = SAMPLE_SHARES,
+                               .flags = TN_LAUNCH_OVERLAP};
     const struct set_device *d = set_device_of(instance, l->device);
     int32_t rc = TN_OK;
 
+    if (sample_is_shared(d, l->op, rows))
+        return set_launch(d, l, IMAGE_sample, ENTRY_sample_shared, shared, &a, err);
     if (a.best)
         rc = set_launch(d, l, IMAGE_sample, ENTRY_sample_best, best, &a, err);
     return rc ? rc : set_launch(d, l, IMAGE_sample, ENTRY_sample, rest, &a, err);

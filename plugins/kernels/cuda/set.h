@@ -51,7 +51,7 @@
     F(moe_down_bf16)                                                                               \
     F(route)                                                                                       \
     F(moe_up_i8) F(moe_up_f8) F(moe_up_i4) F(moe_down_i8) F(moe_down_f8) F(moe_down_i4)
-#define SAMPLE_ENTRIES(X, F) X(sample) X(sample_best)
+#define SAMPLE_ENTRIES(X, F) X(sample) X(sample_best) X(sample_shared)
 
 /* X(image, its entries) */
 #define IMAGES(X)                                                                                  \
