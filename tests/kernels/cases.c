@@ -92,11 +92,13 @@ void case_compare(struct kit *k, const struct subject *s, const tn_op *op, const
 /* -- Matrix products ------------------------------------------------------------------------------- */
 
 /* Static scales that clip some elements, or those of the rows. */
-static double act_scale_for(uint32_t matrix, uint32_t rows)
+static double act_scale_for(uint32_t matrix, uint32_t rows, uint64_t k_width)
 {
+    bool is_static = rows % 3 == 0 || k_width % 640 == 0;
+
     if (matrix == TN_DT_F8E4M3)
-        return rows % 3 == 0 ? 0.005 : 0.0;
-    return matrix == TN_DT_I8 && rows % 3 == 0 ? 0.02 : 0.0;
+        return is_static ? 0.005 : 0.0;
+    return matrix == TN_DT_I8 && is_static ? 0.02 : 0.0;
 }
 
 /* The largest group of int4 weights that kernels like, or all inputs as one. */
@@ -145,7 +147,7 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     x.gap = rows % 3 * (s->v->gpus ? 16 : 12);
     x.softcap = rows % 2 ? 3.0 : 0.0;
     x.scale = is(s->v->op, TN_OP_LOGITS) ? 0.7 : 0.0;
-    x.act_scale = act_scale_for(matrix, rows);
+    x.act_scale = act_scale_for(matrix, rows, k_width);
     x.quant_group = s->v->gpus && rows % 4 == 0 ? k_width : group_for(k_width);
     x.zero = rows % 2;
     if (strstr(s->v->op, "qkv")) { /* three different widths, aligned if n is */
@@ -180,6 +182,11 @@ static void aligned_product_cases(const struct subject *s)
         if (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)) /* groups of 128, 32 and 64, or one */
             product_case(s, rows[i], 256 + 32 * (rows[i] % 3), 95 + 64 * (rows[i] % 2), i % 2);
     }
+    /* One row: a tile for each multiprocessor or three, whose last stage is half one. */
+    if (s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3))) {
+        product_case(s, 1, 384, 4096, true);
+        product_case(s, 1, 640, 12288, false);
+    }
     product_case(s, 300, 272, 160, true); /* more than kernels for few rows take in two runs */
     if (HARNESS_SLOW)
         return;
@@ -188,6 +195,9 @@ static void aligned_product_cases(const struct subject *s)
     product_case(s, 64, 1032, 7712, false);
     product_case(s, 256, 1160, 2240, false);
     product_case(s, 1, 4096, 1056, false);
+    product_case(s, 1, 640, 4480, false);
+    if (s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3)))
+        product_case(s, 1, 8320, 4096, true);
     product_case(s, 4, 2048, 544, true);
     product_case(s, 16, 4096, 288, false);
     product_case(s, 48, 1032, 160, true);
@@ -211,6 +221,8 @@ static void pair_cases(const struct subject *s)
         product_case(s, rows[i], 8192, 256, i % 2 == 0);
     }
     product_case(s, 1, 4096, 4096, false);
+    product_case(s, 1, 8320, 4096, true); /* one.cuh in front, */
+    product_case(s, 1, 512, 6272, false); /* and behind */
     product_case(s, 4, 1024, 4224, true);
 }
 

@@ -254,7 +254,8 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
  * blocks of the next kernel, which begin to load while these end. Measured as the shapes of products.c were. */
 static uint32_t choose_splits(const tn_launch *l, uint32_t items)
 {
-    uint32_t splits = items <= 16 ? 8 : items <= 32 ? 4 : items <= 128 ? 2 : 1;
+    uint32_t most = cells_of(l) ? 32 : 16; /* of a cache of 8 bits blocks need less room */
+    uint32_t splits = items <= most ? 8 : items <= 32 ? 4 : items <= 128 ? 2 : 1;
     uint32_t tiles = cuda_div_up(l->batch->max_context, DECODE_TILE);
 
     while (splits > 1 && splits > tiles)
@@ -262,15 +263,17 @@ static uint32_t choose_splits(const tn_launch *l, uint32_t items)
     return splits;
 }
 
-/* The kernel for heads of `dim` in so many blocks: for more than run at once, the one with the shorter ring if there is one. */
+/* The kernel for heads of `dim` in so many blocks: the one with the shorter ring, if there is one, for more than run at once, and for
+ * those that share an item in eights, which have little to read, so that blocks of the next kernel have room beside them. */
 static uint32_t choose_decode(const struct decode_shape *shapes, uint32_t n, uint32_t dim,
-                              uint32_t blocks)
+                              uint32_t blocks, uint32_t splits)
 {
     uint32_t shape = 0;
 
     while (shapes[shape].dim != dim)
         shape++;
-    if (blocks > 2 * HOPPER_UNITS && shape + 1 < n && shapes[shape + 1].dim == dim)
+    if (blocks > (splits == 8 ? 1 : 2) * HOPPER_UNITS && shape + 1 < n &&
+        shapes[shape + 1].dim == dim)
         shape++;
     return shape;
 }
@@ -294,7 +297,7 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         return rc;
     if (p->k)
         p->shaping = shaping_of(l, splits);
-    shape = choose_decode(shapes, n_shapes, dim, items * splits);
+    shape = choose_decode(shapes, n_shapes, dim, items * splits, splits);
     kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
     shared =

@@ -12,10 +12,12 @@
 
 #include "hopper.h"
 
-#define HALF_EARLY 7   /* as `early` of a skinny_plan, of eight_half.cu */
-#define GATED_EARLY 10 /* the same of gated products, whose blocks have more to read */
-#define ONE_EARLY 4    /* of eight_one.cu */
-#define ONE_WIDEST QUANTIZE_WIDEST
+#define HALF_EARLY 7 /* as `early` of a skinny_plan, of eight_half.cu */
+#define ONE_GATED_EARLY                                                                            \
+    10               /* the same of gated products of one row, whose blocks have more to read */
+#define ONE_EARLY 16 /* of eight_one.cu */
+#define ONE_LONG_EARLY 8
+#define ONE_LONG_ROW 8192 /* elements from which eight_one.cu is for e4m3 */
 
 #define MAX_FEW                                                                                    \
     SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
@@ -60,13 +62,16 @@ const uint32_t n_eight_half_entries = 2 * N_HALF;
 
 static const struct one_shape {
     uint32_t groups, chunks, stages;
-} one_shapes[] = {ONE_SHAPES(ONE)};
+} one_e4m3_shapes[] = {ONE_E4M3_SHAPES(ONE)}, one_s8_shapes[] = {ONE_S8_SHAPES(ONE)};
 
-#define N_ONE ((uint32_t)(sizeof one_shapes / sizeof *one_shapes))
+enum { ONE_LONG_RING, ONE_SHORT_RING }; /* which of them */
 
-const char *const eight_one_entries[] = {ONE_SHAPES(NAME_ONE_E4M3_BF16) ONE_SHAPES(
-    NAME_ONE_E4M3_F16) ONE_SHAPES(NAME_ONE_S8_BF16) ONE_SHAPES(NAME_ONE_S8_F16)};
-const uint32_t n_eight_one_entries = 4 * N_ONE;
+#define N_ONE_E4M3 ((uint32_t)(sizeof one_e4m3_shapes / sizeof *one_e4m3_shapes))
+#define N_ONE_S8 ((uint32_t)(sizeof one_s8_shapes / sizeof *one_s8_shapes))
+
+const char *const eight_one_entries[] = {ONE_E4M3_SHAPES(NAME_ONE_E4M3_BF16) ONE_E4M3_SHAPES(
+    NAME_ONE_E4M3_F16) ONE_S8_SHAPES(NAME_ONE_S8_BF16) ONE_S8_SHAPES(NAME_ONE_S8_F16)};
+const uint32_t n_eight_one_entries = 2 * (N_ONE_E4M3 + N_ONE_S8);
 
 #define MANY(rows, stages) {rows, stages},
 #define MANY_E4M3_BF16(rows, stages) "many_e4m3_bf16_" #rows "x" #stages,
@@ -226,10 +231,15 @@ static uint32_t kind_of(const tn_op *op, const struct form *f)
 
 static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows)
 {
+    uint32_t narrow = count_tiles(op, f, 64), k_blocks = cuda_div_up(op->in[0]->width, EIGHT_K);
     struct skinny_plan s =
-        skinny_plan(count_tiles(op, f, 64), count_tiles(op, f, 128), weight_bytes(op, f),
-                    cuda_div_up(op->in[0]->width, EIGHT_K), rows);
+        skinny_plan(narrow, count_tiles(op, f, 128), weight_bytes(op, f), k_blocks, rows);
 
+    if (rows == 1) /* the last blocks of products that add end soon, all at once */
+        s = skinny_plan_one(narrow, k_blocks,
+                            is_gated(f)                ? ONE_GATED_EARLY
+                            : f->finish == PRODUCT_ADD ? 0
+                                                       : HALF_EARLY);
     return (struct plan){.tile = s.tile,
                          .tokens = s.tokens,
                          .box = is_gated(f) ? s.tile / 2 : s.tile,
@@ -303,67 +313,69 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
                       .box = is_gated(f) ? s->tile / 2 : s->tile,
                       .tiles = count_tiles(op, f, s->tile),
                       .splits = 1,
-                      .early = is_gated(f) ? GATED_EARLY : HALF_EARLY,
+                      .early = is_gated(f) && rows == 1 ? ONE_GATED_EARLY : HALF_EARLY,
                       .runs = runs,
                       .image = IMAGE_EIGHT_HALF,
                       .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
                       .threads = SKINNY_THREADS,
                       .shared_bytes =
                           s->stages * ((s->tile + 2 * s->tokens) * 128 + 16) + s->tokens * 4};
-    while (p.splits < 8 && p.tiles * runs * p.splits < 2 * HOPPER_UNITS * 9 / 10 &&
-           k_blocks >= p.splits * 8)
-        p.splits *= 2;
+    p.splits = hopper_splits(p.tiles * runs, 2 * HOPPER_UNITS, k_blocks);
     p.blocks = p.tiles * p.splits;
     return p;
 }
 
-/* Tiles of so many rows give nearly every multiprocessor one, and none two. */
-static bool fills_once(const tn_op *op, const struct form *f, uint32_t tile)
+/* -- One row: eight_one.cu --------------------------------------------------------------------------- */
+
+/* Tiles of 32 rows give nearly every multiprocessor one, and none two. */
+static bool fills_once(const tn_op *op, const struct form *f)
 {
-    uint32_t tiles = count_tiles(op, f, tile);
+    uint32_t tiles = count_tiles(op, f, 32);
 
     return tiles <= HOPPER_UNITS && tiles >= HOPPER_UNITS * 9 / 10;
 }
 
-/* The shape for a single row: one block for each multiprocessor with a long ring, or up to three with shorter ones. */
-static uint32_t choose_one(const tn_op *op, const struct form *f)
+/* They give nearly every multiprocessor three, for which there is room. */
+static bool fills_thrice(const tn_op *op, const struct form *f)
 {
-    if (is_gated(f))
-        return 3;
-    if (fills_once(op, f, 32))
-        return 1;
-    return count_tiles(op, f, 16) <= 2 * HOPPER_UNITS ? 0 : 2;
+    uint32_t tiles = count_tiles(op, f, 32);
+
+    return tiles <= 3 * HOPPER_UNITS && tiles >= 3 * HOPPER_UNITS * 9 / 10;
 }
 
-/* Whether eight_one.cu is for an op with one row. Beside e4m3, clusters are as fast where there are more tiles. */
+/* By whole steps on an H200: with other numbers of tiles, with short rows, and for gated products, clusters that share K are as fast or
+ * faster. Blocks that round rows must not be three on a multiprocessor. */
 static bool takes_one(const tn_op *op, const struct form *f, uint32_t rows)
 {
     uint64_t k = op->in[0]->width;
 
-    if (rows != 1 || k % EIGHT_K || k > ONE_WIDEST)
+    if (rows != 1 || is_gated(f) || k % EIGHT_K || k > QUANTIZE_WIDEST)
         return false;
-    return is_e4m3(op, f) ? !is_gated(f) && fills_once(op, f, 32) : true;
+    if (fills_once(op, f))
+        return k >= ONE_LONG_ROW;
+    return is_e4m3(op, f) && fills_thrice(op, f);
 }
 
 static struct plan plan_one(const tn_op *op, const struct form *f)
 {
-    uint32_t shape = choose_one(op, f), k = (uint32_t)op->in[0]->width;
-    const struct one_shape *s = &one_shapes[shape];
+    uint32_t shape = fills_once(op, f) ? ONE_LONG_RING : ONE_SHORT_RING;
+    uint32_t k = (uint32_t)op->in[0]->width, e4m3 = is_e4m3(op, f);
+    const struct one_shape *s = e4m3 ? &one_e4m3_shapes[shape] : &one_s8_shapes[shape];
     uint32_t tile = 16 * s->groups, tiles = count_tiles(op, f, tile);
+    uint32_t entry = hopper_type(op->in[0]) * (e4m3 ? N_ONE_E4M3 : N_ONE_S8) + shape;
 
     return (struct plan){.tile = tile,
-                         .box = is_gated(f) ? tile / 2 : tile,
+                         .box = tile,
                          .chunks = s->chunks,
                          .tiles = tiles,
                          .splits = 1,
-                         .early = ONE_EARLY,
+                         .early = shape == ONE_LONG_RING ? ONE_LONG_EARLY : ONE_EARLY,
                          .blocks = tiles,
                          .runs = 1,
                          .image = IMAGE_EIGHT_ONE,
-                         .entry = kind_of(op, f) * N_ONE + shape,
+                         .entry = e4m3 ? entry : 2 * N_ONE_E4M3 + entry,
                          .threads = SKINNY_THREADS,
-                         .shared_bytes =
-                             ONE_BYTES(s->groups, s->chunks, s->stages, k, !is_e4m3(op, f))};
+                         .shared_bytes = ONE_BYTES(s->groups, s->chunks, s->stages, k, !e4m3)};
 }
 
 /* Of variants that round rows; those of short rows are not for taking where others do without. */
@@ -485,22 +497,15 @@ static int32_t launch_product(const struct hopper_device *d, const tn_launch *l,
                          q, err);
 }
 
-/* One row of an int8 product. */
+/* One row of an int8 product without a norm. */
 static int32_t one_launch(const struct hopper_device *d, const tn_launch *l, const struct form *f,
                           tn_err *err)
 {
-    const tn_op *norm = f->norm ? l->op->members[0] : NULL;
     struct plan plan = plan_one(l->op, f);
     struct eight_params q = params_of(l, f, &plan);
 
     q.p.row = l->in[0];
     q.act_scale = (float)act_scale(linear_of(l->op, f, 0));
-    if (norm)
-        q.p.norm = (struct product_norm){.weight = l->weights[0],
-                                         .width = (uint32_t)l->op->in[0]->width,
-                                         .weight_dtype = norm->weights[0]->dtype,
-                                         .eps = (float)tn_op_real(norm, "eps", 0.0),
-                                         .offset = (float)tn_op_real(norm, "offset", 0.0)};
     return launch_product(d, l, f, &plan, &q, err);
 }
 
@@ -517,7 +522,7 @@ static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, cons
 
     if (rc || rows == 0)
         return rc;
-    if (!is_e4m3(l->op, f) && takes_one(l->op, f, rows))
+    if (!is_e4m3(l->op, f) && !f->norm && takes_one(l->op, f, rows))
         return one_launch(d, l, f, err);
     q = params_of(l, f, &plan);
     q.step = (float *)(void *)((char *)l->workspace + rows * k);

@@ -38,10 +38,10 @@ struct eight_params {
 
 /* -- One row of 16 bits (eight_one.cu) ------------------------------------------------------------------ */
 
-/* X(groups of 16 rows of the matrix per tile, chunks of 128 bytes per stage, stages): the kernels, in the order of their entries.
- * Gated ones have one chunk per stage. Beside int8, a norm comes first if params.norm has weights. */
-#ifndef ONE_SHAPES
-#define ONE_SHAPES(X) X(1, 4, 8) X(2, 2, 12) X(2, 2, 8) X(4, 1, 8)
+/* X(groups of 16 rows of the matrix per tile, chunks of 128 bytes per stage, stages): the kernels, in the order of their entries. */
+#ifndef ONE_E4M3_SHAPES
+#define ONE_E4M3_SHAPES(X) X(2, 2, 14) X(2, 2, 8)
+#define ONE_S8_SHAPES(X) X(2, 2, 14)
 #endif
 #define ONE_ROOM 512 /* bytes between the ring and the row: barriers, and what threads meet with */
 /* Of shared memory. */

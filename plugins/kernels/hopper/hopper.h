@@ -125,6 +125,12 @@ struct skinny_plan {
 
 extern const uint32_t n_skinny_shapes;
 
+/* How many blocks share a tile along K, if `tiles` tiles of so many stages should make `blocks` blocks. */
+uint32_t hopper_splits(uint32_t tiles, uint32_t blocks, uint32_t stages);
+
+/* Plans a product of one row of 8 bits: tiles of 64 rows, of which up to three blocks have room on a multiprocessor. */
+struct skinny_plan skinny_plan_one(uint32_t narrow, uint32_t stages, uint32_t early);
+
 /* Plans a product of `rows` rows with matrices of `bytes` bytes in all, which are `narrow` tiles of 64 rows or `wide` ones of 128,
  * in `stages` stages along K. */
 struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uint32_t stages,

@@ -37,16 +37,9 @@ __device__ __forceinline__ void one_load(const product_params &p, const skinny_t
                                          uint32_t to, uint32_t barrier)
 {
     constexpr int32_t TILE = 16 * GROUPS;
-    const int32_t chunk = static_cast<int32_t>(i * CHUNKS), tile = static_cast<int32_t>(t.index);
-
     barrier_arrive_expect(barrier, CHUNKS * TILE * 128);
-    if (CHUNKS == 1 && is_gated(p)) {
-        copy_3d(to, &p.weights[0], 0, tile * (TILE / 2), chunk, barrier, EVICT_FIRST);
-        copy_3d(to + TILE / 2 * 128, &p.weights[1], 0, tile * (TILE / 2), chunk, barrier,
-                EVICT_FIRST);
-    } else {
-        copy_3d(to, &p.weights[t.part], 0, tile * TILE, chunk, barrier, EVICT_FIRST);
-    }
+    copy_3d(to, &p.weights[t.part], 0, static_cast<int32_t>(t.index) * TILE,
+            static_cast<int32_t>(i * CHUNKS), barrier, EVICT_FIRST);
 }
 
 template <typename O, int GROUPS, int CHUNKS, int STAGES>
@@ -95,13 +88,11 @@ __device__ __forceinline__ float one_consume(const typename O::params &q, uint32
 {
     using shape = one_shape<GROUPS, CHUNKS, STAGES>;
     using sum = typename O::sum;
-    constexpr int CHAINS =
-        GROUPS == 1 ? 2 : 1; // of few rows two: each mma waits for the one before it
     const uint32_t chunks = O::product(q).k_blocks, part = one_part(chunks);
     const uint32_t warp = threadIdx.x / 32;
     uint32_t there = 0, x = ring + shape::x;
     float step = 1.0f;
-    sum d[CHAINS][GROUPS][4] = {}, *sums = reinterpret_cast<sum *>(memory);
+    sum d[GROUPS][4] = {}, *sums = reinterpret_cast<sum *>(memory);
 
     if constexpr (O::rounds) {
         one_await(ring + shape::parts, part, chunks - 1, there);
@@ -112,8 +103,8 @@ __device__ __forceinline__ float one_consume(const typename O::params &q, uint32
         const uint32_t i = c / CHUNKS, s = i % STAGES;
         one_await(ring + shape::parts, part, c, there);
         barrier_wait(ring + shape::full + 8 * s, (i / STAGES) & 1);
-        O::template multiply<GROUPS, CHAINS>(d, ring + s * shape::stage + c % CHUNKS * shape::chunk,
-                                             x + c * O::operand_bytes);
+        O::template multiply<GROUPS>(d, ring + s * shape::stage + c % CHUNKS * shape::chunk,
+                                     x + c * O::operand_bytes);
         __syncwarp();
         skinny_release(ring + shape::empty + 8 * s);
     }
@@ -123,8 +114,7 @@ __device__ __forceinline__ float one_consume(const typename O::params &q, uint32
         for (int m = 0; m < GROUPS; m++)
 #pragma unroll
             for (int e = 0; e < 4; e += 2)
-                sums[warp * shape::tile + 16 * m + O::sum_row() + e * 4] =
-                    CHAINS == 1 ? d[0][m][e] : d[0][m][e] + d[CHAINS - 1][m][e];
+                sums[warp * shape::tile + 16 * m + O::sum_row() + e * 4] = d[m][e];
     return step;
 }
 
@@ -140,47 +130,23 @@ template <typename S> __device__ __forceinline__ float4 one_sum(uint32_t at, uin
 template <typename O, int FINISH>
 __device__ __forceinline__ void one_finish(const typename O::params &q, const skinny_tile &t,
                                            const skinny_share &s, const skinny_early<O, 1> &e,
-                                           uint32_t sums, uint32_t tile, float factor)
+                                           float4 v)
 {
-    constexpr bool GATED = FINISH >= PRODUCT_SILU && FINISH <= PRODUCT_GELU_TANH;
-    using sum = typename O::sum;
-    const float4 v = skinny_times(one_sum<sum>(sums + s.row * 4, tile), factor);
-    float4 u = v;
+    const float4 y = O::template finish<FINISH>(q, t.part, 0, s.n, v, v, e.column, e.rows[0]);
 
-    if constexpr (GATED)
-        u = skinny_times(one_sum<sum>(sums + (tile / 2 + s.row) * 4, tile), factor);
-    const float4 y = O::template finish<FINISH>(q, t.part, 0, s.n, v, u, e.column, e.rows[0]);
     if constexpr (FINISH == PRODUCT_ADD_NORM)
         skinny_leave<typename O::type>(O::product(q), t, s, 0, y, e.weight);
-}
-
-template <typename O, int TILE>
-__device__ __forceinline__ void one_finish_tile(const typename O::params &q, const skinny_tile &t,
-                                                const skinny_share &s, const skinny_early<O, 1> &e,
-                                                uint32_t sums, float factor)
-{
-    switch (O::product(q).finish) {
-    case PRODUCT_SILU: one_finish<O, PRODUCT_SILU>(q, t, s, e, sums, TILE, factor); break;
-    case PRODUCT_GELU: one_finish<O, PRODUCT_GELU>(q, t, s, e, sums, TILE, factor); break;
-    case PRODUCT_GELU_TANH: one_finish<O, PRODUCT_GELU_TANH>(q, t, s, e, sums, TILE, factor); break;
-    case PRODUCT_ADD_NORM:
-        if constexpr (O::norms)
-            one_finish<O, PRODUCT_ADD_NORM>(q, t, s, e, sums, TILE, factor);
-        break;
-    default: one_finish<O, PRODUCT_ADD>(q, t, s, e, sums, TILE, factor); break;
-    }
 }
 
 // Thread i finishes four outputs from 4 i on. The lanes that share a row are those of skinny_leave.
 template <int GROUPS>
 __device__ __forceinline__ skinny_share one_share(const product_params &p, const skinny_tile &t)
 {
-    constexpr uint32_t TILE = 16 * GROUPS, SHIFT = GROUPS == 1 ? 2 : GROUPS == 2 ? 3 : 4;
-    static_assert(1 << SHIFT == TILE / 4, "a power of two of lanes");
-    const uint32_t outputs = is_gated(p) ? TILE / 2 : TILE, row = threadIdx.x * 4;
-    const uint32_t n = t.index * outputs + row;
+    constexpr uint32_t LANES = 16 * GROUPS / 4, SHIFT = LANES == 4 ? 2 : LANES == 8 ? 3 : 4;
+    static_assert(1 << SHIFT == LANES, "they are a power of two");
+    const uint32_t row = threadIdx.x * 4, n = t.index * 16 * GROUPS + row;
 
-    return {row, n, SHIFT, row < outputs && n < p.parts[t.part].n ? TILE / 4 : 0};
+    return {row, n, SHIFT, threadIdx.x < LANES && n < p.parts[t.part].n ? LANES : 0};
 }
 
 template <typename O, int GROUPS, int CHUNKS, int STAGES>
@@ -190,8 +156,6 @@ __device__ __forceinline__ void one_start(const product_params &p, const skinny_
     using shape = one_shape<GROUPS, CHUNKS, STAGES>;
 
     map_prefetch(&p.weights[t.part]);
-    if (is_gated(p))
-        map_prefetch(&p.weights[1]);
     for (int i = 0; i < STAGES; i++) {
         barrier_init(ring + shape::full + 8 * i, 1);
         barrier_init(ring + shape::empty + 8 * i, CHUNKS);
@@ -234,8 +198,14 @@ __device__ __forceinline__ void one(const typename O::params &q)
             skinny_factors_sync();
         else
             skinny_consumers_sync();
-        if (share.end)
-            one_finish_tile<O, shape::tile>(q, t, share, early, ring, scaled ? *factor : 1.0f);
+        if (!share.end)
+            return;
+        const float4 v = skinny_times(one_sum<typename O::sum>(ring + share.row * 4, shape::tile),
+                                      scaled ? *factor : 1.0f);
+        if (O::norms && p.finish == PRODUCT_ADD_NORM)
+            one_finish<O, PRODUCT_ADD_NORM>(q, t, share, early, v);
+        else
+            one_finish<O, PRODUCT_ADD>(q, t, share, early, v);
     }
 }
 

@@ -146,6 +146,8 @@ static int fills_once(uint32_t blocks)
     return blocks <= HOPPER_UNITS && blocks * 10 >= HOPPER_UNITS * 9;
 }
 
+#define ONE_RING 7 /* stages of skinny_plan_one: three blocks have room on a multiprocessor */
+
 static uint32_t find_shape(uint32_t tile, uint32_t tokens, uint32_t stages)
 {
     uint32_t i = 0;
@@ -153,6 +155,16 @@ static uint32_t find_shape(uint32_t tile, uint32_t tokens, uint32_t stages)
     while (shapes[i].tile != tile || shapes[i].tokens != tokens || shapes[i].stages != stages)
         i++;
     return i;
+}
+
+uint32_t hopper_splits(uint32_t tiles, uint32_t blocks, uint32_t stages)
+{
+    uint32_t splits = 1;
+
+    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
+    while (splits < 8 && tiles * splits < blocks * 9 / 10 && stages >= splits * 8)
+        splits *= 2;
+    return splits;
 }
 
 /* Tile and number of blocks were fitted to whole steps of LLaMA-2-7B and LLaMA-3-8B on an H200, not to kernels alone: what
@@ -198,11 +210,24 @@ struct skinny_plan skinny_plan(uint32_t narrow, uint32_t wide, double bytes, uin
     p.shape = find_shape(p.tile, p.tokens, ring);
     p.early = p.tokens <= 8 ? 1 : 4;
     p.shared_bytes = ring * ((p.tile + p.tokens) * 128 + 16) + p.tokens * 4;
-    /* 9 / 10: a few idle multiprocessors cost less than twice the blocks. */
-    while (p.splits < 8 && p.tiles * p.runs * p.splits < blocks * 9 / 10 && stages >= p.splits * 8)
-        p.splits *= 2;
+    p.splits = hopper_splits(p.tiles * p.runs, blocks, stages);
     p.blocks = p.tiles * p.splits;
     return p;
+}
+
+struct skinny_plan skinny_plan_one(uint32_t narrow, uint32_t stages, uint32_t early)
+{
+    uint32_t splits = hopper_splits(narrow, 2 * HOPPER_UNITS, stages);
+
+    return (struct skinny_plan){.shape = find_shape(64, 8, ONE_RING),
+                                .tile = 64,
+                                .tokens = 8,
+                                .tiles = narrow,
+                                .splits = splits,
+                                .early = early,
+                                .blocks = narrow * splits,
+                                .runs = 1,
+                                .shared_bytes = ONE_RING * ((64 + 8) * 128 + 16) + 8 * 4};
 }
 
 static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t rows)

@@ -98,4 +98,25 @@ __device__ __forceinline__ uint2 rounding_apply(const rounding &r, float (&x)[8]
     return make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
 }
 
+// The same bits for int8, in fewer instructions: a number that 1.5 * 2^23 is added to has the nearest integer, the even one of two, in
+// its low byte. What is beyond 127 steps needs no quotient but its sign.
+__device__ __forceinline__ uint2 rounding_apply_s8(const rounding &r, float (&x)[8])
+{
+    uint32_t bits[8];
+
+    if (r.far < 0.0f)
+        return rounding_apply<to_s8>(r, x);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        const float quotient = fmaxf(-1e4f, fminf(1e4f, x[j] * r.inverse));
+        const float exact = __fmaf_rn(__fmaf_rn(-quotient, r.step, x[j]), r.inverse, quotient);
+        bits[j] = __float_as_uint(fmaxf(-127.0f, fminf(127.0f, exact)) + 12582912.0f);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j += 4)
+        bits[j] = __byte_perm(__byte_perm(bits[j], bits[j + 1], 0x0040),
+                              __byte_perm(bits[j + 2], bits[j + 3], 0x0040), 0x5410);
+    return make_uint2(bits[0], bits[4]);
+}
+
 #endif
