@@ -164,8 +164,7 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     kit_free(&k);
 }
 
-static void product_case(const struct subject *s, uint32_t rows, uint64_t k_width, uint64_t n,
-                         bool bias)
+void product_case(const struct subject *s, uint32_t rows, uint64_t k_width, uint64_t n, bool bias)
 {
     for (uint32_t matrix = 0; matrix < TN_DT_COUNT; matrix++)
         if (s->v->weight_dtypes & TN_DT_BIT(matrix))
@@ -182,11 +181,6 @@ static void aligned_product_cases(const struct subject *s)
         if (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)) /* groups of 128, 32 and 64, or one */
             product_case(s, rows[i], 256 + 32 * (rows[i] % 3), 95 + 64 * (rows[i] % 2), i % 2);
     }
-    /* One row: a tile for each multiprocessor or three, whose last stage is half one. */
-    if (s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3))) {
-        product_case(s, 1, 384, 4096, true);
-        product_case(s, 1, 640, 12288, false);
-    }
     product_case(s, 300, 272, 160, true); /* more than kernels for few rows take in two runs */
     if (HARNESS_SLOW)
         return;
@@ -195,9 +189,6 @@ static void aligned_product_cases(const struct subject *s)
     product_case(s, 64, 1032, 7712, false);
     product_case(s, 256, 1160, 2240, false);
     product_case(s, 1, 4096, 1056, false);
-    product_case(s, 1, 640, 4480, false);
-    if (s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3)))
-        product_case(s, 1, 8320, 4096, true);
     product_case(s, 4, 2048, 544, true);
     product_case(s, 16, 4096, 288, false);
     product_case(s, 48, 1032, 160, true);
@@ -222,7 +213,7 @@ static void pair_cases(const struct subject *s)
     }
     product_case(s, 1, 4096, 4096, false);
     product_case(s, 1, 8320, 4096, true); /* one.cuh in front, */
-    product_case(s, 1, 512, 6272, false); /* and behind */
+    product_case(s, 1, 512, 6784, false); /* and behind */
     product_case(s, 4, 1024, 4224, true);
 }
 
@@ -232,8 +223,10 @@ static void product_cases(const struct subject *s)
         pair_cases(s);
         return;
     }
-    if (s->v->gpus)
+    if (s->v->gpus) {
         aligned_product_cases(s);
+        one_row_cases(s);
+    }
     product_case(s, 1, 352, 511, false);
     product_case(s, 1, 96, 64, true);
     product_case(s, 2, 35, 33, true);

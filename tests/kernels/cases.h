@@ -33,6 +33,12 @@ void layer_cases(const struct subject *s);
 /* Products of quantized rows: ties, the largest sums, large elements side by side. For linear.int8 and linear.fp8. */
 void quantized_cases(const struct subject *s);
 
+/* Products of one row of 8 bits. */
+void one_row_cases(const struct subject *s);
+
+/* A product of random rows [rows, k_width] with matrices of n rows, of each dtype that the variant takes. */
+void product_case(const struct subject *s, uint32_t rows, uint64_t k_width, uint64_t n, bool bias);
+
 /* Caches of float8_e4m3 stored with feedback. For what appends to one. */
 void shaped_cases(const struct subject *s);
 

@@ -122,6 +122,22 @@ static void crowds(const struct subject *s, uint32_t n_rows, uint32_t width)
     kit_free(&k);
 }
 
+/* One row, as one.cuh takes it: tiles of 32 rows that are one for each multiprocessor, with scales of the row's own and static ones,
+ * or three, with other widths for one matrix than for three; the last stage is half one, and the last tile, too. */
+void one_row_cases(const struct subject *s)
+{
+    if (!(s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3))))
+        return;
+    product_case(s, 1, 8576, 4080, true);
+    product_case(s, 1, 640, 6720, true);
+    product_case(s, 1, 640, 12272, false);
+    if (HARNESS_SLOW)
+        return;
+    product_case(s, 1, 8320, 4096, true);
+    product_case(s, 1, 8576, 2304, false);
+    product_case(s, 1, 2176, 12288, false);
+}
+
 void quantized_cases(const struct subject *s)
 {
     if (s->act != TN_DT_F32)

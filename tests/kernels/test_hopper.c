@@ -322,8 +322,9 @@ START_TEST(plan_of_one_row_covers_the_matrix)
         uint32_t int8, n, k;
         const char *entry;
     } wanted[] = {{0, 4096, 8192, "one_e4m3_bf16_2x2x14"}, {0, 12288, 4096, "one_e4m3_bf16_2x2x8"},
-                  {0, 4096, 4096, "half_bf16_64x8x7"},     {0, 6144, 4096, "half_bf16_64x8x7"},
-                  {1, 4096, 8192, "one_s8_bf16_2x2x14"},   {1, 4096, 32768, "one_s8_bf16_2x2x14"}};
+                  {0, 12288, 8192, "half_bf16_64x8x7"},    {0, 4096, 4096, "half_bf16_64x8x7"},
+                  {0, 6144, 4096, "half_bf16_64x8x7"},     {1, 4096, 8192, "one_s8_bf16_2x2x14"},
+                  {1, 4096, 32768, "one_s8_bf16_2x2x14"}};
 
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         uint32_t n = wanted[i].n, k = wanted[i].k, int8 = wanted[i].int8;

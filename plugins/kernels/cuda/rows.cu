@@ -392,9 +392,6 @@ __device__ __forceinline__ float rotated(const rope_args &p, const T *x, uint32_
     return second ? mine + its : mine - its;
 }
 
-#define MAX_SHAPED                                                                                 \
-    256 /* elements of a head that a warp has; longer ones are rounded to the nearest */
-
 /* A warp stores a key (or value) of a row with feedback, N elements in each lane. */
 template <typename T, int N>
 __device__ __forceinline__ void shape_head(const rope_args &p, uint32_t row, uint32_t head,

@@ -220,10 +220,11 @@ __device__ __forceinline__ void write_row(const sample_args &p, uint32_t i, int3
     if (p.sampled)
         p.sampled[i] = id;
     if (p.logprob)
-        p.logprob[i] = id == TN_SAMPLE_NAN ? NAN : at - max - (float)log(sum);
+        p.logprob[i] = id == TN_SAMPLE_NAN ? NAN : at - max - (float)log(sum) + 0.0f; /* not -0 */
 }
 
-/* For few rows: a block per part of a row, so that a large vocabulary does not pass through one multiprocessor. */
+/* For rows that are not many and that no cluster shares: a block per part of a row, so that a large vocabulary does not pass through
+ * one multiprocessor. */
 extern "C" __global__ void __launch_bounds__(THREADS) sample_best(sample_args p)
 {
     __shared__ shared_space s;

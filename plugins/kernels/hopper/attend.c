@@ -264,7 +264,8 @@ static uint32_t choose_splits(const tn_launch *l, uint32_t items)
 }
 
 /* The kernel for heads of `dim` in so many blocks: the one with the shorter ring, if there is one, for more than run at once, and for
- * those that share an item in eights, which have little to read, so that blocks of the next kernel have room beside them. */
+ * more than one per multiprocessor that share items in eights, which have little to read, so that blocks of the next kernel have room
+ * beside them. */
 static uint32_t choose_decode(const struct decode_shape *shapes, uint32_t n, uint32_t dim,
                               uint32_t blocks, uint32_t splits)
 {

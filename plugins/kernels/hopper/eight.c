@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Products of 8 bits (linear.int8, linear.fp8), alone and fused. Variants ".wgmma": rows are quantized once, behind the norm if
- * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply; of int8, eight_one.cu does all of it for a single row.
- * Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu or, a single one, eight_one.cu multiplies. These are for few rows, whose time is that of reading the matrix, and for all rows
- * that are short, where rounding them would cost precision and gain little. Matrices are read as they are.
+ * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Of int8, eight_one.cu does all of it for a single long
+ * row. Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu multiplies, or eight_one.cu a single one. These are
+ * for few rows, whose time is that of reading the matrix, and for all rows that are short, where rounding them would cost precision
+ * and gain little. Matrices are read as they are.
  */
 #include "eight.h"
 
@@ -12,12 +13,16 @@
 
 #include "hopper.h"
 
-#define HALF_EARLY 7 /* as `early` of a skinny_plan, of eight_half.cu */
-#define ONE_GATED_EARLY                                                                            \
-    10               /* the same of gated products of one row, whose blocks have more to read */
-#define ONE_EARLY 16 /* of eight_one.cu */
+/* As `early` of a skinny_plan: of eight_half.cu; of gated products of one row, whose blocks have more to read; of eight_one.cu. */
+#define HALF_EARLY 7
+#define ONE_GATED_EARLY 10
+#define ONE_EARLY 16
 #define ONE_LONG_EARLY 8
-#define ONE_LONG_ROW 8192 /* elements from which eight_one.cu is for e4m3 */
+
+/* Elements of a row from which blocks that are alone on a multiprocessor are faster than clusters, and up to which three of
+ * eight_one.cu have room on one. */
+#define ONE_LONG_ROW 8192
+#define ONE_THRICE_ROW 5376
 
 #define MAX_FEW                                                                                    \
     SKINNY_ROWS /* rows that eight_few.cu serves in any case, and twice as many at most */
@@ -343,8 +348,8 @@ static bool fills_thrice(const tn_op *op, const struct form *f)
     return tiles <= 3 * HOPPER_UNITS && tiles >= 3 * HOPPER_UNITS * 9 / 10;
 }
 
-/* By whole steps on an H200: with other numbers of tiles, with short rows, and for gated products, clusters that share K are as fast or
- * faster. Blocks that round rows must not be three on a multiprocessor. */
+/* By whole steps on an H200: with other numbers of tiles, with short rows where blocks are alone, and for gated products, clusters
+ * that share K are as fast or faster. Blocks that round rows must not be three on a multiprocessor. */
 static bool takes_one(const tn_op *op, const struct form *f, uint32_t rows)
 {
     uint64_t k = op->in[0]->width;
@@ -353,7 +358,7 @@ static bool takes_one(const tn_op *op, const struct form *f, uint32_t rows)
         return false;
     if (fills_once(op, f))
         return k >= ONE_LONG_ROW;
-    return is_e4m3(op, f) && fills_thrice(op, f);
+    return is_e4m3(op, f) && k <= ONE_THRICE_ROW && fills_thrice(op, f);
 }
 
 static struct plan plan_one(const tn_op *op, const struct form *f)
@@ -629,7 +634,7 @@ int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product
 
 /* -- The variants ------------------------------------------------------------------------------------ */
 
-/* What quantizes rows stands in front of a product and keeps it from starting early. */
+/* What quantizes rows stands in front of a product, but for a long one alone, and keeps it from starting early. */
 #define WGMMA_FLAGS (HOPPER_FLAGS & ~TN_VARIANT_EARLY)
 #define HALF_FLAGS (HOPPER_FLAGS | TN_VARIANT_WIDE_ROWS)
 

@@ -43,8 +43,7 @@ template <typename T> struct one_e4m3 : eight_outputs<T> {
     }
 };
 
-#define CONSUMERS 128 // threads
-#define AT_ONCE 4     // times eight elements of the row that a thread has in registers
+#define AT_ONCE 4 // times eight elements of the row that a thread has in registers
 
 // Every thread's part of the row, eights from i(0) on.
 template <typename T> struct one_piece {
@@ -53,7 +52,7 @@ template <typename T> struct one_piece {
 
     __device__ __forceinline__ uint32_t i(uint32_t c) const
     {
-        return first + c * CONSUMERS;
+        return first + c * SKINNY_CONSUMERS;
     }
 
     __device__ __forceinline__ void load(const uint4 *x, uint32_t end)
@@ -120,12 +119,12 @@ template <typename T> struct one_s8 : eight_outputs<T> {
         one_piece<T> p;
         float largest = 0.0f;
 
-        for (p.first = threadIdx.x; p.first < end; p.first += AT_ONCE * CONSUMERS) {
+        for (p.first = threadIdx.x; p.first < end; p.first += AT_ONCE * SKINNY_CONSUMERS) {
             p.load(x, end);
             largest = p.largest(largest);
         }
         const rounding r = rounding_of<to_s8>(q.act_scale, one_largest(largest, meet));
-        for (p.first = threadIdx.x; p.first < end; p.first += AT_ONCE * CONSUMERS) {
+        for (p.first = threadIdx.x; p.first < end; p.first += AT_ONCE * SKINNY_CONSUMERS) {
             p.load(x, end);
             p.store(r, to, end);
         }

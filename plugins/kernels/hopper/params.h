@@ -54,7 +54,8 @@ struct product_params {
     const void *row;      /* one.cuh, in place of x: [k] */
     const void *residual; /* [rows, n] */
     uint32_t n_parts, rows, k_blocks, finish;
-    uint32_t early; /* skinny: stages before its last loads at which the next kernel may start */
+    uint32_t
+        early; /* skinny, one: stages before its last loads at which the next kernel may start */
     uint32_t tiles; /* wide: along the matrices */
     float scale, softcap;
     struct product_norm
