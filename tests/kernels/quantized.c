@@ -128,9 +128,10 @@ void one_row_cases(const struct subject *s)
 {
     if (!(s->v->weight_dtypes & (TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3))))
         return;
-    product_case(s, 1, 8576, 4080, true);
     product_case(s, 1, 640, 6720, true);
     product_case(s, 1, 640, 12272, false);
+    if (!s->v->equals || !HARNESS_SLOW)
+        product_case(s, 1, 8576, 4080, true);
     if (HARNESS_SLOW)
         return;
     product_case(s, 1, 8320, 4096, true);

@@ -7,18 +7,19 @@
 #include "quantize.cuh"
 
 // T: of the row and the outputs.
-template <typename T> struct one_e4m3 : eight_outputs<T> {
+template <typename T> struct one_outputs : eight_outputs<T> {
     using type = T;
-    using sum = float;
-    static constexpr bool norms = PRODUCT_NORMS<T>, rounds = false;
-    static constexpr uint32_t x_bytes = EIGHT_K * sizeof(T), operand_bytes = x_bytes;
-    struct prepared {
-    };
 
     static __device__ __forceinline__ uint32_t sum_row()
     {
         return half_row();
     }
+};
+
+template <typename T> struct one_e4m3 : one_outputs<T> {
+    using sum = float;
+    static constexpr bool norms = PRODUCT_NORMS<T>, rounds = false;
+    static constexpr uint32_t x_bytes = EIGHT_K * sizeof(T), operand_bytes = x_bytes;
 
     template <int GROUPS>
     static __device__ __forceinline__ void multiply(float (&d)[GROUPS][4], uint32_t weights,
@@ -98,16 +99,10 @@ __device__ __forceinline__ float one_largest(float x, float *meet)
     return fmaxf(fmaxf(meet[0], meet[1]), fmaxf(meet[2], meet[3]));
 }
 
-template <typename T> struct one_s8 : eight_outputs<T> {
-    using type = T;
+template <typename T> struct one_s8 : one_outputs<T> {
     using sum = int;
     static constexpr bool norms = false, rounds = true;
     static constexpr uint32_t x_bytes = EIGHT_K * sizeof(T), operand_bytes = EIGHT_K;
-
-    static __device__ __forceinline__ uint32_t sum_row()
-    {
-        return half_row();
-    }
 
     // Of the row at `row`, behind it. Returns what it was divided by.
     static __device__ __forceinline__ float round(const eight_params &q, unsigned char *row,

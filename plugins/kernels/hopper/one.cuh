@@ -37,6 +37,7 @@ __device__ __forceinline__ void one_load(const product_params &p, const skinny_t
                                          uint32_t to, uint32_t barrier)
 {
     constexpr int32_t TILE = 16 * GROUPS;
+
     barrier_arrive_expect(barrier, CHUNKS * TILE * 128);
     copy_3d(to, &p.weights[t.part], 0, static_cast<int32_t>(t.index) * TILE,
             static_cast<int32_t>(i * CHUNKS), barrier, EVICT_FIRST);
@@ -149,7 +150,7 @@ __device__ __forceinline__ skinny_share one_share(const product_params &p, const
     return {row, n, SHIFT, threadIdx.x < LANES && n < p.parts[t.part].n ? LANES : 0};
 }
 
-template <typename O, int GROUPS, int CHUNKS, int STAGES>
+template <int GROUPS, int CHUNKS, int STAGES>
 __device__ __forceinline__ void one_start(const product_params &p, const skinny_tile &t,
                                           uint32_t ring)
 {
@@ -178,7 +179,7 @@ __device__ __forceinline__ void one(const typename O::params &q)
 
     t.index -= p.parts[t.part].first;
     if (threadIdx.x == 128)
-        one_start<O, GROUPS, CHUNKS, STAGES>(p, t, ring);
+        one_start<GROUPS, CHUNKS, STAGES>(p, t, ring);
     __syncthreads();
     if (warp == 4) {
         if (threadIdx.x == 128)
