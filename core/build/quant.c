@@ -524,21 +524,28 @@ static int32_t range_values(struct rewriting *r, const struct plan_op *op, uint3
         return head_ranges(r, op, i == 1, out);
     if (i == 2)
         return key_means(r, op, out);
-    *out = r->q->feedback[op - r->q->from->plan->ops][i - 3];
+    *out = r->calib ? r->q->feedback[op - r->q->from->plan->ops][i - 3] : NULL;
     return TN_OK;
 }
 
-/* Ranges of keys and values, means of keys, and feedback of both. */
+/* Ranges of keys and values, means of keys, and feedback of both: how many of these five. Dummies have what calibration would make, so
+ * that a benchmark does all the work. */
+static uint32_t count_ranges(const struct rewriting *r, const struct plan_op *op)
+{
+    const struct quant *q = r->q;
+    bool shaped = r->calib ? q->feedback && q->feedback[op - q->from->plan->ops][1]
+                           : q->o.hadamard && plan_attr(op, "head_dim")->i <= CALIBRATION_DIM;
+
+    return shaped ? 5 : quant_may_center(q->from->plan, op) ? 3 : 2;
+}
+
 static int32_t put_ranges(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
 {
     static const char *const what[] = {"k_range", "v_range", "k_mean", "k_feedback", "v_feedback"};
     const tn_attr *count = plan_attr(op, "n_kv_heads");
     uint64_t heads = (uint64_t)count->i, width = r->q->from->plan->values[from->in[0]].width;
     bool shared = (count->flags & TN_ATTR_SHARDED) != 0;
-    const struct plan *p = r->q->from->plan;
-    uint32_t n = r->q->feedback && r->q->feedback[from - p->ops][1] ? 5
-                 : quant_may_center(p, from)                        ? 3
-                                                                    : 2;
+    uint32_t n = count_ranges(r, from);
     int32_t rc = TN_OK;
 
     for (uint32_t i = 0; i < n && rc == TN_OK; i++) {
@@ -709,13 +716,22 @@ static int32_t put_all(struct rewriting *r, bool ranges)
     return rc == TN_OK ? plan_check(r->out->plan, r->err) : rc;
 }
 
+/* No weight comes from a checkpoint: some are random, others are tables. */
+static bool is_dummy(const struct emission *e)
+{
+    for (size_t i = 0; i < e->plan->n_weights; i++)
+        if (e->origins[i].n_sources > 0)
+            return false;
+    return true;
+}
+
 int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct emission *out,
                       tn_err *err)
 {
     size_t n = q->from->plan->n_weights;
     struct emission e = {0};
     struct rewriting r = {.q = q, .calib = calib, .out = &e, .err = err};
-    bool dummy = n > 0 && q->from->origins[0].n_sources == 0 && !q->from->origins[0].table;
+    bool dummy = is_dummy(q->from);
     int32_t rc;
 
     r.stored = !calib && quant_has_cache_scales(q);

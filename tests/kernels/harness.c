@@ -654,6 +654,11 @@ float value_at(const tn_value *v, const void *data, uint64_t i)
     return load(data, v->dtype, i);
 }
 
+void value_put(const tn_value *v, void *data, uint64_t i, float x)
+{
+    store(data, v->dtype, i, x);
+}
+
 void env_fill(struct kit *k, struct env *e, const tn_value *v, const tn_batch *b, float limit,
               uint32_t coarse)
 {

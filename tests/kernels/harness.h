@@ -160,6 +160,7 @@ void run_reference(struct kit *k, const struct plug *reference, const tn_op *op,
 
 /* Element i of a value's data as float32. */
 float value_at(const tn_value *v, const void *data, uint64_t i);
+void value_put(const tn_value *v, void *data, uint64_t i, float x);
 
 /* |a - b| <= absolute + relative * |b| for all elements of output `i` of `op`; both NaN is equal. */
 void expect_close(const tn_variant *v, const tn_op *op, const tn_batch *b, const struct env *got,

@@ -235,6 +235,9 @@ class Quality(Case):
         for scheme in ("int8_sq", "fp8"):
             engine = self.build("dummy", "--load-format", "dummy", "--quant", scheme, "--kv-cache-dtype", "fp8")
             self.perplexity(engine, "--max-windows", "1")
+            self.perplexity(engine, "--max-windows", "1", "--kv-cache-dtype", "int8")
+            appends = [x for x in self.ok("engine", "plan", engine).splitlines() if "kv_append" in x]
+            self.assertTrue(appends and all("kv.%s" % x in a for a in appends for x in ("k_range", "v_range", "v_feedback")), appends)
 
 
 class Int4(Case):

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Storing a head of a cache in float8_e4m3 with feedback (kv_append in tenon/ops.h) in device code: the first pass, with the bits
- * that kv_feedback.h makes on hosts. The two passes that settle elements one by one are left out: they gain little, and each element
- * would wait for the one before.
+ * Storing a head of a cache in float8_e4m3 with feedback (kv_append in tenon/ops.h) in device code: the first pass of what
+ * kv_feedback.h does on hosts. The two passes that settle elements one by one are left out: they gain little, and each element would
+ * wait for the one before.
+ *
+ * What the errors of a run ask of the elements before it is a product of matrices, errors [rows, 8] times table [8, elements], and a
+ * warp has sixteen rows of a head, so that tensor cores make it (mma.sync m16n8k8, which lays the sums of a run out as it wants the
+ * errors of one). Its operands are float16: what is asked for is within 2^-10 of itself, so that a bit may differ from a host's.
  */
 #ifndef COMMON_CUDA_KV_SHAPE_CUH
 #define COMMON_CUDA_KV_SHAPE_CUH
@@ -10,7 +14,13 @@
 #include "cuda_kv8.cuh"
 #include "tenon/kernels.h"
 
-#define KV_SHAPE_RUN TN_KV_FEEDBACK_RUN
+#define KV_SHAPE_RUN 8
+#define KV_SHAPE_ROWS 16 /* that a warp has */
+static_assert(KV_SHAPE_RUN == TN_KV_FEEDBACK_RUN, "a run is what mma.sync contracts");
+
+/* Fragments of a table, [8, 8] of it each, run by run those of the elements before that run. */
+#define KV_SHAPE_FRAGMENTS(runs) ((runs) * ((runs)-1) / 2)
+#define KV_SHAPE_FRAGMENT_BYTES 128
 
 __device__ __forceinline__ float kv_error(uint8_t stored, float y)
 {
@@ -19,91 +29,79 @@ __device__ __forceinline__ float kv_error(uint8_t stored, float y)
     return fabsf(error) <= 448.0f ? error : 0.0f;
 }
 
-/* N floats; VECTORS: at a multiple of what they take. */
-template <int N, bool VECTORS>
-__device__ __forceinline__ void kv_shape_load(const float *p, float (&x)[N])
+/* Two numbers as float16, the first in the low half. */
+__device__ __forceinline__ uint32_t kv_shape_pack(float a, float b)
 {
-    if constexpr (VECTORS && N % 4 == 0) {
-#pragma unroll
-        for (int n = 0; n < N; n += 4) {
-            const float4 f = *(const float4 *)(p + n);
-            x[n] = f.x, x[n + 1] = f.y, x[n + 2] = f.z, x[n + 3] = f.w;
-        }
-    } else if constexpr (VECTORS && N == 2) {
-        const float2 f = *(const float2 *)p;
-        x[0] = f.x, x[1] = f.y;
-    } else {
-#pragma unroll
-        for (int n = 0; n < N; n++)
-            x[n] = p[n];
-    }
+    const __half2 pair = __floats2half2_rn(a, b);
+
+    return *(const uint32_t *)&pair;
 }
 
-/* A table [dim, dim] as the op has it. */
-struct kv_table {
-    const float *at;
-    uint32_t dim;
-    static constexpr bool vectors = false;
-
-    __device__ __forceinline__ const float *row(uint32_t j) const
-    {
-        return at + (uint64_t)j * dim;
-    }
-};
-
-/* What is read of it, and no more: run by run eight rows of the elements before that run. At a multiple of 32 bytes. */
-struct kv_packed_table {
-    const float *at;
-    static constexpr bool vectors = true;
-
-    static __device__ __forceinline__ uint32_t offset(uint32_t j)
-    {
-        const uint32_t run = j / KV_SHAPE_RUN, length = run * KV_SHAPE_RUN;
-
-        return KV_SHAPE_RUN * KV_SHAPE_RUN / 2 * run * (run - 1) + j % KV_SHAPE_RUN * length;
-    }
-    __device__ __forceinline__ const float *row(uint32_t j) const
-    {
-        return at + offset(j);
-    }
-};
-
-/* What is stored of a head of `dim` elements, of which lane l of a warp has y[0, N), elements N l and on; lanes behind the last take
- * part. N is 2, 4 or 8, and 32 N >= dim. */
-template <int N, typename Table>
-__device__ __forceinline__ void kv_shape(const float (&y)[N], const Table &table, uint32_t dim,
-                                         uint8_t (&to)[N])
+/* Of a table: what is too large is the largest, so that it is not infinity that meets zero. */
+__device__ __forceinline__ uint32_t kv_shape_pair(float a, float b)
 {
-    constexpr uint32_t LANES = KV_SHAPE_RUN / N; /* that a run is spread over */
-    const uint32_t lane = threadIdx.x % 32;
-    float target[N], error[N];
+    const __half2 pair = __halves2half2(kv8_query(a), kv8_query(b));
 
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        target[n] = y[n];
-        error[n] = 0.0f;
-        to[n] = 0;
-    }
-    for (uint32_t run = (dim - 1) / KV_SHAPE_RUN + 1; run-- > 0;) {
-        if (lane / LANES == run) {
-#pragma unroll
-            for (int n = 0; n < N; n++) {
-                to[n] = kv8_narrow<e4m3>(target[n]);
-                error[n] = kv_error(to[n], y[n]);
-            }
+    return *(const uint32_t *)&pair;
+}
+
+/* d += a b, of which a lane has rows lane / 4 and eight more, columns 2 (lane % 4) and the next. */
+__device__ __forceinline__ void kv_shape_mma(float (&d)[4], uint2 a, uint32_t b)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(b));
+}
+
+/* What y, two numbers, becomes where `asked` is asked of it; the second in the high byte. `error`: what it misses y by, turned, packed. */
+__device__ __forceinline__ uint16_t kv_shape_narrow(const float *y, const float *asked,
+                                                    uint32_t &error)
+{
+    const uint8_t a = kv8_narrow<e4m3>(y[0] + asked[0]), b = kv8_narrow<e4m3>(y[1] + asked[1]);
+
+    error = kv_shape_pack(-kv_error(a, y[0]), -kv_error(b, y[1]));
+    return (uint16_t)(a | b << 8);
+}
+
+/*
+ * Of sixteen rows of a head of `runs` runs. A lane has of each run columns 2 (lane % 4) and the next of rows lane / 4 and eight more, in
+ * that order:
+ *   rows.load(run, y)         what is to be stored, divided by the scale
+ *   rows.keep(run, error, to) what it became, two bytes of either row, and what that misses y by, for this lane
+ *   rows.kept(run)            which errors were kept
+ *   table.pair(run, of)       the table's elements of rows 8 run + 2 (lane % 4) and the next, column 8 of + lane / 4, packed
+ * What a run is asked for by all runs but the one behind it is added up while that one becomes what is stored. There is little code:
+ * a step of few rows runs through it once, and would wait for instructions.
+ */
+template <typename Table, typename Rows>
+__device__ __forceinline__ void kv_shape(const Table &table, const Rows &rows, int runs)
+{
+    float asked[4] = {};
+
+#pragma unroll 1
+    for (int run = runs - 1; run >= 0; run--) {
+        const int of = run > 0 ? run - 1 : 0;
+        float y[4], even[4] = {}, odd[4] = {};
+        uint2 error;
+        rows.load(run, y);
+        int from = run + 1;
+        if ((runs - from) % 2) {
+            kv_shape_mma(odd, rows.kept(from), table.pair(from, of));
+            from++;
         }
-#pragma unroll
-        for (int i = 0; i < KV_SHAPE_RUN; i++) {
-            const uint32_t j = run * KV_SHAPE_RUN + i;
-            const float by = __shfl_sync(0xFFFFFFFFu, error[i % N], run * LANES + i / N);
-            float row[N];
-            if (j >= dim || lane / LANES >= run)
-                continue;
-            kv_shape_load<N, Table::vectors>(table.row(j) + lane * N, row);
-#pragma unroll
-            for (int n = 0; n < N; n++) /* not fused: hosts round the product, too */
-                target[n] = __fsub_rn(target[n], __fmul_rn(row[n], by));
+#pragma unroll 1
+        for (; from < runs; from += 2) {
+            kv_shape_mma(even, rows.kept(from), table.pair(from, of));
+            kv_shape_mma(odd, rows.kept(from + 1), table.pair(from + 1, of));
         }
+        const uint16_t first = kv_shape_narrow(y, asked, error.x);
+        const uint16_t second = kv_shape_narrow(y + 2, asked + 2, error.y);
+        rows.keep(run, error, first, second);
+        kv_shape_mma(even, error, run > 0 ? table.pair(run, of) : 0);
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            asked[n] = even[n] + odd[n];
     }
 }
 

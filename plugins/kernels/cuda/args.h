@@ -133,8 +133,15 @@ struct kv_args {
 };
 
 #define ROPE_THREADS 256
-#define ROPE_MAX_SHAPED                                                                            \
-    256 /* elements of a head that a warp has; longer ones are rounded to the nearest */
+
+/* Keys and values stored with feedback: of heads of so many elements at most, longer ones are rounded to the nearest. A warp has a tile
+ * of rows, whose pitch lets lanes that read pairs of the same columns in four rows find all banks, and angles. */
+#define SHAPE_MAX_DIM 256
+#define SHAPE_RUNS(dim) (((dim) + 7) / 8)
+#define SHAPE_PITCH(dim) (((dim) + 31) / 32 * 32 + 8)
+#define SHAPE_WARP_ROWS 16
+#define SHAPE_WARP_BYTES(dim, rotary) (4 * (SHAPE_WARP_ROWS * SHAPE_PITCH(dim) + (rotary)))
+#define SHAPE_THREADS(dim) ((dim) <= 128 ? 128 : 64) /* such that 48 KiB are enough */
 
 /* rope, kv_append, and both in one. */
 struct rope_args {
@@ -145,7 +152,7 @@ struct rope_args {
     const int64_t *row_slot;
     struct kv_args kv;
     uint64_t q_width;
-    uint32_t head_dim, rotary_dim; /* rotary_dim 0: no rotation */
+    uint32_t rows, head_dim, rotary_dim; /* rotary_dim 0: no rotation */
     uint32_t pairs, freqs_dtype;
     float mscale;
     float factor;

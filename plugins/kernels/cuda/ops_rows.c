@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The portable set's ops that go row by row: what they take, what they cost, how they are launched. Threads: set.h. */
+#include <stdbool.h>
+
 #include "set.h"
 
 static double rows_bytes(const tn_op *op, uint32_t rows)
@@ -443,20 +445,38 @@ static struct rope_args rope_args(const tn_launch *l, const tn_op *rope)
                               .max_position = tn_op_int(rope, "max_position", 0)};
 }
 
-/* A row has a block; if its keys and values are stored with feedback, which takes a warp per head, as many as have enough warps. */
+static int32_t launch_shape(void *instance, const tn_launch *l, struct rope_args *a, uint32_t dtype,
+                            tn_err *err)
+{
+    uint32_t dim = a->kv.head_dim, threads = SHAPE_THREADS(dim);
+    uint32_t warps = 2 * a->kv.kv_heads * cuda_div_up(a->rows, SHAPE_WARP_ROWS);
+    struct cuda_grid g = {.x = cuda_div_up(warps, threads / 32),
+                          .threads = threads,
+                          .shared_bytes = threads / 32 * SHAPE_WARP_BYTES(dim, a->rotary_dim)};
+
+    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                      ENTRY_shape + cuda_float_index(dtype), g, a, err);
+}
+
+/* What is stored with feedback has a kernel of its own, behind that of the queries. */
 static int32_t launch_rope(void *instance, const tn_launch *l, struct rope_args *a, uint32_t dtype,
                            tn_err *err)
 {
-    int shaped = a->k && a->kv.k_feedback && a->kv.dtype == TN_DT_F8E4M3 &&
-                 a->kv.head_dim <= ROPE_MAX_SHAPED;
+    bool shaped =
+        a->k && a->kv.k_feedback && a->kv.dtype == TN_DT_F8E4M3 && a->kv.head_dim <= SHAPE_MAX_DIM;
+    struct rope_args rest = *a;
     struct cuda_grid g = {.x = l->batch->n_rows,
-                          .y = shaped ? cuda_div_up(2 * a->kv.kv_heads, ROPE_THREADS / 32) : 1,
                           .threads = ROPE_THREADS,
                           .shared_bytes = a->rotary_dim * (uint32_t)sizeof(float)};
+    int32_t rc = TN_OK;
 
-    return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
-                      (shaped ? ENTRY_rope_shaped : ENTRY_rope) + cuda_float_index(dtype), g, a,
-                      err);
+    a->rows = l->batch->n_rows;
+    if (shaped)
+        rest.k = rest.v = NULL;
+    if (rest.q || rest.k)
+        rc = set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
+                        ENTRY_rope + cuda_float_index(dtype), g, &rest, err);
+    return rc == TN_OK && shaped ? launch_shape(instance, l, a, dtype, err) : rc;
 }
 
 int32_t rope_launch(void *instance, const tn_launch *l, tn_err *err)

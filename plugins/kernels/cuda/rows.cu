@@ -392,52 +392,6 @@ __device__ __forceinline__ float rotated(const rope_args &p, const T *x, uint32_
     return second ? mine + its : mine - its;
 }
 
-/* A warp stores a key (or value) of a row with feedback, N elements in each lane. */
-template <typename T, int N>
-__device__ __forceinline__ void shape_head(const rope_args &p, uint32_t row, uint32_t head,
-                                           bool value, const float *angle)
-{
-    const uint32_t dim = p.kv.head_dim, first = threadIdx.x % 32 * N;
-    const T *x = (const T *)(value ? p.v : p.k) + ((uint64_t)row * p.kv.kv_heads + head) * dim;
-    const float *center = value || !p.kv.k_center ? NULL : p.kv.k_center + (uint64_t)head * dim;
-    const float *tables = value ? p.kv.v_feedback : p.kv.k_feedback;
-    const float unit = value ? p.kv.v_scale[head] : p.kv.k_scale[head];
-    uint8_t *at = (uint8_t *)cached(p.kv, p.row_slot[row], head, value), to[N];
-    float y[N];
-
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        const uint32_t e = first + n;
-        y[n] = 0.0f;
-        if (e >= dim)
-            continue;
-        y[n] = value ? widen(x[e]) : rotated(p, x, e, angle);
-        y[n] = kv8_divide(center ? y[n] - center[e] : y[n], unit, __frcp_rn(unit));
-    }
-    kv_shape<N>(y, kv_table{tables + (uint64_t)head * dim * dim, dim}, dim, to);
-#pragma unroll
-    for (int n = 0; n < N; n++)
-        if (first + n < dim)
-            at[first + n] = to[n];
-}
-
-template <typename T>
-__device__ __forceinline__ void append_shaped(const rope_args &p, uint32_t row, const float *angle)
-{
-    const uint32_t heads = p.kv.kv_heads, warps = ROPE_THREADS / 32;
-
-    for (uint32_t i = blockIdx.y * warps + threadIdx.x / 32; i < 2 * heads;
-         i += gridDim.y * warps) {
-        const bool value = i >= heads;
-        if (p.kv.head_dim <= 64)
-            shape_head<T, 2>(p, row, i % heads, value, angle);
-        else if (p.kv.head_dim <= 128)
-            shape_head<T, 4>(p, row, i % heads, value, angle);
-        else
-            shape_head<T, 8>(p, row, i % heads, value, angle);
-    }
-}
-
 /* The row's keys, rotated, and values, each element to the nearest. */
 template <typename T>
 __device__ __forceinline__ void append_nearest(const rope_args &p, uint32_t row, const float *angle)
@@ -454,16 +408,14 @@ __device__ __forceinline__ void append_nearest(const rope_args &p, uint32_t row,
     }
 }
 
-/* A row has a block, or several for its heads: queries rotated into y; keys rotated, and values, into the cache, SHAPED: with
- * feedback, in a kernel of its own, since it takes more registers. */
-template <typename T, bool SHAPED> __device__ __forceinline__ void rope(const rope_args &p)
+/* cos and sin of the angles of a row from pair `first` on, every step-th: angle[j] and angle[half + j]. */
+__device__ __forceinline__ void find_angles(const rope_args &p, uint32_t row, float *angle,
+                                            uint32_t first, uint32_t step)
 {
-    extern __shared__ float angle[]; /* [rotary_dim] */
-    uint32_t row = blockIdx.x, half = p.rotary_dim / 2;
+    const uint32_t half = p.rotary_dim / 2;
+    const float base = p.max_position > 0 ? dynamic_base(p, row) : 0.0f;
 
-    wait_for_previous();
-    float base = p.max_position > 0 ? dynamic_base(p, row) : 0.0f;
-    for (uint32_t j = threadIdx.x; j < half; j += blockDim.x) {
+    for (uint32_t j = first; j < half; j += step) {
         /* The power in double: an error of it counts as often as the position is large. */
         double power = (double)((float)(2 * j) / (float)p.rotary_dim);
         float freq = base > 0.0f ? 1.0f / (float)pow((double)base, power)
@@ -472,18 +424,137 @@ template <typename T, bool SHAPED> __device__ __forceinline__ void rope(const ro
         angle[j] = p.mscale * cosf(turn);
         angle[half + j] = p.mscale * sinf(turn);
     }
+}
+
+/* A row has a block: queries rotated into y; keys rotated, and values, into the cache. */
+template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
+{
+    extern __shared__ float angle[]; /* [rotary_dim] */
+    const uint32_t row = blockIdx.x;
+
+    wait_for_previous();
+    find_angles(p, row, angle, threadIdx.x, blockDim.x);
     __syncthreads();
-    for (uint64_t i = threadIdx.x; p.q && blockIdx.y == 0 && i < p.q_width; i += blockDim.x) {
+    for (uint64_t i = threadIdx.x; p.q && i < p.q_width; i += blockDim.x) {
         uint64_t head = i / p.head_dim * p.head_dim;
         ((T *)p.y)[row * p.q_width + i] = narrow<T>(
             rotated(p, (const T *)p.q + row * p.q_width + head, (uint32_t)(i - head), angle));
     }
-    if (!p.k || p.row_slot[row] < 0)
-        return;
-    if constexpr (SHAPED)
-        append_shaped<T>(p, row, angle);
-    else
+    if (p.k && p.row_slot[row] >= 0)
         append_nearest<T>(p, row, angle);
+}
+
+/* -- The cache, with feedback ------------------------------------------------------------------------------- */
+
+/* A table [dim, dim] where the op has it. */
+struct shape_table {
+    const float *at;
+    uint32_t dim;
+
+    __device__ __forceinline__ float entry(uint32_t row, uint32_t column) const
+    {
+        return row < dim ? at[(uint64_t)row * dim + column] : 0.0f;
+    }
+
+    __device__ __forceinline__ uint32_t pair(int run, int of) const
+    {
+        const uint32_t lane = threadIdx.x % 32;
+        const uint32_t row = (uint32_t)run * KV_SHAPE_RUN + lane % 4 * 2;
+        const uint32_t column = (uint32_t)of * KV_SHAPE_RUN + lane / 4;
+
+        return kv_shape_pair(entry(row, column), entry(row + 1, column));
+    }
+};
+
+/* A warp's sixteen rows in shared memory, divided by the scale. What is kept of two elements takes their place: errors, then bytes. */
+struct shape_rows {
+    float *rows;
+    uint32_t pitch;
+
+    __device__ __forceinline__ float *at(int run, uint32_t second) const
+    {
+        const uint32_t lane = threadIdx.x % 32;
+
+        return rows + (lane / 4 + 8 * second) * pitch + run * KV_SHAPE_RUN + lane % 4 * 2;
+    }
+
+    __device__ __forceinline__ void load(int run, float (&y)[4]) const
+    {
+        const float2 a = *(const float2 *)at(run, 0), b = *(const float2 *)at(run, 1);
+
+        y[0] = a.x, y[1] = a.y, y[2] = b.x, y[3] = b.y;
+    }
+
+    __device__ __forceinline__ void keep(int run, uint2 error, uint16_t first,
+                                         uint16_t second) const
+    {
+        *(uint2 *)at(run, 0) = make_uint2(error.x, first);
+        *(uint2 *)at(run, 1) = make_uint2(error.y, second);
+    }
+
+    __device__ __forceinline__ uint2 kept(int run) const
+    {
+        return make_uint2(*(const uint32_t *)at(run, 0), *(const uint32_t *)at(run, 1));
+    }
+
+    __device__ __forceinline__ uint8_t stored(uint32_t row, uint32_t e) const
+    {
+        return ((const uint8_t *)(rows + row * pitch + (e | 1)))[e % 2];
+    }
+};
+
+/* Row `row` of the step, to row `to` of the warp's; behind its elements zeros up to a whole run. */
+template <typename T>
+__device__ __forceinline__ void shape_read(const rope_args &p, uint32_t row, uint32_t head,
+                                           bool value, float *angle, float *to)
+{
+    const uint32_t dim = p.kv.head_dim, lane = threadIdx.x % 32;
+    const T *x = (const T *)(value ? p.v : p.k) + ((uint64_t)row * p.kv.kv_heads + head) * dim;
+    const float *center = value || !p.kv.k_center ? NULL : p.kv.k_center + (uint64_t)head * dim;
+    const float unit = value ? p.kv.v_scale[head] : p.kv.k_scale[head];
+
+    if (!value)
+        find_angles(p, row, angle, lane, 32);
+    __syncwarp();
+    for (uint32_t e = lane; e < dim + KV_SHAPE_RUN - 1; e += 32) {
+        float y = e >= dim ? 0.0f : value ? widen(x[e]) : rotated(p, x, e, angle);
+        if (center && e < dim)
+            y -= center[e];
+        if (e < SHAPE_RUNS(dim) * KV_SHAPE_RUN)
+            to[e] = kv8_divide(y, unit, __frcp_rn(unit));
+    }
+    __syncwarp();
+}
+
+/* A warp has sixteen rows of keys, or of values, of a head. */
+template <typename T> __device__ __forceinline__ void shape(const rope_args &p)
+{
+    extern __shared__ float room[]; /* of each warp: rows, angles */
+    const uint32_t dim = p.kv.head_dim, lane = threadIdx.x % 32, pitch = SHAPE_PITCH(dim);
+    const uint32_t tiles = (p.rows + KV_SHAPE_ROWS - 1) / KV_SHAPE_ROWS;
+    const uint32_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, side = i / tiles;
+    const uint32_t first = i % tiles * KV_SHAPE_ROWS, head = side % p.kv.kv_heads;
+    const bool value = side >= p.kv.kv_heads;
+    const float *tables = value ? p.kv.v_feedback : p.kv.k_feedback;
+    const shape_table table = {tables + (uint64_t)head * dim * dim, dim};
+    const shape_rows rows = {room + threadIdx.x / 32 * (SHAPE_WARP_BYTES(dim, p.rotary_dim) / 4),
+                             pitch};
+
+    wait_for_previous();
+    if (side >= 2 * p.kv.kv_heads)
+        return;
+    const uint32_t n = min(p.rows - first, KV_SHAPE_ROWS);
+    for (uint32_t r = 0; r < n; r++)
+        if (p.row_slot[first + r] >= 0)
+            shape_read<T>(p, first + r, head, value, rows.rows + KV_SHAPE_ROWS * pitch,
+                          rows.rows + r * pitch);
+    kv_shape(table, rows, SHAPE_RUNS(dim));
+    __syncwarp();
+    for (uint32_t r = 0; r < n; r++) {
+        const int64_t slot = p.row_slot[first + r];
+        for (uint32_t e = lane; e < dim && slot >= 0; e += 32)
+            cached(p.kv, slot, head, value)[e] = (char)rows.stored(r, e);
+    }
 }
 
 /* -- The tokens of the step ahead --------------------------------------------------------------------------- */
@@ -649,11 +720,11 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_##id(rope_args p)              \
     {                                                                                              \
-        rope<T, false>(p);                                                                         \
+        rope<T>(p);                                                                                \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_shaped_##id(rope_args p)       \
+    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS(1)) shape_##id(rope_args p)         \
     {                                                                                              \
-        rope<T, true>(p);                                                                          \
+        shape<T>(p);                                                                               \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) hadamard_##id(hadamard_args p)               \
     {                                                                                              \

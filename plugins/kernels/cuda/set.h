@@ -24,7 +24,7 @@
     F(reduce_rms_norm)                                                                             \
     F(reduce_layer_norm)                                                                           \
     F(table)                                                                                       \
-    F(rope) F(rope_shaped) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight) F(reorder)
+    F(rope) F(shape) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight) F(reorder)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
 #define LINEAR_ENTRIES(X, F)                                                                       \

@@ -197,18 +197,19 @@ static uint32_t cells_of(const tn_launch *l)
     return l->kv->dtype == TN_DT_F8E4M3 ? 1 : l->kv->dtype == TN_DT_I8 ? 2 : 0;
 }
 
+#define SHAPE_ROWS (SHAPE_THREADS / 32 * SHAPE_WARP_ROWS) /* that a block has at a time */
+
 /* Blocks that store keys and values with feedback, a multiple of `cluster`. Each loads a table for its rows, so there are no more than
- * keep the chip busy, or than have a row for each of their warps. */
+ * keep the chip busy, or than have rows for each of their warps. */
 static struct shaping shaping_of(const tn_launch *l, uint32_t cluster)
 {
     uint32_t sides = 2 * l->kv->n_kv_heads, rows = l->batch->n_rows;
-    uint32_t chunks = cuda_div_up(2 * HOPPER_UNITS, sides), most;
+    uint32_t chunks = cuda_div_up(4 * HOPPER_UNITS, sides);
     struct shaping s = {.k = l->kv->k_feedback, .v = l->kv->v_feedback};
 
     if (!s.k || l->kv->dtype != TN_DT_F8E4M3 || rows == 0)
         return (struct shaping){.rows = 1};
-    most = cuda_div_up(rows, SHAPE_THREADS / 32);
-    s.rows = cuda_div_up(rows, chunks < most ? chunks : most);
+    s.rows = cuda_div_up(rows, chunks * SHAPE_ROWS) * SHAPE_ROWS;
     s.blocks = cuda_div_up(sides * cuda_div_up(rows, s.rows), cluster) * cluster;
     return s;
 }
@@ -239,10 +240,13 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
     int32_t rc;
 
     p->q = l->workspace;
+    if (x.shaping.blocks)
+        x.turned = (char *)l->workspace + (uint64_t)p->rows * l->op->in[0]->width * 2;
     rc = hopper_launch(d, l, IMAGE_ROWS, ROWS_APPEND + 2 * cells_of(l) + type,
                        (struct cuda_grid){.x = p->rows, .threads = APPEND_THREADS}, &x, err);
     if (rc || !x.shaping.blocks)
         return rc;
+    x.k = x.turned;
     return hopper_launch(d, l, IMAGE_ROWS, ROWS_SHAPE + 2 * type + (dim == 64),
                          (struct cuda_grid){.x = x.shaping.blocks,
                                             .threads = SHAPE_THREADS,
@@ -303,6 +307,8 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     stages = shapes[shape].stages;
     shared =
         stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
+    if (p->shaping.blocks && shared < SHAPE_BYTES(dim))
+        shared = SHAPE_BYTES(dim);
     return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
                          (struct cuda_grid){.x = items * splits + p->shaping.blocks,
                                             .threads = DECODE_THREADS,
@@ -391,7 +397,7 @@ static double attend8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
     return cost_of(op, rows, 1.0);
 }
 
-/* Rotated queries of steps in which a sequence has several rows. */
+/* Of steps in which a sequence has several rows: rotated queries, */
 static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_rows,
                                 uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
                                 tn_err *err)
@@ -401,6 +407,19 @@ static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_ro
     (void)max_context;
     (void)err;
     *bytes = (uint64_t)max_rows * op->in[0]->width * 2;
+    return TN_OK;
+}
+
+/* and rotated keys, if they are stored with feedback. */
+static int32_t attend8_workspace(void *instance, const tn_op *op, uint32_t max_rows,
+                                 uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
+                                 tn_err *err)
+{
+    (void)instance;
+    (void)max_seqs;
+    (void)max_context;
+    (void)err;
+    *bytes = (uint64_t)max_rows * (op->in[0]->width + op->in[1]->width) * 2;
     return TN_OK;
 }
 
@@ -424,16 +443,17 @@ static int32_t attend_workspace(void *instance, const tn_op *op, uint32_t max_ro
 #define ALONE(id, suffix, dt, kv, cost)                                                            \
     ATTEND(attention_##id, attention, "attention", suffix, dt, kv, cost, TN_OP_ATTENTION, NULL,    \
            NULL)
-#define FUSED(id, suffix, dt, kv, cost)                                                            \
-    ATTEND(rope_attention_##id, rope_attention, TN_FUSED_ROPE_ATTENTION, suffix, dt, kv, cost,     \
-           TN_FUSED_ROPE_ATTENTION, TN_FUSED_ROPE_ATTENTION_TEXT, attend_workspace)                \
+#define FUSED(id, suffix, dt, kv, kind)                                                            \
+    ATTEND(rope_attention_##id, rope_attention, TN_FUSED_ROPE_ATTENTION, suffix, dt, kv,           \
+           kind##_cost_ns, TN_FUSED_ROPE_ATTENTION, TN_FUSED_ROPE_ATTENTION_TEXT,                  \
+           kind##_workspace)                                                                       \
     ATTEND(rope_hadamard_attention_##id, rope_attention, TN_FUSED_ROPE_HADAMARD_ATTENTION, suffix, \
-           dt, kv, cost, TN_FUSED_ROPE_HADAMARD_ATTENTION, TN_FUSED_ROPE_HADAMARD_ATTENTION_TEXT,  \
-           attend_workspace)
-#define BOTH(id, suffix, dt, kv, cost)                                                             \
-    ALONE(id, suffix, dt, kv, cost) FUSED(id, suffix, dt, kv, cost)
+           dt, kv, kind##_cost_ns, TN_FUSED_ROPE_HADAMARD_ATTENTION,                               \
+           TN_FUSED_ROPE_HADAMARD_ATTENTION_TEXT, kind##_workspace)
+#define BOTH(id, suffix, dt, kv, kind)                                                             \
+    ALONE(id, suffix, dt, kv, kind##_cost_ns) FUSED(id, suffix, dt, kv, kind)
 
-BOTH(bf16, "bf16", TN_DT_BF16, TN_DT_BIT(TN_DT_BF16), attend_cost_ns)
-BOTH(f16, "f16", TN_DT_F16, TN_DT_BIT(TN_DT_F16), attend_cost_ns)
-BOTH(kv8_bf16, "kv8.bf16", TN_DT_BF16, CUDA_KV8, attend8_cost_ns)
-BOTH(kv8_f16, "kv8.f16", TN_DT_F16, CUDA_KV8, attend8_cost_ns)
+BOTH(bf16, "bf16", TN_DT_BF16, TN_DT_BIT(TN_DT_BF16), attend)
+BOTH(f16, "f16", TN_DT_F16, TN_DT_BIT(TN_DT_F16), attend)
+BOTH(kv8_bf16, "kv8.bf16", TN_DT_BF16, CUDA_KV8, attend8)
+BOTH(kv8_f16, "kv8.f16", TN_DT_F16, CUDA_KV8, attend8)

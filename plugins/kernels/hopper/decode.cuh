@@ -144,6 +144,20 @@ template <int D> struct decode_turn {
     }
 };
 
+// A warp's head, rotated and multiplied by the Hadamard matrix, as y(element, what it became).
+template <typename T, int D, typename Store>
+__device__ __forceinline__ void decode_mixed(const rope_params &r, const T *from,
+                                             const float2 (&angles)[D / 64], Store y)
+{
+    T x[D / 32];
+
+    rope_read<T, D>(r, from, x);
+    rope_hadamard<T, D>(r, x, angles);
+#pragma unroll
+    for (int n = 0; n < D / 32; n++)
+        y(rope_element<D>(r, n), x[n]);
+}
+
 // Where the row's own key and value go in the cache.
 template <typename C> struct decode_slot {
     typename C::cell *keys, *values;
@@ -196,10 +210,10 @@ template <typename C> struct decode_own {
         };
 
         if (p.rope_k.hadamard && i < 32)
-            rope_hadamard<T, D>(p.rope_k,
-                                static_cast<const T *>(p.k) +
-                                    (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D,
-                                turn.angles, store_key);
+            decode_mixed<T, D>(p.rope_k,
+                               static_cast<const T *>(p.k) +
+                                   (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D,
+                               turn.angles, store_key);
         if (i < D / 2 && !p.rope_k.hadamard) {
             rope_turn<T>(p.rope_k, i, turn.angles[0], a, b);
             store_key(at.x, a);
@@ -254,8 +268,8 @@ template <typename C> struct decode_queries {
         const uint2 at = rope_elements(p.rope_q, pair);
 
         for (uint32_t h = threadIdx.x / 32; h < t.heads && p.rope_q.hadamard; h += 4)
-            rope_hadamard<T, D>(p.rope_q, head(p, t, h), turn.angles,
-                                [&](uint32_t d, T v) { q[h * pitch + d] = C::query(v, scale); });
+            decode_mixed<T, D>(p.rope_q, head(p, t, h), turn.angles,
+                               [&](uint32_t d, T v) { q[h * pitch + d] = C::query(v, scale); });
 #pragma unroll
         for (int n = 0; n < N; n++) {
             const uint32_t h = (threadIdx.x + n * CONSUMERS) / (D / 2);

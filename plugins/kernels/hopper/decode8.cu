@@ -132,7 +132,7 @@ template <typename C> __device__ __forceinline__ void decode_or_shape(const atte
     }
     allow_successor();
     if constexpr (C::shaped)
-        shape_block<typename C::type, C::dim>(p, memory, blockIdx.x);
+        shape_block<typename C::type, C::dim>(p, p.rope_k, memory, blockIdx.x);
 }
 
 #define DECODE(cells, E, name, T, D, STAGES, BLOCKS)                                               \

@@ -150,13 +150,18 @@ struct shaping {
 };
 
 #define SHAPE_THREADS 160
-/* Of shared memory: what is read of a table (kv_packed_table), and a row for each warp. */
-#define SHAPE_BYTES(dim) (4 * ((dim) / 2 * ((dim)-8) + SHAPE_THREADS / 32 * (dim)))
+#define SHAPE_WARP_ROWS 16 /* that a warp has at a time */
+#define SHAPE_PITCH(dim) ((dim) + 8)
+/* Of shared memory: fragments of a table (cuda_kv_shape.cuh), means, and for each warp rows of 16 bits and of 8. */
+#define SHAPE_BYTES(dim)                                                                           \
+    ((dim) / 8 * ((dim) / 8 - 1) / 2 * 128 + 4 * (dim) +                                           \
+     SHAPE_THREADS / 32 * SHAPE_WARP_ROWS * (SHAPE_PITCH(dim) * 2 + (dim) + 16))
 
 /* Rotation and append of whole steps. */
 struct append_params {
     const void *q, *k, *v;
-    void *out, *keys;                          /* rotated queries; page 0 */
+    void *out, *keys; /* rotated queries; page 0 */
+    void *turned;     /* rotated keys, if `shaping` says that others store them, and the values */
     const float *k_scale, *v_scale, *k_center; /* of tn_kv_layer */
     struct rope_params rope_q, rope_k;
     struct shaping shaping;

@@ -46,34 +46,48 @@ __device__ __forceinline__ void rope_turn(const rope_params &r, uint32_t i, floa
     b = static_cast<T>(y * angle.x + x * angle.y);
 }
 
-// A head of D elements as a warp has it: of pair i = lane + 32 j, register 2 j the first and 2 j + 1 the second.
+// A head of D elements as a warp has it: of pair i = lane + 32 j, register 2 j the first and 2 j + 1 the second. Which element that is,
+// as rope_elements says; of heads that are not rotated as a whole, too.
 template <int D> __device__ __forceinline__ uint32_t rope_element(const rope_params &r, uint32_t n)
 {
-    const uint32_t i = threadIdx.x % 32 + 32 * (n / 2);
+    const uint2 at = rope_elements(r, threadIdx.x % 32 + 32 * (n / 2));
 
-    return r.pairs ? 2 * i + n % 2 : i + n % 2 * (D / 2);
+    return n % 2 ? at.y : at.x;
+}
+
+template <typename T, int D>
+__device__ __forceinline__ void rope_read(const rope_params &r, const T *from, T (&x)[D / 32])
+{
+#pragma unroll
+    for (int n = 0; n < D / 32; n++)
+        x[n] = from[rope_element<D>(r, n)];
+}
+
+// Rotates a head. `angles`: of pairs lane + 32 j.
+template <typename T, int D>
+__device__ __forceinline__ void rope_rotate(const rope_params &r, T (&x)[D / 32],
+                                            const float2 (&angles)[D / 64])
+{
+#pragma unroll
+    for (int j = 0; j < D / 64; j++)
+        rope_turn<T>(r, threadIdx.x % 32 + 32 * j, angles[j], x[2 * j], x[2 * j + 1]);
 }
 
 // Rotates a head as a whole (rotary D), then multiplies it by the normalised Walsh-Hadamard matrix (the op `hadamard`). Every
 // bit of an element's index is one of the register's or one of the lane's, so each is one step of sums and differences.
-// `angles`: of pairs lane + 32 j.
-template <typename T, int D, typename Store>
-__device__ __forceinline__ void rope_hadamard(const rope_params &r, const T *x,
-                                              const float2 (&angles)[D / 64], Store y)
+template <typename T, int D>
+__device__ __forceinline__ void rope_hadamard(const rope_params &r, T (&x)[D / 32],
+                                              const float2 (&angles)[D / 64])
 {
     constexpr int N = D / 32;
     const uint32_t lane = threadIdx.x % 32;
     const float unit = D == 64 ? 0.125f : 0.0883883476f;
     float v[N];
 
+    rope_rotate<T, D>(r, x, angles);
 #pragma unroll
-    for (int j = 0; j < N / 2; j++) {
-        const uint2 at = rope_elements(r, lane + 32 * j);
-        T a = x[at.x], b = x[at.y];
-        rope_turn<T>(r, lane + 32 * j, angles[j], a, b);
-        v[2 * j] = to_float(a);
-        v[2 * j + 1] = to_float(b);
-    }
+    for (int n = 0; n < N; n++)
+        v[n] = to_float(x[n]);
 #pragma unroll
     for (int step = 1; step < N; step *= 2)
 #pragma unroll
@@ -92,7 +106,7 @@ __device__ __forceinline__ void rope_hadamard(const rope_params &r, const T *x,
         }
 #pragma unroll
     for (int n = 0; n < N; n++)
-        y(rope_element<D>(r, n), static_cast<T>(v[n] * unit));
+        x[n] = static_cast<T>(v[n] * unit);
 }
 
 #endif

@@ -214,7 +214,8 @@ template <typename T> struct rope_cache<T, void> {
     }
 };
 
-// Rotated queries to p.out, rotated keys and values to their slots. A row whose slot is negative stores nothing.
+// Rotated queries to p.out, rotated keys and values to their slots, or, if they are to be stored with feedback, rotated keys to
+// p.turned. A row whose slot is negative stores nothing.
 template <typename T, typename E>
 __device__ __forceinline__ void rope_append(const append_params &p)
 {
@@ -236,6 +237,11 @@ __device__ __forceinline__ void rope_append(const append_params &p)
         } else if (slot >= 0) {
             const uint32_t h = head - p.heads;
             const uint64_t from = (static_cast<uint64_t>(row) * p.kv_heads + h) * d;
+            if (p.turned) {
+                rope_head<T>(p.rope_k, static_cast<const T *>(p.k) + from,
+                             rope_rows<T>{static_cast<T *>(p.turned) + from}, table[1], eight, d);
+                continue;
+            }
             const auto values = rope_cache<T, E>::at(p, static_cast<uint64_t>(slot), h, 1);
             float v[8];
             rope_head<T>(p.rope_k, static_cast<const T *>(p.k) + from,
@@ -263,14 +269,14 @@ __device__ __forceinline__ void rope_append(const append_params &p)
         rope_append<T, E>(p);                                                                      \
     }
 
-// After an append that rounded to the nearest: of steps in which rows of a sequence read each other's keys.
+// After a kernel that turned queries and keys: of steps in which rows of a sequence read each other's keys.
 #define SHAPE(name, T, D)                                                                          \
     extern "C" __global__ void __launch_bounds__(SHAPE_THREADS)                                    \
         shape_##name##_##D(const __grid_constant__ append_params p)                                \
     {                                                                                              \
         extern __shared__ __align__(16) unsigned char memory[];                                    \
         allow_successor();                                                                         \
-        shape_block<T, D>(p, memory, blockIdx.x);                                                  \
+        shape_block<T, D>(p, rope_params{}, memory, blockIdx.x);                                   \
     }
 
 NORM(bf16, __nv_bfloat16, 1)

@@ -1,106 +1,257 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys and values of single rows into a cache of float8_e4m3, with feedback (kv_append in tenon/ops.h). A block has a kv head's keys,
-// or its values, of some rows: what is read of their table, 30 KiB for heads of 128 elements, is in shared memory before the step's
-// rows are there, and a warp takes a row at a time.
+// or its values, of some rows: what is read of their table is in shared memory before the step's rows are there, and a warp takes
+// sixteen rows at a time.
 #ifndef HOPPER_SHAPE_CUH
 #define HOPPER_SHAPE_CUH
 
 #include "../common/cuda_kv_shape.cuh"
 #include "rope.cuh"
 
-// Four elements at a time.
-template <int D> __device__ __forceinline__ void shape_table(const float *from, float *table)
+// Where things lie in shared memory: fragments of the table, the means of the keys, and for each warp rows and what they became. A row
+// has some more elements, so that lanes that read the same columns of eight rows find all banks.
+template <int D> struct shape_room {
+    static constexpr int runs = D / KV_SHAPE_RUN, fragments = KV_SHAPE_FRAGMENTS(runs);
+    static constexpr uint32_t center = fragments * KV_SHAPE_FRAGMENT_BYTES, rows = center + 4 * D;
+    static constexpr uint32_t pitch = SHAPE_PITCH(D), cells = KV_SHAPE_ROWS * pitch * 2;
+    static constexpr uint32_t cell_pitch = D + 16, tile = cells + KV_SHAPE_ROWS * cell_pitch;
+    static_assert(rows + SHAPE_THREADS / 32 * tile == SHAPE_BYTES(D), "as the host reckons");
+};
+
+// Two rows of a table, four of their elements.
+struct shape_piece {
+    float4 first, second;
+    uint32_t at; // the word that the first pair of them becomes; the next lie four apart
+};
+
+// Piece `i` of those that are read, eight of each fragment. Runs r and RUNS - r have RUNS fragments together, so that a division finds
+// the run of a piece.
+template <int D>
+__device__ __forceinline__ shape_piece shape_read_piece(const float *table, uint32_t i)
 {
-    for (uint32_t i = threadIdx.x; i < D * D / 4; i += blockDim.x) {
-        const uint32_t row = i / (D / 4), column = i % (D / 4) * 4;
-        if (column < row / KV_SHAPE_RUN * KV_SHAPE_RUN)
-            *reinterpret_cast<float4 *>(table + kv_packed_table::offset(row) + column) =
-                reinterpret_cast<const float4 *>(from)[i];
-    }
+    constexpr uint32_t RUNS = shape_room<D>::runs;
+    const uint32_t fold = 1 + i / (8 * RUNS), fragment = i / 8 % RUNS, pair = i / 2 % 4,
+                   four = i % 2;
+    const uint32_t run = fragment < RUNS - fold ? RUNS - fold : fold,
+                   of = fragment < RUNS - fold ? fragment : fragment - (RUNS - fold);
+    const float *row = table + (run * KV_SHAPE_RUN + 2 * pair) * D + of * KV_SHAPE_RUN + 4 * four;
+
+    return {*reinterpret_cast<const float4 *>(row), *reinterpret_cast<const float4 *>(row + D),
+            (KV_SHAPE_FRAGMENTS(run) + of) * 32 + 16 * four + pair};
 }
 
-// The elements of a head as kv_append reads them, in their order: keys rotated, and multiplied by the Hadamard matrix.
-template <typename T, int D>
-__device__ __forceinline__ void shape_turn(const rope_params &r, int32_t position, const T *x,
-                                           float *turned)
+__device__ __forceinline__ void shape_write_piece(const shape_piece &p, uint32_t *fragments)
 {
+    fragments[p.at] = kv_shape_pair(p.first.x, p.second.x);
+    fragments[p.at + 4] = kv_shape_pair(p.first.y, p.second.y);
+    fragments[p.at + 8] = kv_shape_pair(p.first.z, p.second.z);
+    fragments[p.at + 12] = kv_shape_pair(p.first.w, p.second.w);
+}
+
+// All of it is on its way before any of it is waited for.
+template <int D> __device__ __forceinline__ void shape_table(const float *from, uint32_t *fragments)
+{
+    constexpr uint32_t ALL = shape_room<D>::fragments * 8;
+    constexpr int EACH = (ALL + SHAPE_THREADS - 1) / SHAPE_THREADS;
+    shape_piece pieces[EACH];
+
+#pragma unroll
+    for (int n = 0; n < EACH; n++)
+        pieces[n] = shape_read_piece<D>(from, min(threadIdx.x + n * SHAPE_THREADS, ALL - 1));
+#pragma unroll
+    for (int n = 0; n < EACH; n++)
+        if (threadIdx.x + n * SHAPE_THREADS < ALL)
+            shape_write_piece(pieces[n], fragments);
+}
+
+struct shape_table_fragments {
+    const uint32_t *at;
+
+    __device__ __forceinline__ uint32_t pair(int run, int of) const
+    {
+        return at[(KV_SHAPE_FRAGMENTS(run) + of) * 32 + threadIdx.x % 32];
+    }
+};
+
+// Sixteen rows of 16 bits in shared memory, in whose place their errors are kept, and the bytes that they become.
+template <typename T, int D> struct shape_rows {
+    unsigned char *tile;
+    const float *center;
+    float unit, inverse;
+
+    __device__ __forceinline__ T *row(uint32_t i) const
+    {
+        return reinterpret_cast<T *>(tile) + i * shape_room<D>::pitch;
+    }
+    __device__ __forceinline__ unsigned char *cells(uint32_t i) const
+    {
+        return tile + shape_room<D>::cells + i * shape_room<D>::cell_pitch;
+    }
+    static __device__ __forceinline__ uint32_t column(int run)
+    {
+        return run * KV_SHAPE_RUN + threadIdx.x % 4 * 2;
+    }
+    // Of the lane's second row, if `second`.
+    __device__ __forceinline__ uint32_t *word(int run, uint32_t second) const
+    {
+        return reinterpret_cast<uint32_t *>(row(threadIdx.x % 32 / 4 + 8 * second) + column(run));
+    }
+
+    __device__ __forceinline__ void load(int run, float (&y)[4]) const
+    {
+        const float2 mean = *reinterpret_cast<const float2 *>(center + column(run));
+
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const float2 x = element<T>::unpack(*word(run, n));
+            y[2 * n] = kv8_divide(x.x - mean.x, unit, inverse);
+            y[2 * n + 1] = kv8_divide(x.y - mean.y, unit, inverse);
+        }
+    }
+    __device__ __forceinline__ void keep(int run, uint2 error, uint16_t first,
+                                         uint16_t second) const
+    {
+        unsigned char *to = cells(threadIdx.x % 32 / 4) + column(run);
+
+        *word(run, 0) = error.x;
+        *word(run, 1) = error.y;
+        *reinterpret_cast<uint16_t *>(to) = first;
+        *reinterpret_cast<uint16_t *>(to + 8 * shape_room<D>::cell_pitch) = second;
+    }
+    __device__ __forceinline__ uint2 kept(int run) const
+    {
+        return make_uint2(*word(run, 0), *word(run, 1));
+    }
+};
+
+// A warp's rows of one kind: from row `first` on, `n` of them, of which lane i has the i-th's slot and position.
+template <typename T> struct shape_source {
+    const T *x; // the head's elements of row 0
+    uint64_t width;
+    uint32_t first, n;
+    int64_t slot;
+    int32_t position;
+};
+
+template <typename T, int D>
+__device__ __forceinline__ void shape_load(const shape_source<T> &s, const shape_rows<T, D> &to)
+{
+    constexpr uint32_t PIECES = D / 8; // of 16 bytes
     const uint32_t lane = threadIdx.x % 32;
-    float2 angles[D / 64];
+    uint4 x[KV_SHAPE_ROWS * PIECES / 32];
+
+#pragma unroll
+    for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
+        const uint32_t i = lane + 32 * k, row = i / PIECES;
+        x[k] = make_uint4(0, 0, 0, 0);
+        if (row < s.n)
+            x[k] =
+                *reinterpret_cast<const uint4 *>(s.x + (s.first + row) * s.width + i % PIECES * 8);
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
+        const uint32_t i = lane + 32 * k;
+        *reinterpret_cast<uint4 *>(to.row(i / PIECES) + i % PIECES * 8) = x[k];
+    }
+    __syncwarp();
+}
+
+// Keys are rotated, and multiplied by the Hadamard matrix, as kv_append reads them.
+template <typename T, int D>
+__device__ __forceinline__ void shape_turn(const rope_params &r, const shape_source<T> &s,
+                                           const shape_rows<T, D> &rows)
+{
+    float freq[D / 64];
 
 #pragma unroll
     for (int j = 0; j < D / 64; j++)
-        angles[j] = rope_angle(r, position, rope_freq(r, lane + 32 * j));
-    if (r.hadamard) {
-        rope_hadamard<T, D>(r, x, angles, [&](uint32_t d, T v) { turned[d] = to_float(v); });
-        return;
-    }
+        freq[j] = rope_freq(r, threadIdx.x % 32 + 32 * j);
+#pragma unroll 1
+    for (uint32_t i = 0; i < s.n; i++) {
+        const int32_t position = __shfl_sync(0xFFFFFFFFu, s.position, i);
+        float2 angles[D / 64];
+        T x[D / 32];
 #pragma unroll
-    for (int j = 0; j < D / 64; j++) {
-        const uint2 at = rope_elements(r, lane + 32 * j);
-        T a = x[at.x], b = x[at.y];
-        rope_turn<T>(r, lane + 32 * j, angles[j], a, b);
-        turned[at.x] = to_float(a);
-        turned[at.y] = to_float(b);
+        for (int j = 0; j < D / 64; j++)
+            angles[j] = rope_angle(r, position, freq[j]);
+        rope_read<T, D>(r, rows.row(i), x);
+        __syncwarp();
+        if (r.hadamard)
+            rope_hadamard<T, D>(r, x, angles);
+        else
+            rope_rotate<T, D>(r, x, angles);
+#pragma unroll
+        for (int n = 0; n < D / 32; n++)
+            rows.row(i)[rope_element<D>(r, n)] = x[n];
     }
+    __syncwarp();
 }
 
-// One key or value, from `turned`, to where the cache has it.
-template <int D>
-__device__ __forceinline__ void shape_store(const float *turned, const float *center, float unit,
-                                            const float *table, uint8_t *to)
-{
-    constexpr int N = D / 32;
-    const uint32_t first = threadIdx.x % 32 * N;
-    const float r = __frcp_rn(unit);
-    uint8_t bytes[N];
-    uint32_t word = 0;
-    float y[N];
-
-#pragma unroll
-    for (int n = 0; n < N; n++)
-        y[n] = kv8_divide(turned[first + n] - (center ? center[first + n] : 0.0f), unit, r);
-    kv_shape<N>(y, kv_packed_table{table}, D, bytes);
-#pragma unroll
-    for (int n = 0; n < N; n++)
-        word |= static_cast<uint32_t>(bytes[n]) << 8 * n;
-    if (N == 4)
-        *reinterpret_cast<uint32_t *>(to + first) = word;
-    else
-        *reinterpret_cast<uint16_t *>(to + first) = static_cast<uint16_t>(word);
-}
-
-// Block `block` of those that p.shaping tells of; `memory` has SHAPE_BYTES(D). P: attention_params or append_params.
+// Sixteen rows, to where the cache has them.
 template <typename T, int D, typename P>
-__device__ __forceinline__ void shape_block(const P &p, unsigned char *memory, uint32_t block)
+__device__ __forceinline__ void shape_put(const P &p, const shape_source<T> &s, uint32_t side,
+                                          const shape_rows<T, D> &rows)
 {
-    const uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32,
-                   side = block % (2 * p.kv_heads);
-    const uint32_t chunk = block / (2 * p.kv_heads), head = side % p.kv_heads;
-    const uint32_t end = min(p.rows, (chunk + 1) * p.shaping.rows);
-    const bool value = side >= p.kv_heads;
-    const float *center = value || !p.k_center ? nullptr : p.k_center + head * D;
-    float *table = reinterpret_cast<float *>(memory);
-    float *turned = table + kv_packed_table::offset(D) + warp * D;
-    const rope_params none = {};
+    constexpr uint32_t PIECES = D / 16;
 
-    shape_table<D>((value ? p.shaping.v : p.shaping.k) + static_cast<uint64_t>(head) * D * D,
-                   table);
-    wait_for_predecessor();
-    __syncthreads();
-    for (uint32_t row = chunk * p.shaping.rows + warp; row < end; row += warps) {
-        const int64_t slot = p.row_slot[row];
-        const uint64_t at = (static_cast<uint64_t>(row) * p.kv_heads + head) * D;
-        if (slot < 0)
+    __syncwarp();
+#pragma unroll
+    for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
+        const uint32_t i = threadIdx.x % 32 + 32 * k, row = i / PIECES, piece = i % PIECES;
+        const int64_t slot = __shfl_sync(0xFFFFFFFFu, s.slot, row);
+        if (row >= s.n || slot < 0)
             continue;
         const uint64_t in = static_cast<uint64_t>(slot) % p.block_tokens;
-        uint8_t *to = static_cast<uint8_t *>(p.keys) +
-                      static_cast<uint64_t>(slot) / p.block_tokens * p.block_bytes +
-                      (static_cast<uint64_t>(side) * p.block_tokens + in) * D;
-        shape_turn<T, D>(value ? none : p.rope_k, p.positions[row],
-                         static_cast<const T *>(value ? p.v : p.k) + at, turned);
-        __syncwarp();
-        shape_store<D>(turned, center, value ? p.v_scale[head] : p.k_scale[head], table, to);
-        __syncwarp();
+        unsigned char *to = static_cast<unsigned char *>(p.keys) +
+                            static_cast<uint64_t>(slot) / p.block_tokens * p.block_bytes +
+                            (static_cast<uint64_t>(side) * p.block_tokens + in) * D;
+        reinterpret_cast<uint4 *>(to)[piece] =
+            *reinterpret_cast<const uint4 *>(rows.cells(row) + 16 * piece);
+    }
+    __syncwarp();
+}
+
+// Block `block` of those that p.shaping tells of; `memory` has SHAPE_BYTES(D). P: attention_params or append_params. `turn`: what keys
+// want yet.
+template <typename T, int D, typename P>
+__device__ __forceinline__ void shape_block(const P &p, const rope_params &turn,
+                                            unsigned char *memory, uint32_t block)
+{
+    using room = shape_room<D>;
+    const uint32_t warp = threadIdx.x / 32, side = block % (2 * p.kv_heads);
+    const uint32_t begin = block / (2 * p.kv_heads) * p.shaping.rows, head = side % p.kv_heads;
+    const uint32_t end = min(p.rows, begin + p.shaping.rows);
+    const bool value = side >= p.kv_heads;
+    const float *table = (value ? p.shaping.v : p.shaping.k) + static_cast<uint64_t>(head) * D * D;
+    const float unit = value ? p.v_scale[head] : p.k_scale[head];
+    float *center = reinterpret_cast<float *>(memory + room::center);
+    const shape_table_fragments fragments = {reinterpret_cast<const uint32_t *>(memory)};
+    const shape_rows<T, D> rows = {memory + room::rows + warp * room::tile, center, unit,
+                                   __frcp_rn(unit)};
+
+    if (begin >= end)
+        return;
+    shape_table<D>(table, reinterpret_cast<uint32_t *>(memory));
+    for (uint32_t i = threadIdx.x; i < D; i += SHAPE_THREADS)
+        center[i] = value || !p.k_center ? 0.0f : p.k_center[head * D + i];
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t first = begin + warp * KV_SHAPE_ROWS; first < end;
+         first += SHAPE_THREADS / 32 * KV_SHAPE_ROWS) {
+        const uint32_t n = min(end - first, KV_SHAPE_ROWS),
+                       mine = first + min(threadIdx.x % 32, n - 1);
+        const shape_source<T> s = {static_cast<const T *>(value ? p.v : p.k) + head * D,
+                                   static_cast<uint64_t>(p.kv_heads) * D,
+                                   first,
+                                   n,
+                                   p.row_slot[mine],
+                                   p.positions[mine]}; // there before the step
+        wait_for_predecessor();
+        shape_load<T, D>(s, rows);
+        if (!value && (turn.freqs || turn.hadamard))
+            shape_turn<T, D>(turn, s, rows);
+        kv_shape(fragments, rows, room::runs);
+        shape_put<T, D>(p, s, side, rows);
     }
 }
 

@@ -89,8 +89,9 @@
  *             output projection) would see them. Twice more elements are taken from the last to the first, one by one, and each
  *             with F[i][i] > 0 is stored anew as e4m3(y[i] - sum_{j != i} G[i][j] * (s[j] - y[j]) / F[i][i]), s being what is
  *             stored then and G[i][j] = F[min(i, j)][max(i, j)]. An error that is not within [-448, 448] is taken as 0. A
- *             variant may leave out these two passes, or round every element to the nearest instead; what a step's own
- *             attention reads of the row that it appends may be rounded either way. See tn_kv_layer::k_feedback.
+ *             variant may leave out these two passes, may round F and errors to float16 before it multiplies them, or may
+ *             round every element to the nearest instead; what a step's own attention reads of the row that it appends may be
+ *             rounded either way. See tn_kv_layer::k_feedback.
  *             With a cache of 16 bits or more all these mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
