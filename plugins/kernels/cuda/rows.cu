@@ -688,7 +688,7 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
 
 /* -- Stamped out per dtype of the rows ----------------------------------------------------------------------- */
 
-/* (1024, 1): with 1024 alone, ptxas makes room for two blocks on sm_100, and spills. */
+/* (1024, 1): with 1024 alone, ptxas makes room for two blocks on sm_100, and spills. (SHAPE_THREADS(1), 4): likewise for eight. */
 #define STAMP(id, T)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) map_##id(map_args p)                         \
     {                                                                                              \
@@ -722,7 +722,7 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
     {                                                                                              \
         rope<T>(p);                                                                                \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS(1)) shape_##id(rope_args p)         \
+    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS(1), 4) shape_##id(rope_args p)      \
     {                                                                                              \
         shape<T>(p);                                                                               \
     }                                                                                              \
