@@ -415,12 +415,10 @@ static int32_t attend8_workspace(void *instance, const tn_op *op, uint32_t max_r
                                  uint32_t max_seqs, uint32_t max_context, uint64_t *bytes,
                                  tn_err *err)
 {
-    (void)instance;
-    (void)max_seqs;
-    (void)max_context;
-    (void)err;
-    *bytes = (uint64_t)max_rows * (op->in[0]->width + op->in[1]->width) * 2;
-    return TN_OK;
+    int32_t rc = attend_workspace(instance, op, max_rows, max_seqs, max_context, bytes, err);
+
+    *bytes += (uint64_t)max_rows * op->in[1]->width * 2;
+    return rc;
 }
 
 /* -- The variants ------------------------------------------------------------------------------------ */
