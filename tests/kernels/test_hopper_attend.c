@@ -247,7 +247,7 @@ START_TEST(rows_are_appended_in_the_dtype_of_the_cache)
 }
 END_TEST
 
-/* Blocks of their own, ahead of those that attend and in whole clusters, or a launch of its own where rows see each other. */
+/* Blocks of their own, in whole clusters, ahead of those that attend if all run at once, and behind them if not; or a launch of its own where rows see each other. */
 START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
 {
     static const uint32_t rows[] = {1, 4, 64, 200};
@@ -269,14 +269,17 @@ START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
         ck_assert_uint_eq(n_launches, 1);
         ck_assert_uint_eq(launches[0].k.grid[0], attending + p->shaping.blocks);
         ck_assert_uint_eq(p->shaping.blocks % launches[0].k.cluster[0], 0);
-        ck_assert_uint_ge(p->shaping.blocks * p->shaping.rows, 16 * rows[i]);
-        ck_assert_uint_ge(launches[0].k.shared_bytes, SHAPE_BYTES(128));
+        ck_assert_uint_ge(p->shaping.blocks, p->shaping.items);
+        ck_assert_uint_eq(p->shaping.first, rows[i] < 200 ? 0u : attending);
+        ck_assert_uint_ge(p->shaping.items * p->shaping.rows, 16 * rows[i]);
+        ck_assert_uint_lt(p->shaping.items * (p->shaping.rows - SHAPE_ROWS), 16 * rows[i]);
+        ck_assert_uint_ge(launches[0].k.shared_bytes, SHAPE_BYTES(128, 1));
         ck_assert_ptr_eq(p->shaping.v, kv.v_feedback);
         b.max_rows_per_seq = 2;
         launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
         ck_assert_uint_eq(n_launches, 3);
         ck_assert_str_eq(launches[1].entry, "shape_bf16_128");
-        ck_assert_uint_eq(launches[1].k.shared_bytes, SHAPE_BYTES(128));
+        ck_assert_uint_eq(launches[1].k.shared_bytes, SHAPE_BYTES(128, 2));
         ck_assert_uint_eq(launches[2].attention.shaping.blocks, 0);
     }
     kv.dtype = TN_DT_I8; /* whose steps are even */

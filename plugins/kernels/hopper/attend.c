@@ -21,10 +21,10 @@
 
 #define NAME_BF16(dim, stages, blocks) "decode_bf16_" #dim "x" #stages,
 #define NAME_F16(dim, stages, blocks) "decode_f16_" #dim "x" #stages,
-#define SHAPE(dim, stages, blocks) {dim, stages},
+#define SHAPE(dim, stages, blocks) {dim, stages, blocks},
 
 static const struct decode_shape {
-    uint32_t dim, stages;
+    uint32_t dim, stages, blocks; /* blocks: of a multiprocessor */
 } decode_shapes[] = {DECODE_SHAPES(SHAPE)};
 
 static const struct decode_shape decode8_shapes[] = {DECODE8_SHAPES(SHAPE)};
@@ -197,21 +197,27 @@ static uint32_t cells_of(const tn_launch *l)
     return l->kv->dtype == TN_DT_F8E4M3 ? 1 : l->kv->dtype == TN_DT_I8 ? 2 : 0;
 }
 
-#define SHAPE_ROWS (SHAPE_THREADS / 32 * SHAPE_WARP_ROWS) /* that a block has at a time */
-
-/* Blocks that store keys and values with feedback, a multiple of `cluster`. Each loads a table for its rows, so there are no more than
- * keep the chip busy, or than have rows for each of their warps. */
-static struct shaping shaping_of(const tn_launch *l, uint32_t cluster)
+/* Who stores keys and values with feedback: a block for each item, `cluster` by `cluster`. A block loads a table for its rows, so that
+ * there are no more items than `slots`, the blocks that run at once, or than have rows for each warp. */
+static struct shaping shaping_of(const tn_launch *l, uint32_t slots, uint32_t cluster)
 {
     uint32_t sides = 2 * l->kv->n_kv_heads, rows = l->batch->n_rows;
-    uint32_t chunks = cuda_div_up(4 * HOPPER_UNITS, sides);
+    uint32_t chunks = slots / sides ? slots / sides : 1;
     struct shaping s = {.k = l->kv->k_feedback, .v = l->kv->v_feedback};
 
     if (!s.k || l->kv->dtype != TN_DT_F8E4M3 || rows == 0)
         return (struct shaping){.rows = 1};
     s.rows = cuda_div_up(rows, chunks * SHAPE_ROWS) * SHAPE_ROWS;
-    s.blocks = cuda_div_up(sides * cuda_div_up(rows, s.rows), cluster) * cluster;
+    s.items = sides * cuda_div_up(rows, s.rows);
+    s.blocks = cuda_div_up(s.items, cluster) * cluster;
     return s;
+}
+
+/* They begin first where all blocks run at once; where not, last, in the places of blocks that end early. In front they would keep
+ * blocks that have more to do from beginning with the others. */
+static void place_shaping(struct shaping *s, uint32_t slots, uint32_t attending)
+{
+    s->first = s->blocks + attending <= slots ? 0 : attending;
 }
 
 static int32_t append(const struct hopper_device *d, const tn_launch *l, const struct asked *a,
@@ -235,7 +241,7 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
                               .kv_heads = p->kv_heads,
                               .head_dim = l->kv->head_dim,
                               .rows = p->rows,
-                              .shaping = shaping_of(l, 1)};
+                              .shaping = shaping_of(l, SHAPE_BLOCKS * HOPPER_UNITS, 1)};
     uint32_t type = hopper_type(l->op->in[0]), dim = l->kv->head_dim;
     int32_t rc;
 
@@ -250,7 +256,7 @@ static int32_t append(const struct hopper_device *d, const tn_launch *l, const s
     return hopper_launch(d, l, IMAGE_ROWS, ROWS_SHAPE + 2 * type + (dim == 64),
                          (struct cuda_grid){.x = x.shaping.blocks,
                                             .threads = SHAPE_THREADS,
-                                            .shared_bytes = SHAPE_BYTES(dim)},
+                                            .shared_bytes = SHAPE_BYTES(dim, 2)},
                          &x, err);
 }
 
@@ -291,7 +297,7 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     uint32_t items = p->rows * p->kv_heads * p->subgroups, splits = choose_splits(l, items);
     uint32_t n_shapes = cells ? N_DECODE8_SHAPES : N_DECODE_SHAPES;
     const struct decode_shape *shapes = cells ? decode8_shapes : decode_shapes;
-    uint32_t element = cells ? 1 : 2, shape, stages, shared;
+    uint32_t element = cells ? 1 : 2, shape, slots, stages, shared;
     uint32_t box = p->block_tokens < DECODE_TILE ? p->block_tokens : DECODE_TILE;
     int32_t rc = cells ? tensor_map_cache8(d, l->kv, box, &p->cache, err)
                        : tensor_map_cache(d, l->kv, box, &p->cache, err);
@@ -300,15 +306,17 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         p->box_shift++;
     if (rc)
         return rc;
-    if (p->k)
-        p->shaping = shaping_of(l, splits);
     shape = choose_decode(shapes, n_shapes, dim, items * splits, splits);
+    slots = shapes[shape].blocks * HOPPER_UNITS;
+    if (p->k)
+        p->shaping = shaping_of(l, slots, splits);
+    place_shaping(&p->shaping, slots, items * splits);
     kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
     shared =
         stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
-    if (p->shaping.blocks && shared < SHAPE_BYTES(dim))
-        shared = SHAPE_BYTES(dim);
+    if (p->shaping.blocks && shared < SHAPE_BYTES(dim, 1))
+        shared = SHAPE_BYTES(dim, 1);
     return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
                          (struct cuda_grid){.x = items * splits + p->shaping.blocks,
                                             .threads = DECODE_THREADS,

@@ -44,7 +44,8 @@ struct decode_item {
 __device__ __forceinline__ decode_item decode_find(const attention_params &p)
 {
     const uint32_t splits = cluster_size(), rank = cluster_rank();
-    const uint32_t item = (blockIdx.x - p.shaping.blocks) / splits;
+    const uint32_t block = p.shaping.first ? blockIdx.x : blockIdx.x - p.shaping.blocks;
+    const uint32_t item = block / splits;
     const uint32_t per_row = p.kv_heads * p.subgroups, sub = item % p.subgroups;
     decode_item t;
 

@@ -120,19 +120,26 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     }
 };
 
-// Blocks ahead of those that attend store what the step appends, if that is done with feedback; the ring's memory holds their table.
+// Blocks beside those that attend store what the step appends, if that is done with feedback; the ring's memory holds their table.
 // The row's own attention reads key and value as they are rounded to the nearest.
 template <typename C> __device__ __forceinline__ void decode_or_shape(const attention_params &p)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
+    const uint32_t block = blockIdx.x - p.shaping.first;
 
-    if (!C::shaped || blockIdx.x >= p.shaping.blocks) {
+    if (!C::shaped || block >= p.shaping.blocks) {
         decode<C>(p);
         return;
     }
     allow_successor();
-    if constexpr (C::shaped)
-        shape_block<typename C::type, C::dim>(p, p.rope_k, memory, blockIdx.x);
+    if constexpr (C::shaped) {
+        if (block >= p.shaping.items)
+            return;
+        if (p.rows <= KV_SHAPE_ROWS)
+            shape_few<typename C::type, C::dim>(p, p.rope_k, memory, block);
+        else
+            shape_many<typename C::type, C::dim, 1, false>(p, p.rope_k, memory, block);
+    }
 }
 
 #define DECODE(cells, E, name, T, D, STAGES, BLOCKS)                                               \

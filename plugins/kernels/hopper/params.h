@@ -142,20 +142,25 @@ struct rope_params {
 #define PREFILL_STAGES 2 /* of keys, and of values */
 #define PREFILL8_SLOTS 3 /* tiles of 8 bits on their way (prefill8.cu) */
 
-/* Of a cache that is stored with feedback (kv_append): tables as in tn_kv_layer, or NULL, and how many rows a block has, and how many
- * blocks there are, for the keys and values of all heads; attention's, which come first, a multiple of its cluster. */
+/* Of a cache that is stored with feedback (kv_append): tables as in tn_kv_layer, or NULL. Each of `items` blocks has `rows` rows of the
+ * keys, or the values, of a head. With those that have nothing to do they are `blocks`, a multiple of attention's cluster, from block
+ * `first` on: in front of attention's, or behind them. */
 struct shaping {
     const float *k, *v;
-    uint32_t rows, blocks;
+    uint32_t rows, items, blocks, first;
 };
 
 #define SHAPE_THREADS 160
-#define SHAPE_WARP_ROWS 16 /* that a warp has at a time */
+#define SHAPE_BLOCKS 3     /* of a multiprocessor, where they have it for themselves */
+#define SHAPE_WARP_ROWS 16 /* that a warp has at a time, */
+#define SHAPE_ROWS (SHAPE_THREADS / 32 * SHAPE_WARP_ROWS) /* and a block */
+/* Bytes of a table's pairs of runs before pair `q` (shape.cuh). */
+#define SHAPE_PAIR(q) ((q)*128 + (q) * ((q)-1) / 2 * 512)
 #define SHAPE_PITCH(dim) ((dim) + 8)
-/* Of shared memory: fragments of a table (cuda_kv_shape.cuh), means, and for each warp rows of 16 bits and of 8. */
-#define SHAPE_BYTES(dim)                                                                           \
-    ((dim) / 8 * ((dim) / 8 - 1) / 2 * 128 + 4 * (dim) +                                           \
-     SHAPE_THREADS / 32 * SHAPE_WARP_ROWS * (SHAPE_PITCH(dim) * 2 + (dim) + 16))
+/* Of shared memory (shape.cuh): a table and means; sixteen rows; a block whose warps have so many tiles each. */
+#define SHAPE_TABLE(dim) (SHAPE_PAIR((dim) / 16) + 4 * (dim))
+#define SHAPE_TILE(dim) (SHAPE_WARP_ROWS * SHAPE_PITCH(dim) * 2)
+#define SHAPE_BYTES(dim, tiles) (SHAPE_TABLE(dim) + SHAPE_THREADS / 32 * (tiles)*SHAPE_TILE(dim))
 
 /* Rotation and append of whole steps. */
 struct append_params {

@@ -222,8 +222,8 @@ __device__ __forceinline__ void rope_append(const append_params &p)
     __shared__ float2 table[2][MAX_PAIRS];
     const uint32_t d = p.head_dim, eights = d / 16, row = blockIdx.x;
 
-    allow_successor();
     wait_for_predecessor();
+    allow_successor(); // which may read values then
     const int64_t slot = p.row_slot[row];
     rope_table(p.rope_q, p.positions[row], table[0]);
     rope_table(p.rope_k, p.positions[row], table[1]);
@@ -271,12 +271,12 @@ __device__ __forceinline__ void rope_append(const append_params &p)
 
 // After a kernel that turned queries and keys: of steps in which rows of a sequence read each other's keys.
 #define SHAPE(name, T, D)                                                                          \
-    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS)                                    \
+    extern "C" __global__ void __launch_bounds__(SHAPE_THREADS, SHAPE_BLOCKS)                      \
         shape_##name##_##D(const __grid_constant__ append_params p)                                \
     {                                                                                              \
         extern __shared__ __align__(16) unsigned char memory[];                                    \
         allow_successor();                                                                         \
-        shape_block<T, D>(p, rope_params{}, memory, blockIdx.x);                                   \
+        shape_many<T, D, 2, true>(p, rope_params{}, memory, blockIdx.x);                           \
     }
 
 NORM(bf16, __nv_bfloat16, 1)

@@ -1,180 +1,211 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys and values of single rows into a cache of float8_e4m3, with feedback (kv_append in tenon/ops.h). A block has a kv head's keys,
-// or its values, of some rows: what is read of their table is in shared memory before the step's rows are there, and a warp takes
-// sixteen rows at a time.
+// or its values, of some rows, and a warp takes sixteen of them at a time. What stands before the step begins, tables above all, is
+// read before anything is waited for: under an attention that fills the memory's bandwidth every read takes microseconds.
 #ifndef HOPPER_SHAPE_CUH
 #define HOPPER_SHAPE_CUH
 
 #include "../common/cuda_kv_shape.cuh"
 #include "rope.cuh"
 
-// Where things lie in shared memory: fragments of the table, the means of the keys, and for each warp rows and what they became. A row
-// has some more elements, so that lanes that read the same columns of eight rows find all banks.
+// Where things lie in shared memory: a table, the means of keys, and tiles of sixteen rows.
+//
+// A table is of pairs of runs, 2 q + 1 and 2 q: a word of each lane, what the errors of the former ask of the latter, then two of each
+// lane, what both ask of a run before them, the nearest first (operands of kv_shape_mma and of kv_shape_mma2). Rows lie so that the
+// same columns of eight rows find all banks.
 template <int D> struct shape_room {
-    static constexpr int runs = D / KV_SHAPE_RUN, fragments = KV_SHAPE_FRAGMENTS(runs);
-    static constexpr uint32_t center = fragments * KV_SHAPE_FRAGMENT_BYTES, rows = center + 4 * D;
-    static constexpr uint32_t pitch = SHAPE_PITCH(D), cells = KV_SHAPE_ROWS * pitch * 2;
-    static constexpr uint32_t cell_pitch = D + 16, tile = cells + KV_SHAPE_ROWS * cell_pitch;
-    static_assert(rows + SHAPE_THREADS / 32 * tile == SHAPE_BYTES(D), "as the host reckons");
+    static constexpr int pairs = D / KV_SHAPE_RUN / 2;
+    static constexpr uint32_t center = SHAPE_PAIR(pairs), tiles = center + 4 * D;
+    static constexpr uint32_t pitch = SHAPE_PITCH(D), tile = SHAPE_TILE(D); // pitch: elements
+    static_assert(tiles == SHAPE_TABLE(D) && tile == KV_SHAPE_ROWS * pitch * 2,
+                  "as the host reckons");
 };
 
-// Two rows of a table, four of their elements.
+// What a block stores: of keys or values of a head, the keys of all heads in front, rows [begin, end).
+struct shape_item {
+    uint32_t side, begin, end;
+
+    template <typename P> __device__ __forceinline__ bool value(const P &p) const
+    {
+        return side >= p.kv_heads;
+    }
+    template <typename P> __device__ __forceinline__ uint32_t head(const P &p) const
+    {
+        return value(p) ? side - p.kv_heads : side;
+    }
+};
+
+// The `i`-th; values first.
+template <typename P> __device__ __forceinline__ shape_item shape_find(const P &p, uint32_t i)
+{
+    const uint32_t half = p.shaping.items / 2, n = i % half;
+    const uint32_t begin = n / p.kv_heads * p.shaping.rows;
+
+    return {n % p.kv_heads + (i < half ? p.kv_heads : 0), begin,
+            min(p.rows, begin + p.shaping.rows)};
+}
+
+// -- The table -----------------------------------------------------------------------------------
+
+// Two rows of it, four of their elements.
 struct shape_piece {
     float4 first, second;
-    uint32_t at; // the word that the first pair of them becomes; the next lie four apart
 };
 
-// Piece `i` of those that are read, eight of each fragment. Runs r and RUNS - r have RUNS fragments together, so that a division finds
-// the run of a piece.
-template <int D>
-__device__ __forceinline__ shape_piece shape_read_piece(const float *table, uint32_t i)
-{
-    constexpr uint32_t RUNS = shape_room<D>::runs;
-    const uint32_t fold = 1 + i / (8 * RUNS), fragment = i / 8 % RUNS, pair = i / 2 % 4,
-                   four = i % 2;
-    const uint32_t run = fragment < RUNS - fold ? RUNS - fold : fold,
-                   of = fragment < RUNS - fold ? fragment : fragment - (RUNS - fold);
-    const float *row = table + (run * KV_SHAPE_RUN + 2 * pair) * D + of * KV_SHAPE_RUN + 4 * four;
+// Which piece the `i`-th is that is read, eight of each run and run before it. Runs r and RUNS - r have RUNS before them together, so
+// that a division finds the run of a piece.
+template <int D> struct shape_place {
+    uint32_t run, of, pair, four;
 
-    return {*reinterpret_cast<const float4 *>(row), *reinterpret_cast<const float4 *>(row + D),
-            (KV_SHAPE_FRAGMENTS(run) + of) * 32 + 16 * four + pair};
-}
-
-__device__ __forceinline__ void shape_write_piece(const shape_piece &p, uint32_t *fragments)
-{
-    fragments[p.at] = kv_shape_pair(p.first.x, p.second.x);
-    fragments[p.at + 4] = kv_shape_pair(p.first.y, p.second.y);
-    fragments[p.at + 8] = kv_shape_pair(p.first.z, p.second.z);
-    fragments[p.at + 12] = kv_shape_pair(p.first.w, p.second.w);
-}
-
-// All of it is on its way before any of it is waited for.
-template <int D> __device__ __forceinline__ void shape_table(const float *from, uint32_t *fragments)
-{
-    constexpr uint32_t ALL = shape_room<D>::fragments * 8;
-    constexpr int EACH = (ALL + SHAPE_THREADS - 1) / SHAPE_THREADS;
-    shape_piece pieces[EACH];
-
-#pragma unroll
-    for (int n = 0; n < EACH; n++)
-        pieces[n] = shape_read_piece<D>(from, min(threadIdx.x + n * SHAPE_THREADS, ALL - 1));
-#pragma unroll
-    for (int n = 0; n < EACH; n++)
-        if (threadIdx.x + n * SHAPE_THREADS < ALL)
-            shape_write_piece(pieces[n], fragments);
-}
-
-struct shape_table_fragments {
-    const uint32_t *at;
-
-    __device__ __forceinline__ uint32_t pair(int run, int of) const
+    __device__ __forceinline__ explicit shape_place(uint32_t i)
     {
-        return at[(KV_SHAPE_FRAGMENTS(run) + of) * 32 + threadIdx.x % 32];
+        constexpr uint32_t RUNS = D / KV_SHAPE_RUN;
+        const uint32_t fold = 1 + i / (8 * RUNS), n = i / 8 % RUNS;
+
+        run = n < RUNS - fold ? RUNS - fold : fold;
+        of = n < RUNS - fold ? n : n - (RUNS - fold);
+        pair = i / 2 % 4;
+        four = i % 2;
+    }
+    __device__ __forceinline__ shape_piece read(const float *table) const
+    {
+        const float *row =
+            table + (run * KV_SHAPE_RUN + 2 * pair) * D + of * KV_SHAPE_RUN + 4 * four;
+
+        return {*reinterpret_cast<const float4 *>(row), *reinterpret_cast<const float4 *>(row + D)};
+    }
+    __device__ __forceinline__ void write(const shape_piece &p, uint32_t *table) const
+    {
+        const uint32_t q = run / 2, before = 2 * q - 1 - of, lane = 16 * four + pair;
+        const bool near = of == 2 * q; // the other one of the pair
+        uint32_t *to = table + SHAPE_PAIR(q) / 4;
+
+        to += near ? lane : 32 + before / 2 * 128 + lane * 4 + before % 2 * 2 + (run + 1) % 2;
+        to[0] = kv_shape_pair(p.first.x, p.second.x);
+        to[near ? 4 : 16] = kv_shape_pair(p.first.y, p.second.y);
+        to[near ? 8 : 32] = kv_shape_pair(p.first.z, p.second.z);
+        to[near ? 12 : 48] = kv_shape_pair(p.first.w, p.second.w);
     }
 };
 
-// Sixteen rows of 16 bits in shared memory, in whose place their errors are kept, and the bytes that they become.
-template <typename T, int D> struct shape_rows {
-    unsigned char *tile;
-    const float *center;
-    float unit, inverse;
-
-    __device__ __forceinline__ T *row(uint32_t i) const
-    {
-        return reinterpret_cast<T *>(tile) + i * shape_room<D>::pitch;
-    }
-    __device__ __forceinline__ unsigned char *cells(uint32_t i) const
-    {
-        return tile + shape_room<D>::cells + i * shape_room<D>::cell_pitch;
-    }
-    static __device__ __forceinline__ uint32_t column(int run)
-    {
-        return run * KV_SHAPE_RUN + threadIdx.x % 4 * 2;
-    }
-    // Of the lane's second row, if `second`.
-    __device__ __forceinline__ uint32_t *word(int run, uint32_t second) const
-    {
-        return reinterpret_cast<uint32_t *>(row(threadIdx.x % 32 / 4 + 8 * second) + column(run));
-    }
-
-    __device__ __forceinline__ void load(int run, float (&y)[4]) const
-    {
-        const float2 mean = *reinterpret_cast<const float2 *>(center + column(run));
-
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            const float2 x = element<T>::unpack(*word(run, n));
-            y[2 * n] = kv8_divide(x.x - mean.x, unit, inverse);
-            y[2 * n + 1] = kv8_divide(x.y - mean.y, unit, inverse);
-        }
-    }
-    __device__ __forceinline__ void keep(int run, uint2 error, uint16_t first,
-                                         uint16_t second) const
-    {
-        unsigned char *to = cells(threadIdx.x % 32 / 4) + column(run);
-
-        *word(run, 0) = error.x;
-        *word(run, 1) = error.y;
-        *reinterpret_cast<uint16_t *>(to) = first;
-        *reinterpret_cast<uint16_t *>(to + 8 * shape_room<D>::cell_pitch) = second;
-    }
-    __device__ __forceinline__ uint2 kept(int run) const
-    {
-        return make_uint2(*word(run, 0), *word(run, 1));
-    }
-};
-
-// A warp's rows of one kind: from row `first` on, `n` of them, of which lane i has the i-th's slot and position.
-template <typename T> struct shape_source {
-    const T *x; // the head's elements of row 0
-    uint64_t width;
-    uint32_t first, n;
-    int64_t slot;
-    int32_t position;
-};
-
-template <typename T, int D>
-__device__ __forceinline__ void shape_load(const shape_source<T> &s, const shape_rows<T, D> &to)
+// The block's copy of a table. PIECES: that a thread has on their way at a time.
+template <int D, int PIECES>
+__device__ __forceinline__ void shape_read_table(const float *table, uint32_t *to)
 {
-    constexpr uint32_t PIECES = D / 8; // of 16 bytes
-    const uint32_t lane = threadIdx.x % 32;
-    uint4 x[KV_SHAPE_ROWS * PIECES / 32];
+    constexpr uint32_t RUNS = D / KV_SHAPE_RUN, ALL = RUNS * (RUNS - 1) * 4;
 
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < ALL; i += PIECES * SHAPE_THREADS) {
+        shape_piece pieces[PIECES];
 #pragma unroll
-    for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
-        const uint32_t i = lane + 32 * k, row = i / PIECES;
-        x[k] = make_uint4(0, 0, 0, 0);
-        if (row < s.n)
-            x[k] =
-                *reinterpret_cast<const uint4 *>(s.x + (s.first + row) * s.width + i % PIECES * 8);
-    }
+        for (uint32_t n = 0; n < PIECES; n++)
+            pieces[n] = shape_place<D>(min(i + n * SHAPE_THREADS, ALL - 1)).read(table);
 #pragma unroll
-    for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
-        const uint32_t i = lane + 32 * k;
-        *reinterpret_cast<uint4 *>(to.row(i / PIECES) + i % PIECES * 8) = x[k];
+        for (uint32_t n = 0; n < PIECES; n++)
+            if (i + n * SHAPE_THREADS < ALL)
+                shape_place<D>(i + n * SHAPE_THREADS).write(pieces[n], to);
     }
-    __syncwarp();
 }
 
-// Keys are rotated, and multiplied by the Hadamard matrix, as kv_append reads them.
-template <typename T, int D>
-__device__ __forceinline__ void shape_turn(const rope_params &r, const shape_source<T> &s,
-                                           const shape_rows<T, D> &rows)
+// Of an item: its table and means.
+template <int D, int PIECES, typename P>
+__device__ __forceinline__ void shape_read_weights(const P &p, const shape_item &item,
+                                                   unsigned char *memory)
 {
+    const uint32_t head = item.head(p);
+    float center = 0.0f; // of an element
+
+    if (threadIdx.x < D && !item.value(p) && p.k_center)
+        center = p.k_center[head * D + threadIdx.x];
+    shape_read_table<D, PIECES>((item.value(p) ? p.shaping.v : p.shaping.k) +
+                                    static_cast<uint64_t>(head) * D * D,
+                                reinterpret_cast<uint32_t *>(memory));
+    if (threadIdx.x < D)
+        reinterpret_cast<float *>(memory + shape_room<D>::center)[threadIdx.x] = center;
+}
+static_assert(SHAPE_THREADS >= 128, "every element's mean has a thread");
+
+// -- Sixteen rows --------------------------------------------------------------------------------
+
+// In lane i the slot, and the position, of row i of those from `first` on; -1, and 0, where the item has none.
+template <typename P>
+__device__ __forceinline__ int64_t shape_slot(const P &p, const shape_item &item, uint32_t first)
+{
+    const uint32_t lane = threadIdx.x % 32, row = first + lane;
+
+    return lane < KV_SHAPE_ROWS && row < item.end ? p.row_slot[row] : -1;
+}
+
+template <typename P>
+__device__ __forceinline__ int32_t shape_position(const P &p, const shape_item &item,
+                                                  uint32_t first)
+{
+    const uint32_t lane = threadIdx.x % 32, row = first + lane;
+
+    return lane < KV_SHAPE_ROWS && row < item.end ? p.positions[row] : 0;
+}
+
+// Sixteen bytes into shared memory, by no register.
+__device__ __forceinline__ void copy_async(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copy_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Until no more than the last LATER groups are on their way.
+template <int LATER> __device__ __forceinline__ void copy_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
+// Rows [begin, end) of those from `first` on, on their way into their tile: a group of the warp's copies. Rows that the item has not
+// are left as they are; what becomes of them has no slot.
+template <typename T, int D, typename P>
+__device__ __forceinline__ void shape_fetch(const P &p, const shape_item &item, uint32_t first,
+                                            uint32_t begin, uint32_t end, unsigned char *tile)
+{
+    constexpr uint32_t PIECES = D / 8; // of 16 bytes in a row
+    const uint64_t width = static_cast<uint64_t>(p.kv_heads) * D;
+    const T *x = static_cast<const T *>(item.value(p) ? p.v : p.k) + item.head(p) * D;
+
+#pragma unroll 2
+    for (uint32_t i = begin * PIECES + threadIdx.x % 32; i < end * PIECES; i += 32) {
+        const uint32_t row = i / PIECES, piece = i % PIECES * 8;
+        if (first + row < item.end)
+            copy_async(shared_address(tile) + (row * shape_room<D>::pitch + piece) * 2,
+                       x + (first + row) * width + piece);
+    }
+    copy_async_commit();
+}
+
+// How keys are turned: each lane has the frequencies of its pairs.
+template <typename T, int D> struct shape_turn {
+    const rope_params &r;
     float freq[D / 64];
 
+    __device__ __forceinline__ explicit shape_turn(const rope_params &rope) : r(rope)
+    {
 #pragma unroll
-    for (int j = 0; j < D / 64; j++)
-        freq[j] = rope_freq(r, threadIdx.x % 32 + 32 * j);
-#pragma unroll 1
-    for (uint32_t i = 0; i < s.n; i++) {
-        const int32_t position = __shfl_sync(0xFFFFFFFFu, s.position, i);
+        for (int j = 0; j < D / 64; j++)
+            freq[j] = rope_freq(r, threadIdx.x % 32 + 32 * j);
+    }
+
+    // A warp turns a row that is on its way, in its place: rotated, and multiplied by the Hadamard matrix.
+    __device__ __forceinline__ void one(int32_t position, T *row) const
+    {
         float2 angles[D / 64];
         T x[D / 32];
+
 #pragma unroll
         for (int j = 0; j < D / 64; j++)
             angles[j] = rope_angle(r, position, freq[j]);
-        rope_read<T, D>(r, rows.row(i), x);
+        copy_async_wait<0>();
+        __syncwarp();
+        rope_read<T, D>(r, row, x);
         __syncwarp();
         if (r.hadamard)
             rope_hadamard<T, D>(r, x, angles);
@@ -182,76 +213,207 @@ __device__ __forceinline__ void shape_turn(const rope_params &r, const shape_sou
             rope_rotate<T, D>(r, x, angles);
 #pragma unroll
         for (int n = 0; n < D / 32; n++)
-            rows.row(i)[rope_element<D>(r, n)] = x[n];
+            row[rope_element<D>(r, n)] = x[n];
     }
-    __syncwarp();
+
+    // Rows [begin, end) of a tile, which the warp fetched. Values stay as they are.
+    template <typename P>
+    __device__ __forceinline__ void operator()(const P &p, const shape_item &item,
+                                               int32_t positions, uint32_t begin, uint32_t end,
+                                               unsigned char *tile) const
+    {
+        if (item.value(p) || !r.freqs)
+            return;
+#pragma unroll 1
+        for (uint32_t i = begin; i < end; i++)
+            one(__shfl_sync(0xFFFFFFFFu, positions, i),
+                reinterpret_cast<T *>(tile) + i * shape_room<D>::pitch);
+    }
+};
+
+// The rows of a tile as a lane has them: of each run columns 2 (lane % 4) and the next of rows lane / 4 and eight more, in that order.
+// What they become takes the place of elements that are done with: bytes [D, 2 D) of a row were its elements behind the middle.
+template <typename T, int D> struct shape_rows {
+    unsigned char *tile;
+    const float *center;
+    float unit, inverse;
+
+    template <typename P>
+    __device__ __forceinline__ shape_rows(const P &p, const shape_item &item,
+                                          const unsigned char *table, unsigned char *rows)
+        : tile(rows), center(reinterpret_cast<const float *>(table + shape_room<D>::center)),
+          unit((item.value(p) ? p.v_scale : p.k_scale)[item.head(p)]), inverse(__frcp_rn(unit))
+    {
+    }
+    __device__ __forceinline__ unsigned char *row(uint32_t i) const
+    {
+        return tile + i * shape_room<D>::pitch * 2;
+    }
+    static __device__ __forceinline__ uint32_t column(int run)
+    {
+        return run * KV_SHAPE_RUN + threadIdx.x % 4 * 2;
+    }
+    // Of run `run`: what is to be stored, divided by the scale.
+    __device__ __forceinline__ void load(int run, float (&y)[4]) const
+    {
+        const unsigned char *x = row(threadIdx.x % 32 / 4) + 2 * column(run);
+        const float2 mean = *reinterpret_cast<const float2 *>(center + column(run));
+
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const float2 v = element<T>::unpack(
+                *reinterpret_cast<const uint32_t *>(x + 8 * n * shape_room<D>::pitch * 2));
+            y[2 * n] = kv8_divide(v.x - mean.x, unit, inverse);
+            y[2 * n + 1] = kv8_divide(v.y - mean.y, unit, inverse);
+        }
+    }
+    __device__ __forceinline__ void keep(int run, uint16_t first, uint16_t second) const
+    {
+        unsigned char *to = row(threadIdx.x % 32 / 4) + D + column(run);
+
+        *reinterpret_cast<uint16_t *>(to) = first;
+        *reinterpret_cast<uint16_t *>(to + 8 * shape_room<D>::pitch * 2) = second;
+    }
+};
+
+// What the errors of a pair of runs ask of all runs before it is added up as soon as they are known, for the next ones first, so that a
+// run waits for one product. What is asked of the run that is k behind the next stands in asked[k], and moves on as it is added to:
+// registers have no addresses, and yet a loop may go from pair to pair. Nothing is asked yet of the two that come in.
+//
+// As a loop it goes on to ask runs that there are not, by whatever lies behind the pair's words, of which nobody hears. Without
+// (STRAIGHT) it is many times the code, of which a warp that comes through once waits for every line, but less work for many rows.
+template <typename T, int D, bool STRAIGHT>
+__device__ __forceinline__ void shape_solve(const shape_rows<T, D> &rows,
+                                            const unsigned char *table)
+{
+    constexpr int PAIRS = shape_room<D>::pairs, MOST = 2 * PAIRS - 2; // runs before a pair
+    const uint32_t lane = threadIdx.x % 32;
+    float asked[MOST + 2][4] = {}, y[4];
+
+    rows.load(2 * PAIRS - 1, y);
+#pragma unroll(STRAIGHT ? PAIRS : 1)
+    for (int q = PAIRS - 1; q >= 0; q--) {
+        const uint32_t *near = reinterpret_cast<const uint32_t *>(table + SHAPE_PAIR(q)) + lane;
+        const uint4 *both = reinterpret_cast<const uint4 *>(table + SHAPE_PAIR(q) + 128) + lane;
+        const uint32_t word = *near;
+        uint4 words = both[0];
+        uint2 error[2];
+        float other[4];
+        uint16_t first, second;
+        rows.load(2 * q, other);
+        __syncwarp(); // all have read what is replaced now; and what is read for later runs is read later: registers are few
+        first = kv_shape_narrow(y, asked[0], error[0].x);
+        second = kv_shape_narrow(y + 2, asked[0] + 2, error[0].y);
+        kv_shape_mma(asked[1], error[0], word, asked[1]);
+        rows.keep(2 * q + 1, first, second);
+        first = kv_shape_narrow(other, asked[1], error[1].x);
+        second = kv_shape_narrow(other + 2, asked[1] + 2, error[1].y);
+        rows.keep(2 * q, first, second);
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            asked[MOST][n] = asked[MOST + 1][n] = 0.0f;
+#pragma unroll
+        for (int k = 0; k < MOST; k += 2) {
+            const uint4 now = words;
+            if (STRAIGHT && k >= 2 * q)
+                break;
+            if (k + 2 < MOST && (!STRAIGHT || k + 2 < 2 * q))
+                words = both[(k / 2 + 1) * 32];
+            kv_shape_mma2(asked[k], error, make_uint2(now.x, now.y), asked[k + 2]);
+            kv_shape_mma2(asked[k + 1], error, make_uint2(now.z, now.w), asked[k + 3]);
+            if (k == 0)
+                rows.load(max(2 * q - 1, 0), y);
+        }
+    }
 }
 
-// Sixteen rows, to where the cache has them.
+// What a warp's rows, those from `first` on, became, to where the cache has them.
 template <typename T, int D, typename P>
-__device__ __forceinline__ void shape_put(const P &p, const shape_source<T> &s, uint32_t side,
+__device__ __forceinline__ void shape_put(const P &p, const shape_item &item, uint32_t first,
                                           const shape_rows<T, D> &rows)
 {
     constexpr uint32_t PIECES = D / 16;
+    const int64_t slots = shape_slot(p, item, first);
 
     __syncwarp();
 #pragma unroll
     for (uint32_t k = 0; k < KV_SHAPE_ROWS * PIECES / 32; k++) {
         const uint32_t i = threadIdx.x % 32 + 32 * k, row = i / PIECES, piece = i % PIECES;
-        const int64_t slot = __shfl_sync(0xFFFFFFFFu, s.slot, row);
-        if (row >= s.n || slot < 0)
+        const int64_t slot = __shfl_sync(0xFFFFFFFFu, slots, row);
+        if (slot < 0)
             continue;
         const uint64_t in = static_cast<uint64_t>(slot) % p.block_tokens;
         unsigned char *to = static_cast<unsigned char *>(p.keys) +
                             static_cast<uint64_t>(slot) / p.block_tokens * p.block_bytes +
-                            (static_cast<uint64_t>(side) * p.block_tokens + in) * D;
+                            (static_cast<uint64_t>(item.side) * p.block_tokens + in) * D;
         reinterpret_cast<uint4 *>(to)[piece] =
-            *reinterpret_cast<const uint4 *>(rows.cells(row) + 16 * piece);
+            *reinterpret_cast<const uint4 *>(rows.row(row) + D + 16 * piece);
     }
-    __syncwarp();
 }
 
-// Block `block` of those that p.shaping tells of; `memory` has SHAPE_BYTES(D). P: attention_params or append_params. `turn`: what keys
-// want yet.
-template <typename T, int D, typename P>
-__device__ __forceinline__ void shape_block(const P &p, const rope_params &turn,
-                                            unsigned char *memory, uint32_t block)
-{
-    using room = shape_room<D>;
-    const uint32_t warp = threadIdx.x / 32, side = block % (2 * p.kv_heads);
-    const uint32_t begin = block / (2 * p.kv_heads) * p.shaping.rows, head = side % p.kv_heads;
-    const uint32_t end = min(p.rows, begin + p.shaping.rows);
-    const bool value = side >= p.kv_heads;
-    const float *table = (value ? p.shaping.v : p.shaping.k) + static_cast<uint64_t>(head) * D * D;
-    const float unit = value ? p.v_scale[head] : p.k_scale[head];
-    float *center = reinterpret_cast<float *>(memory + room::center);
-    const shape_table_fragments fragments = {reinterpret_cast<const uint32_t *>(memory)};
-    const shape_rows<T, D> rows = {memory + room::rows + warp * room::tile, center, unit,
-                                   __frcp_rn(unit)};
+// -- Blocks --------------------------------------------------------------------------------------
+//
+// Block `block` of those that p.shaping tells of: an item. P: attention_params or append_params. `rope`: what keys want yet.
 
-    if (begin >= end)
+// Of a step that has no more rows than a tile: all warps read and turn them, the first does the rest.
+template <typename T, int D, typename P>
+__device__ __forceinline__ void shape_few(const P &p, const rope_params &rope,
+                                          unsigned char *memory, uint32_t block)
+{
+    constexpr uint32_t SHARE = (KV_SHAPE_ROWS * 32 + SHAPE_THREADS - 1) / SHAPE_THREADS;
+    const uint32_t warp = threadIdx.x / 32, begin = min(warp * SHARE, p.rows);
+    const uint32_t end = min(begin + SHARE, p.rows);
+    const shape_item item = {block, 0, p.rows}; // all rows are of one
+    unsigned char *tile = memory + shape_room<D>::tiles;
+    const shape_turn<T, D> turn(rope);
+    const shape_rows<T, D> rows(p, item, memory, tile);
+    const int32_t positions = shape_position(p, item, 0);
+
+    shape_read_weights<D, 6>(p, item, memory);
+    wait_for_predecessor();
+    shape_fetch<T, D>(p, item, 0, begin, end, tile);
+    turn(p, item, positions, begin, end, tile);
+    copy_async_wait<0>();
+    __syncthreads();
+    if (warp > 0)
         return;
-    shape_table<D>(table, reinterpret_cast<uint32_t *>(memory));
-    for (uint32_t i = threadIdx.x; i < D; i += SHAPE_THREADS)
-        center[i] = value || !p.k_center ? 0.0f : p.k_center[head * D + i];
+    shape_solve<T, D, false>(rows, memory);
+    shape_put<T, D>(p, item, 0, rows);
+}
+
+// Of others: each warp has tiles, and STAGES of them on their way or at hand. AFTER_TURN: the kernel before made the keys, and had waited
+// for the values, and what reads L2 finds them.
+template <typename T, int D, int STAGES, bool AFTER_TURN, typename P>
+__device__ __forceinline__ void shape_many(const P &p, const rope_params &rope,
+                                           unsigned char *memory, uint32_t block)
+{
+    constexpr uint32_t TILE = shape_room<D>::tile;
+    static_assert(STAGES == 1 || STAGES == 2, "what is fetched ahead is one tile");
+    const shape_item item = shape_find(p, block);
+    unsigned char *tiles = memory + shape_room<D>::tiles + threadIdx.x / 32 * STAGES * TILE;
+    uint32_t first = item.begin + threadIdx.x / 32 * KV_SHAPE_ROWS, stage = 0;
+
+    shape_read_weights<D, 3>(p, item, memory);
+    if (!AFTER_TURN || !item.value(p))
+        wait_for_predecessor();
+    if (STAGES > 1)
+        shape_fetch<T, D>(p, item, first, 0, KV_SHAPE_ROWS, tiles);
     __syncthreads();
 #pragma unroll 1
-    for (uint32_t first = begin + warp * KV_SHAPE_ROWS; first < end;
-         first += SHAPE_THREADS / 32 * KV_SHAPE_ROWS) {
-        const uint32_t n = min(end - first, KV_SHAPE_ROWS),
-                       mine = first + min(threadIdx.x % 32, n - 1);
-        const shape_source<T> s = {static_cast<const T *>(value ? p.v : p.k) + head * D,
-                                   static_cast<uint64_t>(p.kv_heads) * D,
-                                   first,
-                                   n,
-                                   p.row_slot[mine],
-                                   p.positions[mine]}; // there before the step
-        wait_for_predecessor();
-        shape_load<T, D>(s, rows);
-        if (!value && (turn.freqs || turn.hadamard))
-            shape_turn<T, D>(turn, s, rows);
-        kv_shape(fragments, rows, room::runs);
-        shape_put<T, D>(p, s, side, rows);
+    for (; first < item.end; first += SHAPE_ROWS) {
+        unsigned char *tile = tiles + stage * TILE;
+        const uint32_t next = STAGES > 1 ? first + SHAPE_ROWS : first;
+        const shape_turn<T, D> turn(rope);
+        const shape_rows<T, D> rows(p, item, memory, tile);
+        const int32_t positions = shape_position(p, item, first);
+        stage = (stage + 1) % STAGES;
+        shape_fetch<T, D>(p, item, next, 0, KV_SHAPE_ROWS, tiles + stage * TILE);
+        turn(p, item, positions, 0, min(KV_SHAPE_ROWS, item.end - first), tile);
+        copy_async_wait<STAGES - 1>();
+        __syncwarp();
+        shape_solve<T, D, AFTER_TURN>(rows, memory);
+        shape_put<T, D>(p, item, first, rows);
+        __syncwarp();
     }
 }
 
