@@ -9,6 +9,7 @@
 # takes the time, so that the cases are shared among as many processes as there are cores.
 #
 # GPU_BUDGET=SECONDS ends it then: what was not run, or not to its end, is named, and the exit status is 2.
+# ONLY=PART[,PART...] runs these alone, where a machine is not to be had for long: variants, models, memcheck, racecheck.
 # Exit status 77: there is no usable GPU. 1: something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -18,6 +19,17 @@ trap 'rm -rf "$log"' EXIT
 failed=0
 missed=0
 budget=${GPU_BUDGET:-0}
+parts=${ONLY:-variants,models,memcheck,racecheck}
+
+# asked PART
+asked() { [[ ",$parts," == *",$1,"* ]]; }
+
+for part in ${parts//,/ }; do
+  [[ $part =~ ^(variants|models|memcheck|racecheck)$ ]] || {
+    echo "check-gpu: ONLY=$part is none of variants, models, memcheck, racecheck"
+    exit 1
+  }
+done
 
 if ! "$build/bin/tenon" plugin list | grep -q '^loaded  *cuda '; then
   "$build/bin/tenon" plugin list | grep -A1 ' cuda ' || echo "this build has no CUDA plugin"
@@ -76,14 +88,15 @@ export TENON_TEST_PLUGINS="$build/lib/tenon/plugins" # the tests know where they
 cores=$(nproc)
 processes=$((cores < 16 ? cores : 16))
 
-if [ -x "$build/bin/test_gpu_variants" ]; then
+if asked variants && [ -x "$build/bin/test_gpu_variants" ]; then
   for dtype in bfloat16 float16 float32; do
     run "gpu_variants $dtype" env CK_RUN_CASE=$dtype bash -c 'shared "$@"' shared "$processes" "$build/bin/test_gpu_variants"
   done
 fi
-[ ! -x "$build/bin/test_kernels_sample" ] || run kernels_sample "$build/bin/test_kernels_sample"
+! asked variants || [ ! -x "$build/bin/test_kernels_sample" ] || run kernels_sample "$build/bin/test_kernels_sample"
 # Every set alone where it can be, then the choice that users get.
 for sets in hopper,ampere,cuda cuda hopper,cuda ampere,cuda; do
+  asked models || break
   for set in ${sets//,/ }; do
     [ -e "$build/lib/tenon/plugins/$set.so" ] || continue 2
   done
@@ -93,6 +106,7 @@ for sets in hopper,ampere,cuda cuda hopper,cuda ampere,cuda; do
 done
 if command -v compute-sanitizer >/dev/null && [ -x "$build/bin/test_gpu_variants" ]; then
   for tool in memcheck racecheck; do
+    asked "$tool" || continue
     exclude=()
     # racecheck says of kernels of cuBLASLt ("nvjet") that split K of a product in FP8 that they race.
     [ "$tool" = memcheck ] || exclude=(--kernel-name-exclude kernel_substring=nvjet)
