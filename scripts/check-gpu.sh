@@ -90,7 +90,10 @@ raceless() {
   done
   return "$status"
 }
-export -f shared raceless
+
+# raced PROCESSES COMMAND...: as shared, under racecheck.
+raced() { shared "$@" && raceless "$1"; }
+export -f shared raceless raced
 export log
 
 # What CUDA starts does not survive a fork, so that Check must not fork between a fixture and its test.
@@ -118,7 +121,7 @@ done
 if command -v compute-sanitizer >/dev/null && [ -x "$build/bin/test_gpu_variants" ]; then
   ! asked memcheck || run "gpu_variants under memcheck" env GPU_SMALL=1 bash -c 'shared "$@"' shared "$processes" \
     compute-sanitizer --tool memcheck --error-exitcode 1 "$build/bin/test_gpu_variants"
-  ! asked racecheck || run "gpu_variants under racecheck" env GPU_SMALL=1 bash -c 'shared "$@" && raceless "$1"' shared "$processes" \
+  ! asked racecheck || run "gpu_variants under racecheck" env GPU_SMALL=1 bash -c 'raced "$@"' raced "$processes" \
     compute-sanitizer --tool racecheck "$build/bin/test_gpu_variants"
 fi
 [ "$missed" = 0 ] || echo "check-gpu: not everything was run"
