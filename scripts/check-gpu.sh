@@ -79,6 +79,7 @@ shared() {
   done
   return "$status"
 }
+
 # raceless PROCESSES: whether racecheck, in each of them, came to its end and said of no kernel of ours that it races. It says so
 # of kernels of cuBLASLt ("nvjet") that split K of a product in FP8. Those cannot be left out of what it watches, by
 # --kernel-name-exclude: the tool of CUDA 13.0 then ends them by an illegal access.
