@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "build/matrix.h"
 #include "build/quant.h"
-#include "tenon/kernels.h"
+#include "tenon/kv_feedback.h"
 #include "tenon/ops.h"
 
 /* Added to the diagonal, as a share of its mean: queries that calibration did not see count a little too. */

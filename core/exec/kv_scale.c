@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "exec/bound.h"
+#include "tenon/kv_feedback.h"
 #include "tenon/ops.h"
 
 /* Integers use all their steps for the range. Steps of e4m3 are relative: half of its reach is left for values beyond
@@ -105,36 +106,74 @@ static bool shapes_errors(const struct binding *b, const struct plan_op *op)
     return op->n_weights > 4 && b->o.select.kv_dtype == TN_DT_F8E4M3;
 }
 
-/* Numbers of a layer in one block: feedback of keys and of values, which kernels read by vectors, then scales of both, then means of
+/* What a layer has in one block: feedback of keys and of values, which kernels read by vectors, then scales of both, then means of
  * keys. */
 struct kv_numbers {
-    uint64_t square, scales, center; /* how many: of feedback of either, scales of either, means */
+    uint64_t square;         /* entries of feedback in the engine, of keys or of values; 0: none */
+    uint64_t table;          /* bytes of either as the device has them */
+    uint64_t scales, center; /* how many: of scales of either, of means */
+    bool host;               /* the device computes in host memory */
 };
 
-static struct kv_numbers numbers_of(const tn_kv_layer *l, bool centered, bool shaped)
+static struct kv_numbers numbers_of(const struct binding *b, const tn_kv_layer *l, bool centered,
+                                    bool shaped)
 {
     uint64_t width = (uint64_t)l->n_kv_heads * l->head_dim;
+    struct kv_numbers n = {.square = shaped ? width * l->head_dim : 0,
+                           .scales = l->n_kv_heads,
+                           .center = centered ? width : 0,
+                           .host = (b->o.select.device->flags & TN_DEVICE_HOST_MEMORY) != 0};
 
-    return (struct kv_numbers){.square = shaped ? width * l->head_dim : 0,
-                               .scales = l->n_kv_heads,
-                               .center = centered ? width : 0};
+    if (shaped)
+        n.table = n.host ? n.square * sizeof(float)
+                         : l->n_kv_heads * (uint64_t)TN_KV_FEEDBACK_BYTES(l->head_dim);
+    return n;
 }
 
-static void set_parts(tn_kv_layer *l, const struct kv_numbers *n, const float *block)
+static uint64_t bytes_of(const struct kv_numbers *n)
 {
-    const float *scales = block ? block + 2 * n->square : NULL;
+    return 2 * n->table + (2 * n->scales + n->center) * sizeof(float);
+}
 
-    l->k_feedback = block && n->square ? block : NULL;
-    l->v_feedback = block && n->square ? block + n->square : NULL;
+static void set_parts(tn_kv_layer *l, const struct kv_numbers *n, const char *block)
+{
+    const float *scales = block ? (const float *)(const void *)(block + 2 * n->table) : NULL;
+    const void *keys = block && n->square ? block : NULL;
+    const void *values = block && n->square ? block + n->table : NULL;
+
+    l->k_feedback = n->host ? keys : NULL;
+    l->v_feedback = n->host ? values : NULL;
+    l->k_feedback_f16 = n->host ? NULL : keys;
+    l->v_feedback_f16 = n->host ? NULL : values;
     l->k_scale = scales;
     l->v_scale = scales ? scales + n->scales : NULL;
     l->k_center = scales && n->center ? scales + 2 * n->scales : NULL;
 }
 
-static int32_t read_numbers(const struct binding *b, const struct plan_op *op,
-                            const struct kv_numbers *n, float *block, tn_err *err)
+/* Feedback of keys, or of values, as the device has it. */
+static int32_t table_from(const struct binding *b, uint32_t weight, const tn_kv_layer *l,
+                          const struct kv_numbers *n, char *to, tn_err *err)
 {
-    float *scales = block + 2 * n->square;
+    uint64_t dim = l->head_dim;
+    float *square;
+    int32_t rc;
+
+    if (n->host)
+        return numbers_from(b, weight, n->square, (float *)(void *)to, err);
+    square = mem_array((size_t)n->square, sizeof *square);
+    rc = square ? numbers_from(b, weight, n->square, square, err)
+                : err_nomem(err, "feedback of the cache");
+    for (uint64_t h = 0; h < l->n_kv_heads && rc == TN_OK; h++)
+        tn_kv_feedback_pack(square + h * dim * dim, dim,
+                            (uint16_t *)(void *)(to + h * TN_KV_FEEDBACK_BYTES(dim)));
+    mem_free(square);
+    return rc;
+}
+
+static int32_t read_numbers(const struct binding *b, const struct plan_op *op, const tn_kv_layer *l,
+                            const struct kv_numbers *n, char *block, tn_err *err)
+{
+    float *scales = (float *)(void *)(block + 2 * n->table);
     int32_t rc = TN_OK;
 
     for (uint64_t i = 0; i < 2 * n->scales; i++)
@@ -144,7 +183,7 @@ static int32_t read_numbers(const struct binding *b, const struct plan_op *op,
     if (rc == TN_OK && n->center)
         rc = numbers_from(b, op->weights[2], n->center, scales + 2 * n->scales, err);
     for (uint32_t i = 0; i < 2 && n->square && rc == TN_OK; i++)
-        rc = numbers_from(b, op->weights[3 + i], n->square, block + i * n->square, err);
+        rc = table_from(b, op->weights[3 + i], l, n, block + i * n->table, err);
     return rc;
 }
 
@@ -153,17 +192,18 @@ static int32_t place_layer(struct binding *b, tn_kv_layer *l, tn_err *err)
 {
     const struct plan_op *op = append_of(b, l->layer);
     bool centered = op->n_weights > 2 && b->o.select.kv_dtype == TN_DT_F8E4M3;
-    struct kv_numbers n = numbers_of(l, centered, shapes_errors(b, op));
-    uint64_t all = 2 * n.square + 2 * n.scales + n.center;
-    float *host = mem_zarray((size_t)all, sizeof *host);
+    struct kv_numbers n = numbers_of(b, l, centered, shapes_errors(b, op));
+    uint64_t bytes = bytes_of(&n);
+    char *host = mem_zarray((size_t)bytes, 1);
     void *device = NULL;
-    int32_t rc = host ? read_numbers(b, op, &n, host, err) : err_nomem(err, "scales of the cache");
+    int32_t rc =
+        host ? read_numbers(b, op, l, &n, host, err) : err_nomem(err, "scales of the cache");
 
     if (rc == TN_OK)
-        rc = bound_alloc(b, b->own_kv, all * sizeof *host, &device, err);
+        rc = bound_alloc(b, b->own_kv, bytes, &device, err);
     if (rc == TN_OK && !b->o.count)
-        rc = b->o.api->copy(b->o.device, b->stream, device, host, all * sizeof *host,
-                            TN_COPY_HOST_TO_DEVICE, err);
+        rc = b->o.api->copy(b->o.device, b->stream, device, host, bytes, TN_COPY_HOST_TO_DEVICE,
+                            err);
     if (rc == TN_OK && b->stream)
         rc = b->o.api->stream_sync(b->o.device, b->stream, err);
     set_parts(l, &n, device);

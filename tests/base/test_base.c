@@ -19,6 +19,7 @@
 #include "check_util.h"
 #include "tenon/batch.h"
 #include "tenon/float.h"
+#include "tenon/kv_feedback.h"
 
 START_TEST(checked_arithmetic_reports_overflow)
 {
@@ -33,6 +34,32 @@ START_TEST(checked_arithmetic_reports_overflow)
     ck_assert_uint_eq(gcd(96, 128), 32);
     ck_assert_uint_eq(gcd(7, 128), 1);
     ck_assert_uint_eq(gcd(0, 5), 5);
+}
+END_TEST
+
+/* Every entry below its run stands where a kernel looks for it, once; all else is zero. Heads of whole pairs of runs, and others. */
+START_TEST(tables_of_feedback_are_packed_by_blocks)
+{
+    static const uint64_t dims[] = {128, 80, 72, 20};
+    uint64_t dim = dims[_i], runs = (dim + 15) / 16 * 2, filled = 0;
+    static float table[128 * 128];
+    static uint16_t packed[TN_KV_FEEDBACK_BYTES(128) / sizeof(uint16_t)];
+
+    for (uint64_t i = 0; i < dim * dim; i++)
+        table[i] = (float)(i % 2039 + 1); /* float16 has them all */
+    table[(dim - 1) * dim] = 1e30f;
+    tn_kv_feedback_pack(table, dim, packed);
+    for (uint64_t run = 1; run < runs; run++)
+        for (uint64_t of = 0; of < run; of++)
+            for (uint64_t e = 0; e < 64; e++) {
+                uint64_t j = run * TN_KV_FEEDBACK_RUN + e % 8, i = of * TN_KV_FEEDBACK_RUN + e / 8;
+                float x = tn_f16_to_f32(packed[TN_KV_FEEDBACK_BLOCK(run, of) * 64 + e]);
+                float want = j < dim ? fminf(table[j * dim + i], 65504.0f) : 0.0f;
+                ck_assert_msg(x >= want && x <= want, "element %u of %u: %g, not %g", (unsigned)i,
+                              (unsigned)j, (double)x, (double)want);
+                filled++;
+            }
+    ck_assert_uint_eq(filled * sizeof *packed, TN_KV_FEEDBACK_BYTES(dim));
 }
 END_TEST
 
@@ -316,6 +343,7 @@ int main(void)
 
     tcase_add_test(t, checked_arithmetic_reports_overflow);
     tcase_add_test(t, narrow_floats_round_trip_every_value);
+    tcase_add_loop_test(t, tables_of_feedback_are_packed_by_blocks, 0, 4);
     tcase_add_test(t, narrowing_rounds_to_nearest_even);
     tcase_add_test(t, step_of_e4m3_is_the_smallest_power_of_two);
     tcase_add_test(t, philox_matches_random123_known_answer);

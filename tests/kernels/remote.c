@@ -4,6 +4,7 @@
  * write is poisoned, guarded, and copied back. One thread.
  */
 #include "remote.h"
+#include "tenon/kv_feedback.h"
 
 #define GUARD 256 /* bytes watched behind every buffer */
 #define POISON 0xff
@@ -47,6 +48,22 @@ static void *upload(struct remote *r, const void *src, uint64_t bytes)
     d = device_alloc(r, bytes);
     copy(r, d, src, bytes, TN_COPY_HOST_TO_DEVICE);
     return d;
+}
+
+/* The tables of keys, which those of values follow, as devices have them. */
+static void upload_feedback(struct remote *r, tn_kv_layer *kv)
+{
+    uint64_t dim = kv->head_dim, n = 2 * (uint64_t)kv->n_kv_heads;
+    uint64_t table = TN_KV_FEEDBACK_BYTES(dim) / sizeof(uint16_t);
+    uint16_t *packed = malloc(n * table * sizeof *packed);
+
+    ck_assert_ptr_nonnull(packed);
+    for (uint64_t h = 0; h < n; h++)
+        tn_kv_feedback_pack(kv->k_feedback + h * dim * dim, dim, packed + h * table);
+    kv->k_feedback_f16 = upload(r, packed, n * table * sizeof *packed);
+    kv->v_feedback_f16 = kv->k_feedback_f16 + n / 2 * table;
+    kv->k_feedback = kv->v_feedback = NULL;
+    free(packed);
 }
 
 /* Poisoned memory of the device with a guard behind it. */
@@ -217,16 +234,14 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
     l.workspace = guarded(&r, work);
     l.state = state(&r, v->state_bytes);
     if (v->kv_dtypes) {
-        uint64_t feedback =
-            (uint64_t)e->kv->n_kv_heads * e->kv->head_dim * e->kv->head_dim * sizeof(float);
         kv = *e->kv;
         kv.base = upload(&r, kv.base, kv_bytes(&kv));
         kv.k_scale = upload(&r, kv.k_scale, kv.n_kv_heads * sizeof(float));
         kv.v_scale = upload(&r, kv.v_scale, kv.n_kv_heads * sizeof(float));
         kv.k_center =
             upload(&r, kv.k_center, (uint64_t)kv.n_kv_heads * kv.head_dim * sizeof(float));
-        kv.k_feedback = upload(&r, kv.k_feedback, feedback);
-        kv.v_feedback = upload(&r, kv.v_feedback, feedback);
+        if (kv.k_feedback)
+            upload_feedback(&r, &kv);
         l.kv = &kv;
     }
     l.stream = p->stream;

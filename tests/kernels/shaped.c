@@ -13,6 +13,7 @@
 
 #include "cases.h"
 #include "compose.h"
+#include "tenon/kv_feedback.h"
 
 #define ALIKE 0.9
 

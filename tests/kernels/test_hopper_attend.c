@@ -247,11 +247,18 @@ START_TEST(rows_are_appended_in_the_dtype_of_the_cache)
 }
 END_TEST
 
+static const uint16_t tables[2 * 8 * TN_KV_FEEDBACK_BYTES(128) / 2];
+
+static void give_feedback(tn_kv_layer *kv)
+{
+    kv->k_feedback_f16 = tables;
+    kv->v_feedback_f16 = tables + 8 * TN_KV_FEEDBACK_BYTES(128) / 2;
+}
+
 /* Blocks of their own, in whole clusters, ahead of those that attend if all run at once, and behind them if not; or a launch of its own where rows see each other. */
 START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
 {
-    static const uint32_t rows[] = {1, 4, 64, 200};
-    static const float table[2 * 8 * 128 * 128];
+    static const uint32_t rows[] = {2, 4, 64, 200};
     tn_op *op = rope_attention();
     tn_kv_layer kv = cache8(8, 128, 16, TN_DT_F8E4M3);
 
@@ -259,12 +266,12 @@ START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
         const struct attention_params *p = &launches[0].attention;
         tn_batch b = batch_of(rows[i]);
         uint32_t attending;
-        kv.k_feedback = kv.v_feedback = NULL;
+        kv.k_feedback_f16 = kv.v_feedback_f16 = NULL;
         launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
         ck_assert_uint_eq(p->shaping.blocks, 0);
+        ck_assert_ptr_null(p->shaping.k);
         attending = launches[0].k.grid[0];
-        kv.k_feedback = table;
-        kv.v_feedback = table + 8 * 128 * 128;
+        give_feedback(&kv);
         launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
         ck_assert_uint_eq(n_launches, 1);
         ck_assert_uint_eq(launches[0].k.grid[0], attending + p->shaping.blocks);
@@ -274,18 +281,44 @@ START_TEST(rows_that_are_stored_with_feedback_have_blocks_of_their_own)
         ck_assert_uint_ge(p->shaping.items * p->shaping.rows, 16 * rows[i]);
         ck_assert_uint_lt(p->shaping.items * (p->shaping.rows - SHAPE_ROWS), 16 * rows[i]);
         ck_assert_uint_ge(launches[0].k.shared_bytes, SHAPE_BYTES(128, 1));
-        ck_assert_ptr_eq(p->shaping.v, kv.v_feedback);
+        ck_assert_ptr_eq(p->shaping.v, kv.v_feedback_f16);
         b.max_rows_per_seq = 2;
         launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
         ck_assert_uint_eq(n_launches, 3);
         ck_assert_str_eq(launches[1].entry, "shape_bf16_128");
         ck_assert_uint_eq(launches[1].k.shared_bytes, SHAPE_BYTES(128, 2));
-        ck_assert_uint_eq(launches[2].attention.shaping.blocks, 0);
+        ck_assert_ptr_null(launches[2].attention.shaping.k);
     }
     kv.dtype = TN_DT_I8; /* whose steps are even */
     tn_batch b = batch_of(4);
     launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
     ck_assert_uint_eq(launches[0].attention.shaping.blocks, 0);
+}
+END_TEST
+
+/* Blocks that attend have a table each, if eight share an item; where fewer do, all of their warps merge. */
+START_TEST(a_single_row_is_stored_by_blocks_that_attend)
+{
+    tn_op *op = rope_attention();
+    tn_kv_layer kv = cache8(8, 128, 16, TN_DT_F8E4M3);
+    const struct attention_params *p = &launches[0].attention;
+    tn_batch b = batch_of(1);
+    uint32_t attending, shared;
+
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    attending = launches[0].k.grid[0];
+    shared = launches[0].k.shared_bytes;
+    give_feedback(&kv);
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_uint_eq(launches[0].k.cluster[0], 8);
+    ck_assert_uint_eq(launches[0].k.grid[0], attending);
+    ck_assert_uint_eq(p->shaping.blocks, 0);
+    ck_assert_ptr_eq(p->shaping.k, kv.k_feedback_f16);
+    ck_assert_uint_ge(launches[0].k.shared_bytes, shared + SHAPE_ONE(128) + 8);
+    b.max_context = 4 * DECODE_TILE;
+    launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_uint_eq(launches[0].k.cluster[0], 4);
+    ck_assert_uint_gt(p->shaping.blocks, 0);
 }
 END_TEST
 
@@ -357,6 +390,7 @@ int main(void)
     tcase_add_test(t, cache_of_8_bits_takes_kernels_of_its_own);
     tcase_add_test(t, rows_are_appended_in_the_dtype_of_the_cache);
     tcase_add_test(t, rows_that_are_stored_with_feedback_have_blocks_of_their_own);
+    tcase_add_test(t, a_single_row_is_stored_by_blocks_that_attend);
     tcase_add_test(t, heads_are_turned_in_the_same_launch);
     tcase_add_test(t, attention_that_does_not_fit_is_refused);
     suite_add_tcase(s, t);

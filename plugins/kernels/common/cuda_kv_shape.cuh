@@ -12,7 +12,7 @@
 #define COMMON_CUDA_KV_SHAPE_CUH
 
 #include "cuda_kv8.cuh"
-#include "tenon/kernels.h"
+#include "tenon/kv_feedback.h"
 
 #define KV_SHAPE_RUN 8
 #define KV_SHAPE_ROWS 16 /* that a warp has */
@@ -30,14 +30,6 @@ __device__ __forceinline__ float kv_missed(float stored, float y)
 __device__ __forceinline__ uint32_t kv_shape_pack(float a, float b)
 {
     const __half2 pair = __floats2half2_rn(a, b);
-
-    return *(const uint32_t *)&pair;
-}
-
-/* Of a table: what is too large is the largest, so that it is not infinity that meets zero. */
-__device__ __forceinline__ uint32_t kv_shape_pair(float a, float b)
-{
-    const __half2 pair = __halves2half2(kv8_query(a), kv8_query(b));
 
     return *(const uint32_t *)&pair;
 }
@@ -82,7 +74,8 @@ __device__ __forceinline__ uint16_t kv_shape_narrow(const float *y, const float 
  *   rows.load(run, y)         what is to be stored, divided by the scale
  *   rows.keep(run, error, to) what it became, two bytes of either row, and what that misses y by, for this lane
  *   rows.kept(run)            which errors were kept
- *   table.pair(run, of)       the table's elements of rows 8 run + 2 (lane % 4) and the next, column 8 of + lane / 4, packed
+ *   table.pair(run, of)       the lane's word of what run `run` asks of run `of` (kv_feedback.h): errors 2 (lane % 4) and the next, element
+ *                             lane / 4
  * What a run is asked for by all runs but the one behind it is added up while that one becomes what is stored. There is little code:
  * a step of few rows runs through it once, and would wait for instructions. Sets that know how many runs there are keep the sums in
  * registers (hopper/shape.cuh).

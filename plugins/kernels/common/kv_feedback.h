@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "tenon/float.h"
-#include "tenon/kernels.h"
+#include "tenon/kv_feedback.h"
 
 #define KV_FEEDBACK_MAX_DIM 1024 /* head_dim: targets live on the stack; longer heads get none */
 #define KV_FEEDBACK_PASSES 2     /* after the first */

@@ -127,7 +127,8 @@ struct table_args {
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */
 struct kv_args {
     void *base;
-    const float *k_scale, *v_scale, *k_center, *k_feedback, *v_feedback;
+    const float *k_scale, *v_scale, *k_center;
+    const uint16_t *k_feedback, *v_feedback;
     uint64_t block_bytes;
     uint32_t block_tokens, kv_heads, head_dim, dtype;
 };

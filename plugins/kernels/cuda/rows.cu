@@ -446,23 +446,13 @@ template <typename T> __device__ __forceinline__ void rope(const rope_args &p)
 
 /* -- The cache, with feedback ------------------------------------------------------------------------------- */
 
-/* A table [dim, dim] where the op has it. */
+/* A head's table (kv_feedback.h) where the cache has it: of a block each lane has a word. */
 struct shape_table {
-    const float *at;
-    uint32_t dim;
-
-    __device__ __forceinline__ float entry(uint32_t row, uint32_t column) const
-    {
-        return row < dim ? at[(uint64_t)row * dim + column] : 0.0f;
-    }
+    const uint32_t *at;
 
     __device__ __forceinline__ uint32_t pair(int run, int of) const
     {
-        const uint32_t lane = threadIdx.x % 32;
-        const uint32_t row = (uint32_t)run * KV_SHAPE_RUN + lane % 4 * 2;
-        const uint32_t column = (uint32_t)of * KV_SHAPE_RUN + lane / 4;
-
-        return kv_shape_pair(entry(row, column), entry(row + 1, column));
+        return at[TN_KV_FEEDBACK_BLOCK(run, of) * 32 + threadIdx.x % 32];
     }
 };
 
@@ -535,8 +525,9 @@ template <typename T> __device__ __forceinline__ void shape(const rope_args &p)
     const uint32_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, side = i / tiles;
     const uint32_t first = i % tiles * KV_SHAPE_ROWS, head = side % p.kv.kv_heads;
     const bool value = side >= p.kv.kv_heads;
-    const float *tables = value ? p.kv.v_feedback : p.kv.k_feedback;
-    const shape_table table = {tables + (uint64_t)head * dim * dim, dim};
+    const uint16_t *tables = value ? p.kv.v_feedback : p.kv.k_feedback;
+    const shape_table table = {
+        (const uint32_t *)(tables + head * (uint64_t)(TN_KV_FEEDBACK_BYTES(dim) / 2))};
     const shape_rows rows = {room + threadIdx.x / 32 * (SHAPE_WARP_BYTES(dim, p.rotary_dim) / 4),
                              pitch};
 

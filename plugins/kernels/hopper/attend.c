@@ -4,6 +4,7 @@
  * row take one launch, which also rotates and appends; in others rows read what rows of the same step append, so
  * that is a launch of its own.
  */
+#include <stdbool.h>
 #include <string.h>
 
 #include "hopper.h"
@@ -203,7 +204,7 @@ static struct shaping shaping_of(const tn_launch *l, uint32_t slots, uint32_t cl
 {
     uint32_t sides = 2 * l->kv->n_kv_heads, rows = l->batch->n_rows;
     uint32_t chunks = slots / sides ? slots / sides : 1;
-    struct shaping s = {.k = l->kv->k_feedback, .v = l->kv->v_feedback};
+    struct shaping s = {.k = l->kv->k_feedback_f16, .v = l->kv->v_feedback_f16};
 
     if (!s.k || l->kv->dtype != TN_DT_F8E4M3 || rows == 0)
         return (struct shaping){.rows = 1};
@@ -218,6 +219,13 @@ static struct shaping shaping_of(const tn_launch *l, uint32_t slots, uint32_t cl
 static void place_shaping(struct shaping *s, uint32_t slots, uint32_t attending)
 {
     s->first = s->blocks + attending <= slots ? 0 : attending;
+}
+
+/* Of a single row no blocks of their own, for which attention's would have to wait, but a warp each of two of the blocks that share an
+ * item in eights, which have no part in merging it. */
+static bool shapes_beside(const struct attention_params *p, uint32_t splits)
+{
+    return p->shaping.blocks && p->rows == 1 && splits == 8;
 }
 
 static int32_t append(const struct hopper_device *d, const tn_launch *l, const struct asked *a,
@@ -310,6 +318,8 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     slots = shapes[shape].blocks * HOPPER_UNITS;
     if (p->k)
         p->shaping = shaping_of(l, slots, splits);
+    if (shapes_beside(p, splits))
+        p->shaping.items = p->shaping.blocks = 0;
     place_shaping(&p->shaping, slots, items * splits);
     kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
@@ -317,6 +327,8 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
     if (p->shaping.blocks && shared < SHAPE_BYTES(dim, 1))
         shared = SHAPE_BYTES(dim, 1);
+    if (p->shaping.k && !p->shaping.blocks)
+        shared = SHAPE_BEHIND(shared) + SHAPE_ONE(dim);
     return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
                          (struct cuda_grid){.x = items * splits + p->shaping.blocks,
                                             .threads = DECODE_THREADS,

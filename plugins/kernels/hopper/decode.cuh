@@ -12,7 +12,7 @@
 #ifndef HOPPER_DECODE_CUH
 #define HOPPER_DECODE_CUH
 
-#include "rope.cuh"
+#include "shape_one.cuh"
 
 #define TOKENS DECODE_TILE // sixteen for each of four warps
 #define THREADS DECODE_THREADS
@@ -27,6 +27,8 @@ template <typename C> struct decode_shape {
     static constexpr uint32_t q_at = C::stages * stage, own_at = q_at + 8 * q_pitch * 2;
     static constexpr uint32_t barriers =
         own_at + 2 * C::dim * sizeof(typename C::cell); // own: the row's key and value
+    static constexpr uint32_t shaping =
+        SHAPE_BEHIND(barriers + 16 * C::stages); // what shape_one wants
     // The results lie in the ring when it has been read: per warp, then of the block.
     static constexpr uint32_t part = 8 * pitch, merged = 4 * part * 4;
 };
@@ -202,7 +204,7 @@ template <typename C> struct decode_own {
     {
         const decode_slot<C> slot(p, t);
         // Of several blocks only one, and none if others store rows with feedback.
-        const bool writes = t.first_head == t.kv_head * p.group && !p.shaping.blocks;
+        const bool writes = t.first_head == t.kv_head * p.group && !p.shaping.k;
         const uint32_t i = threadIdx.x;
         const auto store_key = [&](uint32_t d, T v) {
             own[d] = C::narrow_key(p, t, d, v);
@@ -478,6 +480,24 @@ __device__ __forceinline__ void decode_store(const attention_params &p, const de
     }
 }
 
+// What the block's warp that loads stores with feedback, if blocks of their own do not: 0 the keys of the item's head, 1 the values.
+template <typename C>
+__device__ __forceinline__ bool decode_shapes(const attention_params &p, const decode_item &t)
+{
+    return C::shaped && p.shaping.k && !p.shaping.blocks && cluster_rank() < 2 &&
+           t.first_head == t.kv_head * p.group;
+}
+
+template <typename C>
+__device__ __forceinline__ void decode_shape_row(const attention_params &p, const decode_item &t,
+                                                 unsigned char *memory)
+{
+    unsigned char *room = memory + decode_shape<C>::shaping;
+    const shape_item item = {t.kv_head + cluster_rank() * p.kv_heads, 0, 1};
+
+    shape_one<typename C::type, C::dim>(p, p.rope_k, item, room, shared_address(room) - 8);
+}
+
 template <typename C> __device__ __forceinline__ void decode(const attention_params &p)
 {
     using math = typename C::math;
@@ -496,6 +516,8 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, 4);
         }
+        if (C::shaped && p.shaping.k && !p.shaping.blocks)
+            barrier_init(ring + shape::shaping - 8, 1);
         barrier_init_fence();
     }
     // The arrays of the step stand before its first kernel begins, and of the cache only what this launch itself appends
@@ -508,6 +530,14 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         decode_produce<C>(p, t, ring, full, empty);
         allow_successor(); // its loads follow on these
         __syncwarp();
+        if constexpr (C::shaped)
+            if (decode_shapes<C>(p, t)) { // meanwhile the others merge, and do not need this warp
+                cluster_arrive();
+                decode_shape_row<C>(p, t, memory);
+                cluster_wait();
+                cluster_meet();
+                return;
+            }
     } else {
         decode_state<D> a = {{NOTHING, NOTHING}, {0, 0}, {}};
         decode_turn<D> turn_q, turn_k;

@@ -8,7 +8,6 @@
 // adjacent elements of two tokens: even ones are rows 0 to 7 of the product, odd ones rows 8 to 15.
 #include "../common/cuda_kv8.cuh"
 #include "decode.cuh"
-#include "shape.cuh"
 
 #include <type_traits>
 

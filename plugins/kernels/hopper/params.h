@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "tenon/kv_feedback.h"
+
 /* A CUtensorMap: 128 bytes that the driver fills. */
 struct __attribute__((aligned(64))) tensor_map {
     uint64_t words[16];
@@ -144,9 +146,10 @@ struct rope_params {
 
 /* Of a cache that is stored with feedback (kv_append): tables as in tn_kv_layer, or NULL. Each of `items` blocks has `rows` rows of the
  * keys, or the values, of a head. With those that have nothing to do they are `blocks`, a multiple of attention's cluster, from block
- * `first` on: in front of attention's, or behind them. */
+ * `first` on: in front of attention's, or behind them. None: in each cluster that attends a warp of the first block stores the keys, and
+ * one of the second the values. */
 struct shaping {
-    const float *k, *v;
+    const uint16_t *k, *v;
     uint32_t rows, items, blocks, first;
 };
 
@@ -154,12 +157,13 @@ struct shaping {
 #define SHAPE_BLOCKS 3     /* of a multiprocessor, where they have it for themselves */
 #define SHAPE_WARP_ROWS 16 /* that a warp has at a time, */
 #define SHAPE_ROWS (SHAPE_THREADS / 32 * SHAPE_WARP_ROWS) /* and a block */
-/* Bytes of a table's pairs of runs before pair `q` (shape.cuh). */
-#define SHAPE_PAIR(q) ((q)*128 + (q) * ((q)-1) / 2 * 512)
 #define SHAPE_PITCH(dim) ((dim) + 8)
 /* Of shared memory (shape.cuh): a table and means; sixteen rows; a block whose warps have so many tiles each. */
-#define SHAPE_TABLE(dim) (SHAPE_PAIR((dim) / 16) + 4 * (dim))
+#define SHAPE_TABLE(dim) (TN_KV_FEEDBACK_BYTES(dim) + 4 * (dim))
 #define SHAPE_TILE(dim) (SHAPE_WARP_ROWS * SHAPE_PITCH(dim) * 2)
+/* Where a table lies in a block that attends and has `bytes` for that, and that table's barrier in front. */
+#define SHAPE_ONE(dim) (TN_KV_FEEDBACK_BYTES(dim) + 5 * (dim)) /* of a single row: shape_one.cuh */
+#define SHAPE_BEHIND(bytes) (((bytes) + 8 + 127) / 128 * 128)
 #define SHAPE_BYTES(dim, tiles) (SHAPE_TABLE(dim) + SHAPE_THREADS / 32 * (tiles)*SHAPE_TILE(dim))
 
 /* Rotation and append of whole steps. */

@@ -169,13 +169,24 @@ __device__ __forceinline__ uint32_t cluster_size()
     return n;
 }
 
-// Both halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes
-// may have left a loop at different times.
-__device__ __forceinline__ void cluster_meet()
+// The halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes may have
+// left a loop at different times.
+__device__ __forceinline__ void cluster_arrive()
 {
     __syncwarp();
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+    __syncwarp();
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_meet()
+{
+    cluster_arrive();
+    cluster_wait();
 }
 
 // What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that

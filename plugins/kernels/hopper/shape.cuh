@@ -8,14 +8,11 @@
 #include "../common/cuda_kv_shape.cuh"
 #include "rope.cuh"
 
-// Where things lie in shared memory: a table, the means of keys, and tiles of sixteen rows.
-//
-// A table is of pairs of runs, 2 q + 1 and 2 q: a word of each lane, what the errors of the former ask of the latter, then two of each
-// lane, what both ask of a run before them, the nearest first (operands of kv_shape_mma and of kv_shape_mma2). Rows lie so that the
-// same columns of eight rows find all banks.
+// Where things lie in shared memory: a table (kv_feedback.h), the means of keys, and tiles of sixteen rows.
+// Rows lie so that the same columns of eight rows find all banks.
 template <int D> struct shape_room {
     static constexpr int pairs = D / KV_SHAPE_RUN / 2;
-    static constexpr uint32_t center = SHAPE_PAIR(pairs), tiles = center + 4 * D;
+    static constexpr uint32_t center = TN_KV_FEEDBACK_BYTES(D), tiles = center + 4 * D;
     static constexpr uint32_t pitch = SHAPE_PITCH(D), tile = SHAPE_TILE(D); // pitch: elements
     static_assert(tiles == SHAPE_TABLE(D) && tile == KV_SHAPE_ROWS * pitch * 2,
                   "as the host reckons");
@@ -45,87 +42,50 @@ template <typename P> __device__ __forceinline__ shape_item shape_find(const P &
             min(p.rows, begin + p.shaping.rows)};
 }
 
-// -- The table -----------------------------------------------------------------------------------
-
-// Two rows of it, four of their elements.
-struct shape_piece {
-    float4 first, second;
-};
-
-// Which piece the `i`-th is that is read, eight of each run and run before it. Runs r and RUNS - r have RUNS before them together, so
-// that a division finds the run of a piece.
-template <int D> struct shape_place {
-    uint32_t run, of, pair, four;
-
-    __device__ __forceinline__ explicit shape_place(uint32_t i)
-    {
-        constexpr uint32_t RUNS = D / KV_SHAPE_RUN;
-        const uint32_t fold = 1 + i / (8 * RUNS), n = i / 8 % RUNS;
-
-        run = n < RUNS - fold ? RUNS - fold : fold;
-        of = n < RUNS - fold ? n : n - (RUNS - fold);
-        pair = i / 2 % 4;
-        four = i % 2;
-    }
-    __device__ __forceinline__ shape_piece read(const float *table) const
-    {
-        const float *row =
-            table + (run * KV_SHAPE_RUN + 2 * pair) * D + of * KV_SHAPE_RUN + 4 * four;
-
-        return {*reinterpret_cast<const float4 *>(row), *reinterpret_cast<const float4 *>(row + D)};
-    }
-    __device__ __forceinline__ void write(const shape_piece &p, uint32_t *table) const
-    {
-        const uint32_t q = run / 2, before = 2 * q - 1 - of, lane = 16 * four + pair;
-        const bool near = of == 2 * q; // the other one of the pair
-        uint32_t *to = table + SHAPE_PAIR(q) / 4;
-
-        to += near ? lane : 32 + before / 2 * 128 + lane * 4 + before % 2 * 2 + (run + 1) % 2;
-        to[0] = kv_shape_pair(p.first.x, p.second.x);
-        to[near ? 4 : 16] = kv_shape_pair(p.first.y, p.second.y);
-        to[near ? 8 : 32] = kv_shape_pair(p.first.z, p.second.z);
-        to[near ? 12 : 48] = kv_shape_pair(p.first.w, p.second.w);
-    }
-};
-
-// The block's copy of a table. PIECES: that a thread has on their way at a time.
-template <int D, int PIECES>
-__device__ __forceinline__ void shape_read_table(const float *table, uint32_t *to)
+// The table of an item, where the cache has it.
+template <int D, typename P>
+__device__ __forceinline__ const unsigned char *shape_table(const P &p, const shape_item &item)
 {
-    constexpr uint32_t RUNS = D / KV_SHAPE_RUN, ALL = RUNS * (RUNS - 1) * 4;
-
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < ALL; i += PIECES * SHAPE_THREADS) {
-        shape_piece pieces[PIECES];
-#pragma unroll
-        for (uint32_t n = 0; n < PIECES; n++)
-            pieces[n] = shape_place<D>(min(i + n * SHAPE_THREADS, ALL - 1)).read(table);
-#pragma unroll
-        for (uint32_t n = 0; n < PIECES; n++)
-            if (i + n * SHAPE_THREADS < ALL)
-                shape_place<D>(i + n * SHAPE_THREADS).write(pieces[n], to);
-    }
+    return reinterpret_cast<const unsigned char *>(item.value(p) ? p.shaping.v : p.shaping.k) +
+           static_cast<uint64_t>(item.head(p)) * TN_KV_FEEDBACK_BYTES(D);
 }
 
-// Of an item: its table and means.
-template <int D, int PIECES, typename P>
+// -- Sixteen rows --------------------------------------------------------------------------------
+
+// Sixteen bytes into shared memory, by no register.
+__device__ __forceinline__ void copy_async(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copy_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Until no more than the last LATER groups are on their way.
+template <int LATER> __device__ __forceinline__ void copy_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
+// The block's copy of an item's table, on its way, and of its means.
+template <int D, typename P>
 __device__ __forceinline__ void shape_read_weights(const P &p, const shape_item &item,
                                                    unsigned char *memory)
 {
-    const uint32_t head = item.head(p);
-    float center = 0.0f; // of an element
+    const unsigned char *table = shape_table<D>(p, item);
+    const uint32_t e = threadIdx.x;
 
-    if (threadIdx.x < D && !item.value(p) && p.k_center)
-        center = p.k_center[head * D + threadIdx.x];
-    shape_read_table<D, PIECES>((item.value(p) ? p.shaping.v : p.shaping.k) +
-                                    static_cast<uint64_t>(head) * D * D,
-                                reinterpret_cast<uint32_t *>(memory));
-    if (threadIdx.x < D)
-        reinterpret_cast<float *>(memory + shape_room<D>::center)[threadIdx.x] = center;
+#pragma unroll
+    for (uint32_t at = threadIdx.x * 16; at < TN_KV_FEEDBACK_BYTES(D); at += SHAPE_THREADS * 16)
+        copy_async(shared_address(memory) + at, table + at);
+    copy_async_commit();
+    if (e < D)
+        reinterpret_cast<float *>(memory + shape_room<D>::center)[e] =
+            !item.value(p) && p.k_center ? p.k_center[item.head(p) * D + e] : 0.0f;
 }
 static_assert(SHAPE_THREADS >= 128, "every element's mean has a thread");
-
-// -- Sixteen rows --------------------------------------------------------------------------------
 
 // In lane i the slot, and the position, of row i of those from `first` on; -1, and 0, where the item has none.
 template <typename P>
@@ -143,23 +103,6 @@ __device__ __forceinline__ int32_t shape_position(const P &p, const shape_item &
     const uint32_t lane = threadIdx.x % 32, row = first + lane;
 
     return lane < KV_SHAPE_ROWS && row < item.end ? p.positions[row] : 0;
-}
-
-// Sixteen bytes into shared memory, by no register.
-__device__ __forceinline__ void copy_async(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copy_async_commit()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Until no more than the last LATER groups are on their way.
-template <int LATER> __device__ __forceinline__ void copy_async_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 
 // Rows [begin, end) of those from `first` on, on their way into their tile: a group of the warp's copies. Rows that the item has not
@@ -276,27 +219,37 @@ template <typename T, int D> struct shape_rows {
     }
 };
 
+// Of a block of a table the lane's word, which is its part of an operand; and of four blocks that follow on each other.
+__device__ __forceinline__ uint32_t shape_word(const unsigned char *block)
+{
+    return *reinterpret_cast<const uint32_t *>(block + threadIdx.x % 32 * 4);
+}
+
+__device__ __forceinline__ uint4 shape_words(const unsigned char *blocks)
+{
+    return make_uint4(shape_word(blocks), shape_word(blocks + 128), shape_word(blocks + 256),
+                      shape_word(blocks + 384));
+}
+
 // What the errors of a pair of runs ask of all runs before it is added up as soon as they are known, for the next ones first, so that a
 // run waits for one product. What is asked of the run that is k behind the next stands in asked[k], and moves on as it is added to:
 // registers have no addresses, and yet a loop may go from pair to pair. Nothing is asked yet of the two that come in.
 //
-// As a loop it goes on to ask runs that there are not, by whatever lies behind the pair's words, of which nobody hears. Without
+// As a loop it goes on to ask runs that there are not, by whatever lies behind the pair's blocks, of which nobody hears. Without
 // (STRAIGHT) it is many times the code, of which a warp that comes through once waits for every line, but less work for many rows.
 template <typename T, int D, bool STRAIGHT>
 __device__ __forceinline__ void shape_solve(const shape_rows<T, D> &rows,
                                             const unsigned char *table)
 {
     constexpr int PAIRS = shape_room<D>::pairs, MOST = 2 * PAIRS - 2; // runs before a pair
-    const uint32_t lane = threadIdx.x % 32;
     float asked[MOST + 2][4] = {}, y[4];
 
     rows.load(2 * PAIRS - 1, y);
 #pragma unroll(STRAIGHT ? PAIRS : 1)
     for (int q = PAIRS - 1; q >= 0; q--) {
-        const uint32_t *near = reinterpret_cast<const uint32_t *>(table + SHAPE_PAIR(q)) + lane;
-        const uint4 *both = reinterpret_cast<const uint4 *>(table + SHAPE_PAIR(q) + 128) + lane;
-        const uint32_t word = *near;
-        uint4 words = both[0];
+        const unsigned char *near = table + 128 * TN_KV_FEEDBACK_PAIR(q), *both = near + 128;
+        const uint32_t word = shape_word(near);
+        uint4 words = shape_words(both);
         uint2 error[2];
         float other[4];
         uint16_t first, second;
@@ -318,7 +271,7 @@ __device__ __forceinline__ void shape_solve(const shape_rows<T, D> &rows,
             if (STRAIGHT && k >= 2 * q)
                 break;
             if (k + 2 < MOST && (!STRAIGHT || k + 2 < 2 * q))
-                words = both[(k / 2 + 1) * 32];
+                words = shape_words(both + (k / 2 + 1) * 512);
             kv_shape_mma2(asked[k], error, make_uint2(now.x, now.y), asked[k + 2]);
             kv_shape_mma2(asked[k + 1], error, make_uint2(now.z, now.w), asked[k + 3]);
             if (k == 0)
@@ -369,7 +322,7 @@ __device__ __forceinline__ void shape_few(const P &p, const rope_params &rope,
     const shape_rows<T, D> rows(p, item, memory, tile);
     const int32_t positions = shape_position(p, item, 0);
 
-    shape_read_weights<D, 6>(p, item, memory);
+    shape_read_weights<D>(p, item, memory);
     wait_for_predecessor();
     shape_fetch<T, D>(p, item, 0, begin, end, tile);
     turn(p, item, positions, begin, end, tile);
@@ -393,11 +346,12 @@ __device__ __forceinline__ void shape_many(const P &p, const rope_params &rope,
     unsigned char *tiles = memory + shape_room<D>::tiles + threadIdx.x / 32 * STAGES * TILE;
     uint32_t first = item.begin + threadIdx.x / 32 * KV_SHAPE_ROWS, stage = 0;
 
-    shape_read_weights<D, 3>(p, item, memory);
+    shape_read_weights<D>(p, item, memory);
     if (!AFTER_TURN || !item.value(p))
         wait_for_predecessor();
     if (STAGES > 1)
         shape_fetch<T, D>(p, item, first, 0, KV_SHAPE_ROWS, tiles);
+    copy_async_wait<STAGES - 1>(); // the table
     __syncthreads();
 #pragma unroll 1
     for (; first < item.end; first += SHAPE_ROWS) {

@@ -90,12 +90,13 @@ typedef struct tn_kv_layer {
     const float *k_center;
     /** Of a cache of float8_e4m3: [n_kv_heads, head_dim, head_dim] floats that tell kv_append how rounding one element of a
      *  key (or value) may be made good by others. NULL: every element is rounded to the nearest by itself, which a kernel may do
-     *  in any case. Both are there, or none; the keys' at a multiple of 16 bytes, the values' behind them. */
+     *  in any case. Both are there, or none; the keys' at a multiple of 16 bytes, the values' behind them. For devices that compute
+     *  in host memory; others have the next two in their place. */
     const float *k_feedback, *v_feedback;
+    /** For devices that do not: for each kv head a table as kv_feedback.h tells, TN_KV_FEEDBACK_BYTES(head_dim) bytes. Both or
+     *  none; the keys' at a multiple of 128 bytes, the values' behind them. */
+    const uint16_t *k_feedback_f16, *v_feedback_f16;
 } tn_kv_layer;
-
-/** Elements of a head that kv_append rounds at once, if it is told how errors are made good. */
-#define TN_KV_FEEDBACK_RUN 8
 
 /** How keys and values of one layer lie inside a page. */
 typedef struct tn_kv_layout {

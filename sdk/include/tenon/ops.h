@@ -91,7 +91,7 @@
  *             stored then and G[i][j] = F[min(i, j)][max(i, j)]. An error that is not within [-448, 448] is taken as 0. A
  *             variant may leave out these two passes, may round F and errors to float16 before it multiplies them, or may
  *             round every element to the nearest instead; what a step's own attention reads of the row that it appends may be
- *             rounded either way. See tn_kv_layer::k_feedback.
+ *             rounded either way. See tn_kv_layer::k_feedback, and kv_feedback.h.
  *             With a cache of 16 bits or more all these mean nothing.
  * attention   For head h of row t of sequence s, over cached positions j of s with
  *             max(0, pos[t] - window + 1) <= j <= pos[t] (no lower bound if window is 0):
