@@ -323,8 +323,10 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     place_shaping(&p->shaping, slots, items * splits);
     kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
     stages = shapes[shape].stages;
-    shared =
-        stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 + 2 * dim * element;
+    shared = stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 +
+             2 * dim * element + 16;
+    if (splits > 1)
+        shared = DECODE_BEHIND(shared) + DECODE_SENT(dim);
     if (p->shaping.blocks && shared < SHAPE_BYTES(dim, 1))
         shared = SHAPE_BYTES(dim, 1);
     if (p->shaping.k && !p->shaping.blocks)

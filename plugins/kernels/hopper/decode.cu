@@ -28,8 +28,12 @@ template <typename T, int D, int STAGES> struct cells16 {
     {
         return v;
     }
-    static __device__ __forceinline__ T narrow_key(const attention_params &, const decode_item &,
-                                                   uint32_t, T v)
+    static __device__ __forceinline__ float key_mean(const attention_params &, const decode_item &,
+                                                     uint32_t)
+    {
+        return 0.0f;
+    }
+    static __device__ __forceinline__ T narrow_key(const decode_item &, float, T v)
     {
         return v;
     }

@@ -2,9 +2,9 @@
 // Attention of single rows over the paged cache: memory-bound, so everything serves the stream of keys and values.
 //
 // An item is a row and a kv head (or eight of its query heads). The blocks of a cluster split the item's context and
-// merge through distributed shared memory, so there is no workspace and no second kernel. A warp takes 16 tokens:
-// scores are K q^T with tokens on the M and heads on the N of mma.sync, outputs are V^T p^T likewise; between both,
-// movmatrix turns p. Online softmax in base 2 (Milakov and Gimelshein 2018; Dao et al. 2022). Items are read from device
+// send each other what they found through distributed shared memory, so there is no workspace and no second kernel. A warp
+// takes 16 tokens: scores are K q^T with tokens on the M and heads on the N of mma.sync, outputs are V^T p^T likewise; between
+// both, movmatrix turns p. Online softmax in base 2 (Milakov and Gimelshein 2018; Dao et al. 2022). Items are read from device
 // state, so a captured graph stays valid when contexts grow.
 //
 // What depends on how the cache is stored is a class C of its file (decode.cu, decode8.cu): its dtypes, how the copy engine
@@ -27,10 +27,13 @@ template <typename C> struct decode_shape {
     static constexpr uint32_t q_at = C::stages * stage, own_at = q_at + 8 * q_pitch * 2;
     static constexpr uint32_t barriers =
         own_at + 2 * C::dim * sizeof(typename C::cell); // own: the row's key and value
-    static constexpr uint32_t shaping =
-        SHAPE_BEHIND(barriers + 16 * C::stages); // what shape_one wants
+    static constexpr uint32_t own_there = barriers + 16 * C::stages, parts_there = own_there + 8;
+    // What the blocks of a cluster send to this one, and behind it what shape_one wants.
+    static constexpr uint32_t sent = DECODE_BEHIND(parts_there + 8);
+    static constexpr uint32_t shaping = SHAPE_BEHIND(sent + DECODE_SENT(C::dim));
     // The results lie in the ring when it has been read: per warp, then of the block.
     static constexpr uint32_t part = 8 * pitch, merged = 4 * part * 4;
+    static constexpr uint32_t stats = 8 * C::dim * 4; // behind outputs, of the block and sent
 };
 
 // What a block works on.
@@ -147,20 +150,6 @@ template <int D> struct decode_turn {
     }
 };
 
-// A warp's head, rotated and multiplied by the Hadamard matrix, as y(element, what it became).
-template <typename T, int D, typename Store>
-__device__ __forceinline__ void decode_mixed(const rope_params &r, const T *from,
-                                             const float2 (&angles)[D / 64], Store y)
-{
-    T x[D / 32];
-
-    rope_read<T, D>(r, from, x);
-    rope_hadamard<T, D>(r, x, angles);
-#pragma unroll
-    for (int n = 0; n < D / 32; n++)
-        y(rope_element<D>(r, n), x[n]);
-}
-
 // Where the row's own key and value go in the cache.
 template <typename C> struct decode_slot {
     typename C::cell *keys, *values;
@@ -177,87 +166,111 @@ template <typename C> struct decode_slot {
     }
 };
 
-// Two neighbouring elements of the row's value, or a pair of its key, as a thread has them: the first half of the threads the key.
+// The row's own key and value, which the warp that loads has whole: what the others do with tokens before does not wait for them.
 template <typename C> struct decode_own {
     using T = typename C::type;
     using cell = typename C::cell;
-    static constexpr uint32_t D = C::dim;
-    uint2 at; // elements
-    T a, b;
+    static constexpr uint32_t D = C::dim, N = D / 32;
+    const rope_params &r;
+    float mean[N]; // of its elements of keys
+    float2 angles[D / 64];
 
-    __device__ __forceinline__ void load(const attention_params &p, const decode_item &t)
+    // What stands before the step begins.
+    __device__ __forceinline__ decode_own(const attention_params &p, const decode_item &t)
+        : r(p.rope_k)
     {
-        const uint64_t row = (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D;
-        const uint32_t i = threadIdx.x;
-        const T *from = static_cast<const T *>(i < D / 2 ? p.k : p.v) + row;
-
-        at = i < D / 2 ? rope_elements(p.rope_k, i) : make_uint2(2 * i - D, 2 * i - D + 1);
-        if (i >= D || (i < D / 2 && p.rope_k.hadamard))
-            return;
-        a = from[at.x];
-        b = from[at.y];
+#pragma unroll
+        for (uint32_t n = 0; n < N; n++)
+            mean[n] = C::key_mean(p, t, rope_element<D>(r, n));
+#pragma unroll
+        for (int j = 0; j < D / 64; j++)
+            angles[j] = rope_angle(r, t.position, rope_freq(r, threadIdx.x % 32 + 32 * j));
     }
 
-    // Into the cache, and into `own` for the tile that they belong to.
+    // Into `own`, for the tile that they belong to; `barrier` is told. And into the cache.
     __device__ __forceinline__ void store(const attention_params &p, const decode_item &t,
-                                          const decode_turn<D> &turn, cell *own)
+                                          cell *own, uint32_t barrier)
     {
-        const decode_slot<C> slot(p, t);
-        // Of several blocks only one, and none if others store rows with feedback.
-        const bool writes = t.first_head == t.kv_head * p.group && !p.shaping.k;
-        const uint32_t i = threadIdx.x;
-        const auto store_key = [&](uint32_t d, T v) {
-            own[d] = C::narrow_key(p, t, d, v);
-            if (writes)
-                slot.keys[d] = own[d];
-        };
+        const uint64_t row = (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D;
+        T k[N], v[N];
+        cell key[N], value[N];
 
-        if (p.rope_k.hadamard && i < 32)
-            decode_mixed<T, D>(p.rope_k,
-                               static_cast<const T *>(p.k) +
-                                   (static_cast<uint64_t>(t.row) * p.kv_heads + t.kv_head) * D,
-                               turn.angles, store_key);
-        if (i < D / 2 && !p.rope_k.hadamard) {
-            rope_turn<T>(p.rope_k, i, turn.angles[0], a, b);
-            store_key(at.x, a);
-            store_key(at.y, b);
-        } else if (i >= D / 2 && i < D) {
-            own[D + at.x] = C::narrow_value(p, t, a);
-            own[D + at.y] = C::narrow_value(p, t, b);
-            if (writes) {
-                slot.values[at.x] = own[D + at.x];
-                slot.values[at.y] = own[D + at.y];
-            }
+        rope_read<T, D>(r, static_cast<const T *>(p.k) + row, k);
+        rope_read<T, D>(r, static_cast<const T *>(p.v) + row, v);
+        if (r.hadamard)
+            rope_hadamard<T, D>(r, k, angles);
+        else
+            rope_rotate<T, D>(r, k, angles);
+#pragma unroll
+        for (uint32_t n = 0; n < N; n++) {
+            const uint32_t d = rope_element<D>(r, n);
+            own[d] = key[n] = C::narrow_key(t, mean[n], k[n]);
+            own[D + d] = value[n] = C::narrow_value(p, t, v[n]);
+        }
+        barrier_arrive(barrier); // each lane, of what it wrote itself
+        // Of several blocks only one, and none if others store rows with feedback.
+        if (t.first_head != t.kv_head * p.group || p.shaping.k)
+            return;
+        const decode_slot<C> slot(p, t);
+#pragma unroll
+        for (uint32_t n = 0; n < N; n++) {
+            slot.keys[rope_element<D>(r, n)] = key[n];
+            slot.values[rope_element<D>(r, n)] = value[n];
         }
     }
 };
 
-// A pair of each of the item's query heads that the thread has.
+// Pairs of the item's query heads as a thread has them: pair decode_turn::pair() of each, or, of heads that a warp has whole, all of its
+// pairs of every fourth head. What is read is on its way at once.
 template <typename C> struct decode_queries {
     using T = typename C::type;
     static constexpr uint32_t D = C::dim;
-    static constexpr int N = 8 * (D / 2) / CONSUMERS;
+    static constexpr int PAIRS = D / 64, N = 8 * (D / 2) / CONSUMERS;
+    static_assert(N == 2 * PAIRS, "a warp has two heads at most");
     T a[N], b[N];
 
-    static __device__ __forceinline__ const T *head(const attention_params &p, const decode_item &t,
-                                                    uint32_t h)
+    static __device__ __forceinline__ uint32_t head(const rope_params &r, int n)
     {
-        return static_cast<const T *>(p.q) +
-               (static_cast<uint64_t>(t.row) * p.heads + t.first_head + h) * D;
+        return r.hadamard ? threadIdx.x / 32 + n / PAIRS * 4
+                          : (threadIdx.x + n * CONSUMERS) / (D / 2);
+    }
+    static __device__ __forceinline__ uint2 at(const rope_params &r, int n)
+    {
+        return rope_elements(r, decode_turn<D>::pair(r, n % PAIRS));
     }
 
     __device__ __forceinline__ void load(const attention_params &p, const decode_item &t)
     {
-        const uint2 at = rope_elements(p.rope_q, threadIdx.x % (D / 2));
+        const T *first = static_cast<const T *>(p.q) +
+                         (static_cast<uint64_t>(t.row) * p.heads + t.first_head) * D;
 
 #pragma unroll
         for (int n = 0; n < N; n++) {
-            const uint32_t h = (threadIdx.x + n * CONSUMERS) / (D / 2);
+            const uint32_t h = head(p.rope_q, n);
+            const uint2 i = at(p.rope_q, n);
             a[n] = b[n] = static_cast<T>(0.0f);
-            if (h < t.heads && !p.rope_q.hadamard) {
-                a[n] = head(p, t, h)[at.x];
-                b[n] = head(p, t, h)[at.y];
+            if (h < t.heads) {
+                a[n] = first[h * D + i.x];
+                b[n] = first[h * D + i.y];
             }
+        }
+    }
+
+    // Those from the n-th on are a whole head, which the warp has.
+    __device__ __forceinline__ void mix(const rope_params &r, const decode_turn<D> &turn, int n)
+    {
+        T x[2 * PAIRS];
+
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+            x[2 * j] = a[n + j];
+            x[2 * j + 1] = b[n + j];
+        }
+        rope_hadamard<T, D>(r, x, turn.angles);
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+            a[n + j] = x[2 * j];
+            b[n + j] = x[2 * j + 1];
         }
     }
 
@@ -266,22 +279,19 @@ template <typename C> struct decode_queries {
                                           const decode_turn<D> &turn, typename C::math *q,
                                           uint32_t pitch)
     {
+        const rope_params &r = p.rope_q;
         const float scale = C::query_scale(p, t);
-        const uint32_t pair = threadIdx.x % (D / 2);
-        const uint2 at = rope_elements(p.rope_q, pair);
 
-        for (uint32_t h = threadIdx.x / 32; h < t.heads && p.rope_q.hadamard; h += 4)
-            decode_mixed<T, D>(p.rope_q, head(p, t, h), turn.angles,
-                               [&](uint32_t d, T v) { q[h * pitch + d] = C::query(v, scale); });
 #pragma unroll
         for (int n = 0; n < N; n++) {
-            const uint32_t h = (threadIdx.x + n * CONSUMERS) / (D / 2);
-            if (h < t.heads && p.rope_q.hadamard)
-                continue;
-            if (h < t.heads)
-                rope_turn<T>(p.rope_q, pair, turn.angles[0], a[n], b[n]);
-            q[h * pitch + at.x] = C::query(a[n], scale);
-            q[h * pitch + at.y] = C::query(b[n], scale);
+            const uint32_t h = head(r, n);
+            const uint2 i = at(r, n);
+            if (h < t.heads && r.hadamard && n % PAIRS == 0)
+                mix(r, turn, n);
+            else if (h < t.heads && !r.hadamard)
+                rope_turn<T>(r, threadIdx.x % (D / 2), turn.angles[0], a[n], b[n]);
+            q[h * pitch + i.x] = C::query(a[n], scale);
+            q[h * pitch + i.y] = C::query(b[n], scale);
         }
     }
 };
@@ -368,6 +378,8 @@ __device__ __forceinline__ void decode_consume(const attention_params &p, const 
         barrier_wait(full + 8 * s, (i / C::stages) & 1);
         if (first <= t.position && first + 15 >= t.start) {
             float scores[4] = {0, 0, 0, 0};
+            if (t.appends && first + 15 >= t.position)
+                barrier_wait(ring + shape::own_there, 0);
             if (first < t.start || first + 15 >= t.position)
                 decode_edge<C>(p, t, memory, own, stage, first, warp * 16);
             C::scores(scores, q, ring, stage, p.box_shift, warp * 16);
@@ -384,16 +396,68 @@ __device__ __forceinline__ void decode_consume(const attention_params &p, const 
     }
 }
 
-// Four warps' states become one: outputs [8][D], then maxima and sums, at shape::merged.
-template <typename C>
+// Which outputs of an item, [heads][D], block `rank` of a cluster makes of all blocks' parts: a share of them, from `first` on.
+struct decode_outputs {
+    uint32_t share, first;
+
+    __device__ __forceinline__ decode_outputs(uint32_t outputs, uint32_t splits, uint32_t rank)
+        : share(outputs / splits), first(rank * share)
+    {
+    }
+    // Bytes of all parts: of each block the share's outputs, and for each of its heads maximum and sum.
+    __device__ __forceinline__ uint32_t bytes(uint32_t splits, uint32_t dim) const
+    {
+        const uint32_t heads = (first + share - 1) / dim - first / dim + 1;
+
+        return splits * (share * 4 + heads * 8);
+    }
+};
+
+// Where the blocks of a cluster put their parts: at shape::sent of the block whose share they are, [block][share], and at shape::stats
+// behind, [block][8 heads], maxima and sums. Nobody waits for a way to another block and back.
+template <typename C> struct decode_sender {
+    using shape = decode_shape<C>;
+    uint32_t ring, outputs, splits, rank;
+
+    __device__ __forceinline__ void operator()(uint32_t i, float sum, float most, float total) const
+    {
+        const decode_outputs mine(outputs, splits, 0);
+        const uint32_t to = i / mine.share, in = i % mine.share, h = i / C::dim;
+        const uint32_t there = peer_address(ring + shape::parts_there, to);
+        const uint32_t at = peer_address(ring + shape::sent, to);
+
+        peer_store(at + (rank * mine.share + in) * 4, sum, there);
+        if (in == 0 || i % C::dim == 0)
+            peer_store2(at + shape::stats + (rank * 8 + h) * 8, make_float2(most, total), there);
+    }
+};
+
+// Of a block that is alone: at shape::merged, likewise.
+template <typename C> struct decode_keeper {
+    unsigned char *memory;
+
+    __device__ __forceinline__ void operator()(uint32_t i, float sum, float most, float total) const
+    {
+        unsigned char *at = memory + decode_shape<C>::merged;
+
+        reinterpret_cast<float *>(at)[i] = sum;
+        if (i % C::dim == 0)
+            reinterpret_cast<float2 *>(at + decode_shape<C>::stats)[i / C::dim] =
+                make_float2(most, total);
+    }
+};
+
+// Four warps' states become one: put(output of [8][D], sum, its head's maximum and sum).
+template <typename C, typename Put>
 __device__ __forceinline__ void decode_merge_warps(decode_state<C::dim> &a, unsigned char *memory,
-                                                   uint32_t heads)
+                                                   uint32_t heads, Put put)
 {
     using shape = decode_shape<C>;
     constexpr uint32_t D = C::dim;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = lane % 4 * 2;
     float *parts = reinterpret_cast<float *>(memory), *mine = parts + warp * shape::part;
-    float *out = reinterpret_cast<float *>(memory + shape::merged), *stats = out + 8 * D;
+    // Behind the outputs of a block that is alone, and what it keeps of heads.
+    float *stats = reinterpret_cast<float *>(memory + shape::merged + shape::stats) + 16;
 
     asm volatile("bar.sync 1, 128;" ::: "memory"); // the ring has been read
 #pragma unroll
@@ -408,76 +472,92 @@ __device__ __forceinline__ void decode_merge_warps(decode_state<C::dim> &a, unsi
                 a.o[m][i];
     if (lane < 4)
         for (int h = 0; h < 2; h++) {
-            stats[16 + warp * 16 + head + h] = a.m[h];
-            stats[16 + warp * 16 + 8 + head + h] = a.l[h];
+            stats[warp * 16 + head + h] = a.m[h];
+            stats[warp * 16 + 8 + head + h] = a.l[h];
         }
     asm volatile("bar.sync 1, 128;" ::: "memory");
-    for (uint32_t i = threadIdx.x; i < heads * D; i += 128) {
+    for (uint32_t i = threadIdx.x; i < heads * D; i += CONSUMERS) {
         const uint32_t h = i / D;
         float most = NOTHING, sum = 0.0f, total = 0.0f;
 #pragma unroll
         for (int w = 0; w < 4; w++)
-            most = fmaxf(most, stats[16 + w * 16 + h]);
+            most = fmaxf(most, stats[w * 16 + h]);
 #pragma unroll
         for (int w = 0; w < 4; w++) {
-            const float weight = power_of_two(stats[16 + w * 16 + h] - most);
-            total += weight * stats[16 + w * 16 + 8 + h];
+            const float weight = power_of_two(stats[w * 16 + h] - most);
+            total += weight * stats[w * 16 + 8 + h];
             sum += weight * parts[w * shape::part + h * shape::pitch + i % D];
         }
-        out[i] = sum;
-        if (i % D == 0) {
-            stats[h] = most;
-            stats[8 + h] = total;
-        }
+        put(i, sum, most, total);
     }
 }
 
-// The cluster's states become the output; each block writes a share of it, with all its threads, or with CONSUMERS of them if it is
-// alone. All loads of one kind go out before the first is used: a peer's memory is far away.
+// The block's share of the output, of SPLITS blocks' parts, which are `at` there, as a sender or a keeper puts them.
 template <typename C, int SPLITS>
 __device__ __forceinline__ void decode_store_share(const attention_params &p, const decode_item &t,
-                                                   uint32_t at)
+                                                   const unsigned char *at)
 {
     using T = typename C::type;
     constexpr uint32_t D = C::dim;
-    const float unit = C::value_scale(p, t);
-    const uint32_t stats = at + 8 * D * 4, share = (t.heads * D + SPLITS - 1) / SPLITS;
-    const uint32_t first = cluster_rank() * share, last = min(first + share, t.heads * D);
+    const decode_outputs mine(t.heads * D, SPLITS, SPLITS == 1 ? 0 : cluster_rank());
+    const float *parts = reinterpret_cast<const float *>(at), unit = C::value_scale(p, t);
+    const float2 *stats = reinterpret_cast<const float2 *>(at + decode_shape<C>::stats);
     T *out = static_cast<T *>(p.out) + (static_cast<uint64_t>(t.row) * p.heads + t.first_head) * D;
 
-    for (uint32_t i = first + threadIdx.x; i < last; i += SPLITS == 1 ? CONSUMERS : THREADS) {
-        float m[SPLITS], l[SPLITS], o[SPLITS], most = NOTHING, sum = 0.0f, total = 0.0f;
+    for (uint32_t i = threadIdx.x; i < mine.share; i += CONSUMERS) {
+        const uint32_t h = (mine.first + i) / D;
+        float2 of[SPLITS]; // maximum and sum
+        float o[SPLITS], most = NOTHING, sum = 0.0f, total = 0.0f;
 #pragma unroll
         for (int c = 0; c < SPLITS; c++) {
-            m[c] = peer_load(peer_address(stats + i / D * 4, c));
-            l[c] = peer_load(peer_address(stats + 32 + i / D * 4, c));
-            o[c] = peer_load(peer_address(at + i * 4, c));
+            of[c] = stats[c * 8 + h];
+            o[c] = parts[c * mine.share + i];
         }
 #pragma unroll
         for (int c = 0; c < SPLITS; c++)
-            most = fmaxf(most, m[c]);
+            most = fmaxf(most, of[c].x);
 #pragma unroll
         for (int c = 0; c < SPLITS; c++) {
-            const float weight = power_of_two(m[c] - most);
-            total += weight * l[c];
+            const float weight = power_of_two(of[c].x - most);
+            total += weight * of[c].y;
             sum += weight * o[c];
         }
-        // Of nothing the sum is 0 too. It is used in any case: nothing that was read from others is on its way when they end.
-        out[i] = static_cast<T>(unit * (sum / (total > 0.0f ? total : 1.0f)));
+        out[mine.first + i] = static_cast<T>(unit * (sum / (total > 0.0f ? total : 1.0f)));
     }
 }
 
 template <typename C>
 __device__ __forceinline__ void decode_store(const attention_params &p, const decode_item &t,
-                                             uint32_t ring)
+                                             const unsigned char *memory)
 {
-    const uint32_t at = ring + decode_shape<C>::merged;
+    const unsigned char *at = memory + decode_shape<C>::sent;
 
     switch (cluster_size()) {
     case 2: decode_store_share<C, 2>(p, t, at); break;
     case 4: decode_store_share<C, 4>(p, t, at); break;
     default: decode_store_share<C, 8>(p, t, at); break;
     }
+}
+
+// What the consumers have becomes the output: of a block that is alone, or of its cluster.
+template <typename C>
+__device__ __forceinline__ void decode_finish(const attention_params &p, const decode_item &t,
+                                              unsigned char *memory, decode_state<C::dim> &a)
+{
+    using shape = decode_shape<C>;
+    const uint32_t ring = shared_address(memory), splits = cluster_size();
+
+    if (splits == 1) {
+        decode_merge_warps<C>(a, memory, t.heads, decode_keeper<C>{memory});
+        asm volatile("bar.sync 1, 128;" ::: "memory");
+        decode_store_share<C, 1>(p, t, memory + shape::merged);
+        return;
+    }
+    cluster_wait(); // the others have barriers
+    decode_merge_warps<C>(a, memory, t.heads,
+                          decode_sender<C>{ring, t.heads * C::dim, splits, cluster_rank()});
+    barrier_wait(ring + shape::parts_there, 0); // then nobody sends here any more
+    decode_store<C>(p, t, memory);
 }
 
 // What the block's warp that loads stores with feedback, if blocks of their own do not: 0 the keys of the item's head, 1 the values.
@@ -516,6 +596,8 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, 4);
         }
+        barrier_init(ring + shape::own_there, 32);
+        barrier_init(ring + shape::parts_there, 1);
         if (C::shaped && p.shaping.k && !p.shaping.blocks)
             barrier_init(ring + shape::shaping - 8, 1);
         barrier_init_fence();
@@ -526,34 +608,36 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         wait_for_predecessor();
     const decode_item t = decode_find(p);
     __syncthreads();
+    if (cluster_size() > 1)
+        cluster_arrive();
     if (threadIdx.x >= 128) {
+        if (threadIdx.x == 128 && cluster_size() > 1)
+            barrier_arrive_expect(ring + shape::parts_there,
+                                  decode_outputs(t.heads * D, cluster_size(), cluster_rank())
+                                      .bytes(cluster_size(), D));
+        __syncwarp();
         decode_produce<C>(p, t, ring, full, empty);
         allow_successor(); // its loads follow on these
         __syncwarp();
+        if (t.appends) {
+            decode_own<C> mine(p, t);
+            wait_for_predecessor();
+            mine.store(p, t, own, ring + shape::own_there);
+        }
         if constexpr (C::shaped)
-            if (decode_shapes<C>(p, t)) { // meanwhile the others merge, and do not need this warp
-                cluster_arrive();
+            if (decode_shapes<C>(p, t))
                 decode_shape_row<C>(p, t, memory);
-                cluster_wait();
-                cluster_meet();
-                return;
-            }
+        if (cluster_size() > 1)
+            cluster_wait();
     } else {
         decode_state<D> a = {{NOTHING, NOTHING}, {0, 0}, {}};
-        decode_turn<D> turn_q, turn_k;
+        decode_turn<D> turn_q;
         decode_queries<C> queries;
-        decode_own<C> mine;
         uint32_t b[D / 16][2];
         turn_q.prepare(p.rope_q, max(t.position, 0));
-        if (t.appends)
-            turn_k.prepare(p.rope_k, t.position);
         wait_for_predecessor();
         queries.load(p, t);
-        if (t.appends)
-            mine.load(p, t);
         queries.store(p, t, turn_q, q, shape::q_pitch);
-        if (t.appends)
-            mine.store(p, t, turn_k, own);
         asm volatile("bar.sync 1, 128;" ::: "memory");
         const math *from = q + lane / 4 * shape::q_pitch + lane % 4 * C::q_step;
 #pragma unroll
@@ -562,17 +646,8 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
             b[k][1] = *reinterpret_cast<const uint32_t *>(from + 16 * k + C::q_second);
         }
         decode_consume<C>(p, t, memory, own, b, a, full, empty);
-        decode_merge_warps<C>(a, memory, t.heads);
-        if (cluster_size() == 1) { // who merged also stores: the warp that loads need not come
-            asm volatile("bar.sync 1, 128;" ::: "memory");
-            decode_store_share<C, 1>(p, t, ring + shape::merged);
-        }
+        decode_finish<C>(p, t, memory, a);
     }
-    if (cluster_size() == 1)
-        return;
-    cluster_sync();
-    decode_store<C>(p, t, ring);
-    cluster_meet(); // the others may still read this block's part
 }
 
 #endif

@@ -37,11 +37,13 @@ template <typename T, typename E, int D, int STAGES> struct cells8 {
     {
         return kv8_query(to_float(v) * scale);
     }
-    static __device__ __forceinline__ uint8_t narrow_key(const attention_params &p,
-                                                         const decode_item &t, uint32_t d, T v)
+    static __device__ __forceinline__ float key_mean(const attention_params &p,
+                                                     const decode_item &t, uint32_t d)
     {
-        const float mean = p.k_center ? p.k_center[t.kv_head * D + d] : 0.0f;
-
+        return p.k_center ? p.k_center[t.kv_head * D + d] : 0.0f;
+    }
+    static __device__ __forceinline__ uint8_t narrow_key(const decode_item &t, float mean, T v)
+    {
         return kv8_store<E>(to_float(v) - mean, t.k_unit);
     }
     static __device__ __forceinline__ uint8_t narrow_value(const attention_params &,

@@ -140,6 +140,9 @@ struct rope_params {
 #define DECODE8_SHAPES(X) X(128, 6, 2) X(128, 3, 4) X(64, 12, 2) X(64, 6, 4) /* decode8.cu */
 #define DECODE_THREADS 160
 #define DECODE_TILE 64 /* tokens per stage */
+/* What the blocks of a cluster send to each of them, behind what each has anyhow: outputs, and of eight heads maxima and sums. */
+#define DECODE_BEHIND(bytes) (((bytes) + 15) / 16 * 16)
+#define DECODE_SENT(dim) (8 * (dim)*4 + 8 * 8 * 8)
 
 #define PREFILL_STAGES 2 /* of keys, and of values */
 #define PREFILL8_SLOTS 3 /* tiles of 8 bits on their way (prefill8.cu) */

@@ -169,8 +169,16 @@ __device__ __forceinline__ uint32_t cluster_size()
     return n;
 }
 
-// The halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes may have
-// left a loop at different times.
+// Both halves of a barrier of the cluster, without any order of memory accesses. An aligned barrier wants warps whole: lanes
+// may have left a loop at different times.
+__device__ __forceinline__ void cluster_meet()
+{
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+// One half each.
 __device__ __forceinline__ void cluster_arrive()
 {
     __syncwarp();
@@ -181,12 +189,6 @@ __device__ __forceinline__ void cluster_wait()
 {
     __syncwarp();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_meet()
-{
-    cluster_arrive();
-    cluster_wait();
 }
 
 // What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that
@@ -215,11 +217,21 @@ __device__ __forceinline__ uint32_t peer_address(uint32_t address, uint32_t rank
     return a;
 }
 
-__device__ __forceinline__ float peer_load(uint32_t address)
+// To an address of a block of the cluster, and to its barrier, which counts the bytes when they are there; both are peer_address's.
+__device__ __forceinline__ void peer_store(uint32_t address, float v, uint32_t barrier)
 {
-    float v;
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
-    return v;
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
+        "r"(__float_as_uint(v)), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void peer_store2(uint32_t address, float2 v, uint32_t barrier)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, "
+                 "[%3];" ::"r"(address),
+                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(barrier)
+                 : "memory");
 }
 
 __device__ __forceinline__ float4 shared_load4(uint32_t address)
