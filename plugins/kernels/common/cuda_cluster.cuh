@@ -1,36 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Blocks of a cluster that read each other's shared memory: compute capability 9.0 and up (the set "hopper" has its own, with
- * what else that chip knows). All threads of all blocks of the cluster take part in each barrier.
+ * what else that chip knows).
  */
 #ifndef COMMON_CUDA_CLUSTER_CUH
 #define COMMON_CUDA_CLUSTER_CUH
 
-#include <stdint.h>
+#include "cuda_cluster_barrier.cuh"
 
 #if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ uint32_t cluster_rank()
-{
-    uint32_t r;
-
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-/* Both halves of a barrier, which wants warps whole. By itself it orders no memory accesses: it is for blocks that must not end, or
- * change what others read, before each of those has used it. */
-__device__ __forceinline__ void cluster_arrive()
-{
-    __syncwarp();
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_wait()
-{
-    __syncwarp();
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 /* What threads wrote to the shared memory of their blocks before is seen by the cluster after. Only that: a barrier that releases
  * all memory waits for the second-level cache. */
 __device__ __forceinline__ void cluster_sync()

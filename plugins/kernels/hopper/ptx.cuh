@@ -8,6 +8,8 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include "../common/cuda_cluster_barrier.cuh"
+
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -155,13 +157,6 @@ __device__ __forceinline__ void proxy_fence()
 
 // -- Clusters --------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ uint32_t cluster_rank()
-{
-    uint32_t r;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
 __device__ __forceinline__ uint32_t cluster_size()
 {
     uint32_t n;
@@ -176,19 +171,6 @@ __device__ __forceinline__ void cluster_meet()
     __syncwarp();
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
-}
-
-// One half each.
-__device__ __forceinline__ void cluster_arrive()
-{
-    __syncwarp();
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_wait()
-{
-    __syncwarp();
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // What the cluster's threads wrote to shared memory before is seen by all of them after. Shared memory alone: a barrier that
