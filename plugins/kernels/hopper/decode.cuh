@@ -419,14 +419,15 @@ template <typename C> struct decode_sender {
     using shape = decode_shape<C>;
     uint32_t ring, outputs, splits, rank;
 
-    __device__ __forceinline__ void operator()(uint32_t i, float sum, float most, float total) const
+    __device__ __forceinline__ void operator()(uint32_t i, float4 sums, float most,
+                                               float total) const
     {
         const decode_outputs mine(outputs, splits, 0);
         const uint32_t to = i / mine.share, in = i % mine.share, h = i / C::dim;
         const uint32_t there = peer_address(ring + shape::parts_there, to);
         const uint32_t at = peer_address(ring + shape::sent, to);
 
-        peer_store(at + (rank * mine.share + in) * 4, sum, there);
+        peer_store4(at + (rank * mine.share + in) * 4, sums, there);
         if (in == 0 || i % C::dim == 0)
             peer_store2(at + shape::stats + (rank * 8 + h) * 8, make_float2(most, total), there);
     }
@@ -436,18 +437,19 @@ template <typename C> struct decode_sender {
 template <typename C> struct decode_keeper {
     unsigned char *memory;
 
-    __device__ __forceinline__ void operator()(uint32_t i, float sum, float most, float total) const
+    __device__ __forceinline__ void operator()(uint32_t i, float4 sums, float most,
+                                               float total) const
     {
         unsigned char *at = memory + decode_shape<C>::merged;
 
-        reinterpret_cast<float *>(at)[i] = sum;
+        reinterpret_cast<float4 *>(at)[i / 4] = sums;
         if (i % C::dim == 0)
             reinterpret_cast<float2 *>(at + decode_shape<C>::stats)[i / C::dim] =
                 make_float2(most, total);
     }
 };
 
-// Four warps' states become one: put(output of [8][D], sum, its head's maximum and sum).
+// Four warps' states become one: put(output of [8][D], the sums of it and the next three, their head's maximum and sum).
 template <typename C, typename Put>
 __device__ __forceinline__ void decode_merge_warps(decode_state<C::dim> &a, unsigned char *memory,
                                                    uint32_t heads, Put put)
@@ -476,19 +478,25 @@ __device__ __forceinline__ void decode_merge_warps(decode_state<C::dim> &a, unsi
             stats[warp * 16 + 8 + head + h] = a.l[h];
         }
     asm volatile("bar.sync 1, 128;" ::: "memory");
-    for (uint32_t i = threadIdx.x; i < heads * D; i += CONSUMERS) {
+    for (uint32_t i = threadIdx.x * 4; i < heads * D; i += CONSUMERS * 4) {
         const uint32_t h = i / D;
-        float most = NOTHING, sum = 0.0f, total = 0.0f;
+        float4 sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float most = NOTHING, total = 0.0f;
 #pragma unroll
         for (int w = 0; w < 4; w++)
             most = fmaxf(most, stats[w * 16 + h]);
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             const float weight = power_of_two(stats[w * 16 + h] - most);
+            const float4 part = *reinterpret_cast<const float4 *>(parts + w * shape::part +
+                                                                  h * shape::pitch + i % D);
             total += weight * stats[w * 16 + 8 + h];
-            sum += weight * parts[w * shape::part + h * shape::pitch + i % D];
+            sums.x += weight * part.x;
+            sums.y += weight * part.y;
+            sums.z += weight * part.z;
+            sums.w += weight * part.w;
         }
-        put(i, sum, most, total);
+        put(i, sums, most, total);
     }
 }
 

@@ -145,7 +145,7 @@ struct rope_params {
 #define DECODE_SENT(dim) (8 * (dim)*4 + 8 * 8 * 8)
 
 #define PREFILL_STAGES 2 /* of keys, and of values */
-#define PREFILL8_SLOTS 3 /* tiles of 8 bits on their way (prefill8.cu) */
+#define PREFILL8_SLOTS 4 /* tiles of 8 bits on their way (prefill8.cu) */
 
 /* Of a cache that is stored with feedback (kv_append): tables as in tn_kv_layer, or NULL. Each of `items` blocks has `rows` rows of the
  * keys, or the values, of a head. With those that have nothing to do they are `blocks`, a multiple of attention's cluster, from block

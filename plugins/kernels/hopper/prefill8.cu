@@ -51,21 +51,21 @@ template <typename T, typename E, int D> struct tiles8 {
         prefill_meet(wg);
     }
 
-    // Begins to copy item `j`: keys, then values of each tile, from the last backwards. One warp.
+    // Begins to copy item `j`: keys, then values of each tile, from the last backwards. Boxes are dealt to the warps, since a warp
+    // hands over one after the other.
     static __device__ __forceinline__ void fetch(const attention_params &p, const prefill_item &t,
                                                  uint32_t j, uint32_t memory,
                                                  const prefill_barriers &b)
     {
-        const uint32_t lane = threadIdx.x % 32, box = 1u << p.box_shift, tile = t.last - j / 2;
+        const uint32_t box = 1u << p.box_shift, tile = t.last - j / 2, warps = BRINGERS / 32;
         const uint32_t there = prefill_boxes(p, t, tile), head = blockIdx.x / p.group;
         const uint32_t to = memory + raw + j % RAW_SLOTS * slot,
                        barrier = b.raw + 8 * (j % RAW_SLOTS);
         const int32_t *blocks = p.block_table + static_cast<uint64_t>(t.seq) * p.max_blocks;
 
-        if (lane == 0)
+        if (threadIdx.x == 0) // the only arrival, so that what has come before is counted, too
             barrier_arrive_expect(barrier, there * box * D);
-        __syncwarp();
-        for (uint32_t i = lane; i < there; i += 32) {
+        for (uint32_t i = threadIdx.x % 32 * warps + threadIdx.x / 32; i < there; i += BRINGERS) {
             const uint32_t at = tile * TILE + i * box;
             const int32_t block = max(blocks[at / p.block_tokens], 0);
             const int32_t row = static_cast<int32_t>((j % 2 * p.kv_heads + head) * p.block_tokens +
@@ -74,28 +74,40 @@ template <typename T, typename E, int D> struct tiles8 {
         }
     }
 
-    // A tile in float16, with zeros for tokens outside [first, end) of it. Rows of eight pieces of sixteen bytes: the upper
-    // four swap their halves' order, or they would meet the lower four in the banks.
+    // A tile in float16, with zeros for tokens outside [first, end) of it. A thread takes the same sixteen elements of every APART-th
+    // token, which the swizzle treats alike. Rows of eight pieces of sixteen bytes: the upper four swap their halves' order, or they
+    // would meet the lower four in the banks.
+    template <bool WHOLE>
     static __device__ __forceinline__ void widen_tile(const unsigned char *from, unsigned char *to,
                                                       int32_t first, int32_t end)
     {
-#pragma unroll 2
-        for (uint32_t i = threadIdx.x; i < TILE * D / 16; i += BRINGERS) {
-            const uint32_t token = i / (D / 16), c = i % (D / 16), turn = c / 4;
-            const bool seen =
-                static_cast<int32_t>(token) >= first && static_cast<int32_t>(token) < end;
-            const uint4 cells =
-                seen ? reinterpret_cast<const uint4 *>(from)[i] : make_uint4(0, 0, 0, 0);
-            unsigned char *row = to + c / 4 * shape::plane + token * 128;
-            uint4 low, high;
-            kv8_widen<E>(cells.x, low.x, low.y);
-            kv8_widen<E>(cells.y, low.z, low.w);
-            kv8_widen<E>(cells.z, high.x, high.y);
-            kv8_widen<E>(cells.w, high.z, high.w);
-            *reinterpret_cast<uint4 *>(row + ((c % 4 * 2 + turn) ^ token % 8) * 16) =
-                turn ? high : low;
-            *reinterpret_cast<uint4 *>(row + ((c % 4 * 2 + 1 - turn) ^ token % 8) * 16) =
-                turn ? low : high;
+        constexpr uint32_t PIECES = D / 16, APART = BRINGERS / PIECES, AT_ONCE = 4;
+        static_assert(APART % 8 == 0 && TILE / APART % AT_ONCE == 0, "tokens of a thread");
+        const uint32_t token = threadIdx.x / PIECES, c = threadIdx.x % PIECES, turn = c / 4;
+        const uint4 *cells = reinterpret_cast<const uint4 *>(from) + threadIdx.x;
+        unsigned char *row = to + turn * shape::plane + token * 128;
+        unsigned char *one = row + ((c % 4 * 2 + turn) ^ token % 8) * 16;
+        unsigned char *other = row + ((c % 4 * 2 + 1 - turn) ^ token % 8) * 16;
+
+#pragma unroll
+        for (uint32_t k = 0; k < TILE / APART; k += AT_ONCE) {
+            uint4 x[AT_ONCE];
+#pragma unroll
+            for (uint32_t n = 0; n < AT_ONCE; n++) {
+                const int32_t in = static_cast<int32_t>(token + (k + n) * APART);
+                x[n] = WHOLE || (in >= first && in < end) ? cells[(k + n) * BRINGERS]
+                                                          : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (uint32_t n = 0; n < AT_ONCE; n++) {
+                uint4 y, z;
+                kv8_widen<E>(turn ? x[n].z : x[n].x, y.x, y.y);
+                kv8_widen<E>(turn ? x[n].w : x[n].y, y.z, y.w);
+                kv8_widen<E>(turn ? x[n].x : x[n].z, z.x, z.y);
+                kv8_widen<E>(turn ? x[n].y : x[n].w, z.z, z.w);
+                *reinterpret_cast<uint4 *>(one + (k + n) * APART * 128) = y;
+                *reinterpret_cast<uint4 *>(other + (k + n) * APART * 128) = z;
+            }
         }
     }
 
@@ -109,22 +121,24 @@ template <typename T, typename E, int D> struct tiles8 {
         if (threadIdx.x == 0)
             prefill_query<D>(p, t, at, b);
         for (uint32_t j = 0; j < min(n, static_cast<uint32_t>(RAW_SLOTS)); j++)
-            if (threadIdx.x < 32)
-                fetch(p, t, j, at, b);
+            fetch(p, t, j, at, b);
         for (uint32_t j = 0; j < n; j++) {
             const uint32_t i = j / 2, s = i % STAGES, kv = j % 2;
             const int32_t token = static_cast<int32_t>((t.last - i) * TILE);
             if (i >= STAGES)
                 barrier_wait((kv ? b.v_empty : b.k_empty) + 8 * s, (i / STAGES - 1) & 1);
             barrier_wait(b.raw + 8 * (j % RAW_SLOTS), (j / RAW_SLOTS) & 1);
-            widen_tile(memory + raw + j % RAW_SLOTS * slot,
-                       memory + (kv ? shape::values : shape::keys) + s * shape::tile, start - token,
-                       t.context - token);
+            const unsigned char *from = memory + raw + j % RAW_SLOTS * slot;
+            unsigned char *to = memory + (kv ? shape::values : shape::keys) + s * shape::tile;
+            if (start <= token && token + TILE <= t.context)
+                widen_tile<true>(from, to, 0, TILE);
+            else
+                widen_tile<false>(from, to, start - token, t.context - token);
             proxy_fence();
             asm volatile("bar.sync 5, 128;" ::: "memory");
             if (threadIdx.x == 0)
                 barrier_arrive((kv ? b.v_full : b.k_full) + 8 * s);
-            if (threadIdx.x < 32 && j + RAW_SLOTS < n)
+            if (j + RAW_SLOTS < n)
                 fetch(p, t, j + RAW_SLOTS, at, b);
         }
     }

@@ -200,12 +200,14 @@ __device__ __forceinline__ uint32_t peer_address(uint32_t address, uint32_t rank
 }
 
 // To an address of a block of the cluster, and to its barrier, which counts the bytes when they are there; both are peer_address's.
-__device__ __forceinline__ void peer_store(uint32_t address, float v, uint32_t barrier)
+// Barriers count stores one after the other: many small ones are waited for.
+__device__ __forceinline__ void peer_store4(uint32_t address, float4 v, uint32_t barrier)
 {
-    asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
-        "r"(__float_as_uint(v)), "r"(barrier)
-        : "memory");
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, "
+                 "%4}, [%5];" ::"r"(address),
+                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)),
+                 "r"(__float_as_uint(v.w)), "r"(barrier)
+                 : "memory");
 }
 
 __device__ __forceinline__ void peer_store2(uint32_t address, float2 v, uint32_t barrier)
