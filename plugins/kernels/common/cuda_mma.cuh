@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The instructions of compute capability 8.0 that tensor cores are fed by: asynchronous copies into shared memory, loads of
- * 8x8 matrices, and matrix multiply-accumulate. Tiles lie in shared memory as rows of 16-byte chunks; chunk c of row r is
+ * The instructions of compute capability 8.0 that tensor cores are fed by: asynchronous copies into shared memory
+ * (cuda_copy.cuh), loads of 8x8 matrices, and matrix multiply-accumulate. Tiles lie in shared memory as rows of 16-byte chunks; chunk c of row r is
  * stored at c ^ (r & 7), so that eight rows of one chunk meet no bank twice.
  */
 #ifndef COMMON_CUDA_MMA_CUH
 #define COMMON_CUDA_MMA_CUH
 
+#include "cuda_copy.cuh"
 #include "cuda_dtype.cuh"
 #include "cuda_mma_int8.cuh"
 #include "cuda_reduce.cuh"
@@ -14,24 +15,6 @@
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
     return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* Copies 16 bytes, or writes zeros if `valid` is false; `from` must be readable memory all the same. */
-__device__ __forceinline__ void copy16(uint32_t to, const void *from, bool valid)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
-}
-
-__device__ __forceinline__ void copies_commit()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int pending> __device__ __forceinline__ void copies_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
 /* Byte offset of chunk `c` of row `r` in a tile of `chunks` chunks per row. */

@@ -5,6 +5,7 @@
 #ifndef HOPPER_SHAPE_CUH
 #define HOPPER_SHAPE_CUH
 
+#include "../common/cuda_copy.cuh"
 #include "../common/cuda_kv_shape.cuh"
 #include "rope.cuh"
 
@@ -52,23 +53,6 @@ __device__ __forceinline__ const unsigned char *shape_table(const P &p, const sh
 
 // -- Sixteen rows --------------------------------------------------------------------------------
 
-// Sixteen bytes into shared memory, by no register.
-__device__ __forceinline__ void copy_async(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copy_async_commit()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Until no more than the last LATER groups are on their way.
-template <int LATER> __device__ __forceinline__ void copy_async_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
-}
-
 // The block's copy of an item's table, on its way, and of its means.
 template <int D, typename P>
 __device__ __forceinline__ void shape_read_weights(const P &p, const shape_item &item,
@@ -79,8 +63,8 @@ __device__ __forceinline__ void shape_read_weights(const P &p, const shape_item 
 
 #pragma unroll
     for (uint32_t at = threadIdx.x * 16; at < TN_KV_FEEDBACK_BYTES(D); at += SHAPE_THREADS * 16)
-        copy_async(shared_address(memory) + at, table + at);
-    copy_async_commit();
+        copy16(shared_address(memory) + at, table + at);
+    copies_commit();
     if (e < D)
         reinterpret_cast<float *>(memory + shape_room<D>::center)[e] =
             !item.value(p) && p.k_center ? p.k_center[item.head(p) * D + e] : 0.0f;
@@ -119,10 +103,10 @@ __device__ __forceinline__ void shape_fetch(const P &p, const shape_item &item, 
     for (uint32_t i = begin * PIECES + threadIdx.x % 32; i < end * PIECES; i += 32) {
         const uint32_t row = i / PIECES, piece = i % PIECES * 8;
         if (first + row < item.end)
-            copy_async(shared_address(tile) + (row * shape_room<D>::pitch + piece) * 2,
+            copy16(shared_address(tile) + (row * shape_room<D>::pitch + piece) * 2,
                        x + (first + row) * width + piece);
     }
-    copy_async_commit();
+    copies_commit();
 }
 
 // How keys are turned: each lane has the frequencies of its pairs.
@@ -146,7 +130,7 @@ template <typename T, int D> struct shape_turn {
 #pragma unroll
         for (int j = 0; j < D / 64; j++)
             angles[j] = rope_angle(r, position, freq[j]);
-        copy_async_wait<0>();
+        copies_wait<0>();
         __syncwarp();
         rope_read<T, D>(r, row, x);
         __syncwarp();
@@ -326,7 +310,7 @@ __device__ __forceinline__ void shape_few(const P &p, const rope_params &rope,
     wait_for_predecessor();
     shape_fetch<T, D>(p, item, 0, begin, end, tile);
     turn(p, item, positions, begin, end, tile);
-    copy_async_wait<0>();
+    copies_wait<0>();
     __syncthreads();
     if (warp > 0)
         return;
@@ -351,7 +335,7 @@ __device__ __forceinline__ void shape_many(const P &p, const rope_params &rope,
         wait_for_predecessor();
     if (STAGES > 1)
         shape_fetch<T, D>(p, item, first, 0, KV_SHAPE_ROWS, tiles);
-    copy_async_wait<STAGES - 1>(); // the table
+    copies_wait<STAGES - 1>(); // the table
     __syncthreads();
 #pragma unroll 1
     for (; first < item.end; first += SHAPE_ROWS) {
@@ -363,7 +347,7 @@ __device__ __forceinline__ void shape_many(const P &p, const rope_params &rope,
         stage = (stage + 1) % STAGES;
         shape_fetch<T, D>(p, item, next, 0, KV_SHAPE_ROWS, tiles + stage * TILE);
         turn(p, item, positions, 0, min(KV_SHAPE_ROWS, item.end - first), tile);
-        copy_async_wait<STAGES - 1>();
+        copies_wait<STAGES - 1>();
         __syncwarp();
         shape_solve<T, D, AFTER_TURN>(rows, memory);
         shape_put<T, D>(p, item, first, rows);
