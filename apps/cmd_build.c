@@ -40,6 +40,10 @@ static const struct opt options[] = {
      "load), "
      "or float16, which builds the engine so",
      0, 0, NULL, false},
+    {"kv-cache-rounding", OPT_TEXT, "HOW",
+     "of a cache in fp8: feedback, or nearest, which is some 1 % faster for few rows and loses "
+     "more",
+     0, 0, NULL, false},
     {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
      false},
     {"calib-data", OPT_TEXT, "FILE",
@@ -85,6 +89,15 @@ static int32_t check_fallback(const char *how, bool *float16, tn_err *err)
         return TN_OK;
     return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--fp8-fallback",
                   "is \"%s\"; keep and float16 are supported", how);
+}
+
+static int32_t check_rounding(const char *how, bool *nearest, tn_err *err)
+{
+    *nearest = how && strcmp(how, "nearest") == 0;
+    if (!how || *nearest || strcmp(how, "feedback") == 0)
+        return TN_OK;
+    return err_at(err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--kv-cache-rounding",
+                  "is \"%s\"; feedback and nearest are supported", how);
 }
 
 static void print_report(const char *output, const json_t *r)
@@ -179,6 +192,8 @@ static int32_t body(const struct opts *o, tn_err *err)
 
     if (rc == TN_OK)
         rc = check_fallback(opts_text(o, "fp8-fallback"), &b.fp8_as_float16, err);
+    if (rc == TN_OK)
+        rc = check_rounding(opts_text(o, "kv-cache-rounding"), &b.kv_nearest, err);
     if (rc == TN_OK)
         rc = parse_quant_options(o, &quant, err);
     b.quant_options = quant.items;

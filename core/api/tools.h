@@ -39,6 +39,7 @@ struct tool_build {
     const char *calib_stats;         /* read without `calib`, else written; NULL: neither */
     uint64_t calib_seed;
     bool fp8_as_float16;             /* where the device has no FP8 arithmetic */
+    bool kv_nearest;                 /* an FP8 cache gets scales alone */
     const struct tool_tokens *eval;  /* NULL: none */
     double max_ppl_increase, max_kl; /* negative: no limit */
     const tn_kv *quant_options;

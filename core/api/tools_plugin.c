@@ -88,6 +88,7 @@ int32_t tool_build_engine(const struct tool_build *b, json_t **out, tn_err *err)
     o.quant.max_ppl_increase = b->max_ppl_increase;
     o.quant.max_kl = b->max_kl;
     o.quant.fp8_as_float16 = b->fp8_as_float16;
+    o.quant.kv_nearest = b->kv_nearest;
     o.quant.runner = &runner;
     rc = build_engine(&o, &r, err);
     session_close(&s);

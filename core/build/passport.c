@@ -74,8 +74,9 @@ static json_t *quant_json(const struct building *b)
         json_object_set_new(o, "calibration",
                             json_pack("{s:s, s:I}", "data_sha256", b->calib->data_sha256, "tokens",
                                       (json_int_t)b->calib->n_tokens));
-    if (b->quant->feedback)
-        json_object_set_new(o, "cache_rounding", json_string("feedback"));
+    if (b->quant->feedback || b->o->quant.kv_nearest)
+        json_object_set_new(o, "cache_rounding",
+                            json_string(b->quant->feedback ? "feedback" : "nearest"));
     if (b->gate.n_targets)
         json_object_set_new(o, "gate",
                             json_pack("{s:f, s:f, s:f, s:I}", "base_perplexity",

@@ -134,13 +134,19 @@ int32_t building_quantize(struct building *b)
                               .options = bq->options,
                               .n_options = bq->n_options,
                               .tp_size = b->o->tp_size,
-                              .hadamard = bq->kv_dtype == TN_DT_F8E4M3};
+                              .hadamard = bq->kv_dtype == TN_DT_F8E4M3 && !bq->kv_nearest};
     int32_t rc;
 
     if (bq->n_options > 0 && !bq->scheme)
         return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--quant-option",
                       "%s = %s: there is no --quant that it could be an option of",
                       bq->options[0].key, bq->options[0].value);
+    if (bq->kv_nearest && bq->kv_dtype != TN_DT_F8E4M3) {
+        err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--kv-cache-rounding",
+               "is of caches in fp8, and this engine's is not");
+        err_remedy(b->err, "add --kv-cache-dtype fp8, or leave it away");
+        return TN_E_CONFIG;
+    }
     if (!b->checkpoint && bq->dequantize)
         return err_at(b->err, TN_E_CONFIG, NULL, TN_NO_OFFSET, "--dequantize",
                       "there are no matrices to widen: --load-format is dummy");

@@ -46,8 +46,8 @@ int32_t bound_check_kv_dtype(const struct binding *b, tn_err *err)
     for (size_t i = 0; i < b->graph->plan->n_ops; i++)
         turned = turned || strcmp(b->graph->plan->ops[i].name, TN_OP_HADAMARD) == 0;
     if (bare == 0 && !turned && !b->o.dry && b->o.select.kv_dtype == TN_DT_F8E4M3)
-        log_info("the engine was not built for an fp8 cache: one built with --kv-cache-dtype fp8 "
-                 "loses less");
+        log_info("the engine was not built for an fp8 cache that is rounded with feedback: one "
+                 "built with --kv-cache-dtype fp8 loses less");
     if (bare == 0)
         return TN_OK;
     if (b->o.select.kv_dtype == TN_DT_I8) {

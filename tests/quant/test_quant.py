@@ -158,6 +158,14 @@ class Quality(Case):
         self.assertLess(self.perplexity(engine) / plain, 1.003)
         self.assertLess(self.perplexity(engine, "--kv-cache-dtype", "int8") / plain, 1.005)
         self.assertEqual(self.meta(engine)["quant"]["cache_rounding"], "feedback")
+        nearest = self.build("nearest", "--kv-cache-dtype", "fp8", "--kv-cache-rounding", "nearest", *self.calibrated())
+        self.assertEqual(self.meta(nearest)["quant"]["cache_rounding"], "nearest")
+        self.assertNotIn("hadamard", self.ok("engine", "plan", nearest))
+        self.assertGreater(self.perplexity(nearest), self.perplexity(engine))
+        self.assertLess(self.perplexity(nearest) / plain, 1.01)
+        for how, more in (("both", ["--kv-cache-dtype", "fp8"]), ("nearest", ["--kv-cache-dtype", "int8"]), ("nearest", [])):
+            self.refused("--kv-cache-rounding", "build", "--quiet", "--model", OPTIONS["model"], "--output", self.path("x"),
+                         "--kv-cache-rounding", how, *more)
         self.assertIn("layers.5.kv.v_feedback", self.ok("engine", "inspect", "--json", "--tensors", engine))
         self.assertEqual(self.meta(engine)["kv_dtype"], "float8_e4m3")
         # What makes e4m3 good enough: queries and keys of every layer go through hadamard, which scores do not notice.

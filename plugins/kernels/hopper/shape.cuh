@@ -104,7 +104,7 @@ __device__ __forceinline__ void shape_fetch(const P &p, const shape_item &item, 
         const uint32_t row = i / PIECES, piece = i % PIECES * 8;
         if (first + row < item.end)
             copy16(shared_address(tile) + (row * shape_room<D>::pitch + piece) * 2,
-                       x + (first + row) * width + piece);
+                   x + (first + row) * width + piece);
     }
     copies_commit();
 }
