@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The instructions of compute capability 8.0 that tensor cores are fed by: asynchronous copies into shared memory
- * (cuda_copy.cuh), loads of 8x8 matrices, and matrix multiply-accumulate. Tiles lie in shared memory as rows of 16-byte chunks; chunk c of row r is
- * stored at c ^ (r & 7), so that eight rows of one chunk meet no bank twice.
+ * (cuda_copy.cuh), loads of 8x8 matrices, and matrix multiply-accumulate. Tiles lie in shared memory as rows of 16-byte chunks;
+ * chunk c of row r is stored at c ^ (r & 7), so that eight rows of one chunk meet no bank twice.
  */
 #ifndef COMMON_CUDA_MMA_CUH
 #define COMMON_CUDA_MMA_CUH
