@@ -41,8 +41,7 @@ static const struct opt options[] = {
      "or float16, which builds the engine so",
      0, 0, NULL, false},
     {"kv-cache-rounding", OPT_TEXT, "HOW",
-     "of a cache in fp8: feedback, or nearest, which is some 1 % faster for few rows and loses "
-     "more",
+     "of a cache in fp8: feedback, or nearest, by scales alone, which is less work and loses more",
      0, 0, NULL, false},
     {"quant-option", OPT_LIST, "KEY=VALUE", "option of the scheme, e.g. alpha=search", 0, 0, NULL,
      false},

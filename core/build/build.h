@@ -29,8 +29,7 @@ struct build_quant {
     double max_ppl_increase;      /* 0.01: one percent; negative: no limit */
     double max_kl;                /* nats; negative: no limit */
     bool fp8_as_float16; /* where the device has no FP8 arithmetic, the engine becomes float16 */
-    bool
-        kv_nearest; /* a cache in e4m3 gets scales alone: nothing that keeps its rounding from harm */
+    bool kv_nearest;     /* a cache in e4m3 gets scales alone: nothing is turned, no feedback */
     const struct runner *runner; /* NULL: nothing that runs the model is asked for */
 };
 
