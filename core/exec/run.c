@@ -2,6 +2,7 @@
 /* Running what was bound: op by op, or captured once and replayed by the caller. Nothing here allocates. */
 #include <assert.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "exec/bound.h"
@@ -107,13 +108,25 @@ static int32_t cross_border(struct binding *b, const tn_batch *batch, bool impor
     return rc;
 }
 
+/* Whether the first op of a step of so many rows takes the tokens of the step ahead by itself. */
+static bool first_feeds(const struct binding *b, const tn_batch *batch)
+{
+    const struct bound_step *s = b->steps;
+
+    return b->n_steps > 0 && strcmp(s->launch.op->name, TN_OP_EMBEDDING) == 0 &&
+           selected_runs(s->sel, batch->n_rows) &&
+           (choice_for(&s->sel->choice, batch->n_rows)->v->flags & TN_VARIANT_FEEDS);
+}
+
 int32_t binding_run(struct binding *b, const tn_batch *batch, bool feed, tn_err *err)
 {
     int32_t rc = TN_OK;
 
     assert(batch->n_rows <= b->o.select.max_rows && batch->n_logits <= b->o.select.max_logits);
     assert(!feed || b->feed);
-    if (feed)
+    if (b->n_steps > 0)
+        b->steps[0].launch.feed = feed && first_feeds(b, batch);
+    if (feed && !b->steps[0].launch.feed)
         rc = run_feed(b, batch, err);
     if (rc == TN_OK)
         rc = cross_border(b, batch, true, err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "loop/arrays.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -158,7 +159,7 @@ static void device_free(struct step_arrays *a, void *p, uint64_t bytes)
 static bool copies_few(const struct step_arrays *a)
 {
     return a->mirrored && a->api->pinned_alloc && TN_HAS(tn_device_api, a->api, copy_few) &&
-           a->api->copy_few && a->api->copy_few(a->device, NULL, NULL, NULL, 0, NULL) == TN_OK;
+           a->api->copy_few && a->api->copy_few(a->device, NULL, NULL, 0, NULL) == TN_OK;
 }
 
 int32_t step_arrays_init(struct step_arrays *a, const struct batch_capacity *capacity,
@@ -426,46 +427,66 @@ const struct step_slot *step_arrays_blank(struct step_arrays *a, uint32_t bucket
 
 #define FEW_BYTES (64 * 1024) /* more are copied faster than they are begun */
 
-/* Steps follow each other closely, so that what a copy makes them wait counts. */
-static int32_t move(struct step_arrays *a, tn_stream *stream, void *dst, const void *src,
-                    uint64_t bytes, enum tn_copy_kind kind, tn_err *err)
+/* Copies that are to be made at once: steps follow each other closely, so that what a copy makes them wait counts. */
+struct pieces {
+    tn_copy_piece few[TN_COPY_PIECES];
+    uint32_t n;
+};
+
+/* One of many bytes, or on a device that does not copy few, is enqueued by itself. */
+static int32_t add(struct step_arrays *a, struct pieces *p, tn_stream *stream, tn_copy_piece piece,
+                   enum tn_copy_kind kind, tn_err *err)
 {
-    if (bytes == 0)
+    if (piece.bytes == 0)
         return TN_OK;
-    return a->few && bytes <= FEW_BYTES
-               ? a->api->copy_few(a->device, stream, dst, src, bytes, err)
-               : a->api->copy(a->device, stream, dst, src, bytes, kind, err);
+    if (!a->few || piece.bytes > FEW_BYTES)
+        return a->api->copy(a->device, stream, piece.dst, piece.src, piece.bytes, kind, err);
+    assert(p->n < TN_COPY_PIECES);
+    p->few[p->n++] = piece;
+    return TN_OK;
 }
 
-static int32_t send_part(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
-                         uint64_t at, uint64_t bytes, tn_err *err)
+static int32_t add_sent(struct step_arrays *a, struct pieces *p, const struct step_slot *slot,
+                        tn_stream *stream, tn_err *err)
 {
-    return move(a, stream, (uint8_t *)a->dev_in + at, (uint8_t *)slot->in + at, bytes,
-                TN_COPY_HOST_TO_DEVICE, err);
+    const struct {
+        uint64_t at, bytes;
+    } parts[] = {{0, slot->bytes},
+                 {a->bias_at, slot->n_bias * sizeof(int32_t)},
+                 {a->value_at, slot->n_bias * sizeof(float)},
+                 {a->history_at, slot->n_history * sizeof(int32_t)}};
+    int32_t rc = TN_OK;
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && rc == TN_OK; i++)
+        rc = add(a, p, stream,
+                 (tn_copy_piece){(uint8_t *)a->dev_in + parts[i].at,
+                                 (uint8_t *)slot->in + parts[i].at, parts[i].bytes},
+                 TN_COPY_HOST_TO_DEVICE, err);
+    return rc;
 }
 
-int32_t step_arrays_send(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
-                         tn_err *err)
+static int32_t add_fetched(struct step_arrays *a, struct pieces *p, const struct step_slot *slot,
+                           tn_stream *stream, tn_err *err)
 {
-    int32_t rc;
+    uint64_t bytes = (uint64_t)((uint8_t *)(slot->logprob + slot->n_logits) - (uint8_t *)slot->out);
+
+    if (slot->n_logits == 0)
+        return TN_OK;
+    return add(a, p, stream, (tn_copy_piece){slot->out, a->dev_out, bytes}, TN_COPY_DEVICE_TO_HOST,
+               err);
+}
+
+int32_t step_arrays_move(struct step_arrays *a, const struct step_slot *from,
+                         const struct step_slot *to, tn_stream *stream, tn_err *err)
+{
+    struct pieces p = {.n = 0};
+    int32_t rc = TN_OK;
 
     if (!a->mirrored)
         return TN_OK;
-    if ((rc = send_part(a, slot, stream, 0, slot->bytes, err)) != TN_OK ||
-        (rc = send_part(a, slot, stream, a->bias_at, slot->n_bias * sizeof(int32_t), err)) !=
-            TN_OK ||
-        (rc = send_part(a, slot, stream, a->value_at, slot->n_bias * sizeof(float), err)) != TN_OK)
-        return rc;
-    return send_part(a, slot, stream, a->history_at, slot->n_history * sizeof(int32_t), err);
-}
-
-int32_t step_arrays_fetch(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
-                          tn_err *err)
-{
-    uint64_t bytes;
-
-    if (!a->mirrored || slot->n_logits == 0)
-        return TN_OK;
-    bytes = (uint64_t)((uint8_t *)(slot->logprob + slot->n_logits) - (uint8_t *)slot->out);
-    return move(a, stream, slot->out, a->dev_out, bytes, TN_COPY_DEVICE_TO_HOST, err);
+    if (from)
+        rc = add_fetched(a, &p, from, stream, err);
+    if (to && rc == TN_OK)
+        rc = add_sent(a, &p, to, stream, err);
+    return rc == TN_OK && p.n > 0 ? a->api->copy_few(a->device, stream, p.few, p.n, err) : rc;
 }

@@ -5,7 +5,7 @@
  * On a device that computes in host memory there is one block, which kernels read in place. Any other device has a mirror
  * of it; two blocks of page-locked host memory take turns, so that the host can write the arrays of a step while
  * the step before still reads its own. The arrays of a step lie close together, so that they travel in one copy, and
- * what it samples comes back in one. Biases and histories, which few steps have, lie apart and travel only if there are any.
+ * what it samples comes back in one, where the device can by the same kernel that takes the next step's arrays in. Biases and histories, which few steps have, lie apart and travel only if there are any.
  *
  * Used by the thread that runs the rank's steps.
  */
@@ -74,10 +74,9 @@ const tn_batch *step_arrays_model(struct step_arrays *a, uint32_t block_tokens, 
 /* Fills slots[0] with nothing but padding, as a replay of `bucket` rows would read it. */
 const struct step_slot *step_arrays_blank(struct step_arrays *a, uint32_t bucket);
 
-/* Enqueues the copies before and after a step. Nothing to do unless mirrored. */
-int32_t step_arrays_send(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
-                         tn_err *err);
-int32_t step_arrays_fetch(struct step_arrays *a, const struct step_slot *slot, tn_stream *stream,
-                          tn_err *err);
+/* Enqueues the copies between two steps: to the host what `from` sampled, and to the device what `to` reads. Either may be NULL.
+ * Nothing to do unless mirrored. */
+int32_t step_arrays_move(struct step_arrays *a, const struct step_slot *from,
+                         const struct step_slot *to, tn_stream *stream, tn_err *err);
 
 #endif

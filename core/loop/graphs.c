@@ -40,7 +40,7 @@ static int32_t warm_up(struct step_graphs *g, const tn_batch *batch, tn_err *err
     int32_t rc = binding_meet(g->o.binding, err);
 
     if (rc == TN_OK)
-        rc = step_arrays_send(g->o.arrays, blank, binding_stream(g->o.binding), err);
+        rc = step_arrays_move(g->o.arrays, NULL, blank, binding_stream(g->o.binding), err);
     if (rc == TN_OK)
         rc = binding_run(g->o.binding, batch, binding_feeds(g->o.binding), err);
     return rc == TN_OK ? binding_wait(g->o.binding, err) : rc;

@@ -424,28 +424,39 @@ static int32_t fetch_logits(struct rank *r, const struct step_slot *slot, tn_err
         (uint64_t)slot->n_logits * r->in->vocab * sizeof(float), TN_COPY_DEVICE_TO_HOST, err);
 }
 
+/* Enqueues what brings the results of the step submitted last, and with it, so that only one kernel lies between two steps, the
+ * arrays of the one `ahead`, if it is known by now. */
+static int32_t settle(struct rank *r, const struct step_slot *ahead, tn_err *err)
+{
+    tn_stream *stream = binding_stream(r->binding);
+    int32_t rc = step_arrays_move(&r->arrays, r->owed, ahead, stream, err);
+
+    if (rc == TN_OK && r->owed && stream)
+        rc = r->in->api->event_record(r->device, r->done[r->owed - r->arrays.slots], stream, err);
+    if (rc == TN_OK)
+        r->owed = NULL;
+    return rc;
+}
+
 int32_t rank_submit(struct rank *r, const struct sched *s, const struct sched_step *step,
                     tn_err *err)
 {
     uint32_t slot = (uint32_t)(r->submitted % r->arrays.n_slots);
     uint32_t bucket = step_graphs_bucket(&r->graphs, step->n_rows, step->n_seqs, step->n_logits);
     const struct step_slot *t = step_arrays_fill(&r->arrays, slot, s, step, bucket);
-    tn_stream *stream = binding_stream(r->binding);
     int32_t rc;
 
     atomic_store(&r->comm.beat.step, step->number);
-    rc = step_arrays_send(&r->arrays, t, stream, err);
+    rc = settle(r, t, err);
     if (rc == TN_OK)
         rc = bucket ? step_graphs_launch(&r->graphs, bucket, err)
                     : binding_run(r->binding, &t->batch, t->n_unknown > 0, err);
-    if (rc == TN_OK)
-        rc = step_arrays_fetch(&r->arrays, t, stream, err);
     if (rc == TN_OK && r->arrays.mirrored && rank_wants_logits(step))
         rc = fetch_logits(r, t, err);
-    if (rc == TN_OK && r->done[slot])
-        rc = r->in->api->event_record(r->device, r->done[slot], stream, err);
-    if (rc == TN_OK)
+    if (rc == TN_OK) {
+        r->owed = t;
         r->submitted++;
+    }
     return rc;
 }
 
@@ -453,6 +464,7 @@ int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err)
 {
     uint32_t slot = (uint32_t)(r->waited++ % r->arrays.n_slots);
     const struct step_slot *t = &r->arrays.slots[slot];
+    int32_t rc;
 
     *out =
         (struct rank_result){.sampled = t->sampled,
@@ -461,7 +473,8 @@ int32_t rank_wait(struct rank *r, struct rank_result *out, tn_err *err)
     if (!r->done[slot])
         return TN_OK;
     atomic_store(&r->comm.beat.call, "the device");
-    return r->in->api->event_sync(r->device, r->done[slot], err);
+    rc = r->owed == t ? settle(r, NULL, err) : TN_OK; /* no step came behind it */
+    return rc == TN_OK ? r->in->api->event_sync(r->device, r->done[slot], err) : rc;
 }
 
 /* -- Steps of several ranks ------------------------------------------------------------------------------ */
@@ -511,12 +524,12 @@ static int32_t enqueue_part(struct rank *r, const struct step_parts *p, uint32_t
     if (!t)
         return tn_err_set(err, TN_E_FORMAT, "a step has more rows than this rank was made for");
     r->first[slot] = p->first_logits[i];
-    rc = step_arrays_send(&r->arrays, t, stream, err);
+    rc = step_arrays_move(&r->arrays, NULL, t, stream, err);
     if (rc == TN_OK)
         rc = bucket ? step_graphs_launch(&r->graphs, bucket, err)
                     : binding_run(r->binding, &t->batch, false, err);
     if (rc == TN_OK)
-        rc = step_arrays_fetch(&r->arrays, t, stream, err);
+        rc = step_arrays_move(&r->arrays, t, NULL, stream, err);
     if (rc == TN_OK && p->wants_logits && r->o.world_rank == 0)
         rc = fetch_logits(r, t, err);
     if (rc == TN_OK)

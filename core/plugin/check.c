@@ -278,7 +278,7 @@ static int32_t check_variant(const struct place *at, const tn_variant *v)
 {
     uint32_t flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | TN_VARIANT_BATCH_INVARIANT |
                      TN_VARIANT_PACK_ON_DEVICE | TN_VARIANT_FALLBACK | TN_VARIANT_PARTS |
-                     TN_VARIANT_WIDE_ROWS | TN_VARIANT_EARLY;
+                     TN_VARIANT_WIDE_ROWS | TN_VARIANT_EARLY | TN_VARIANT_FEEDS;
     int32_t rc = check_header(at, &v->h, sizeof *v);
 
     if (rc == TN_OK)

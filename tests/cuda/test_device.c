@@ -211,22 +211,34 @@ END_TEST
 
 /* -- Sums and strided copies --------------------------------------------------------------------------- */
 
-START_TEST(a_copy_of_few_bytes_is_one_launch)
+START_TEST(copies_of_few_bytes_are_one_launch)
 {
     void *p = NULL, *pinned = NULL;
+    tn_copy_piece pieces[TN_COPY_PIECES + 1] = {{0}};
     int before;
 
     ck_assert_ok(t.api->mem_alloc(t.device, 1 << 20, &p, &t.err), &t.err);
     ck_assert_ok(t.api->pinned_alloc(t.device, 1 << 20, &pinned, &t.err), &t.err);
-    ck_assert_ok(t.api->copy_few(t.device, NULL, NULL, NULL, 0, &t.err), &t.err);
+    ck_assert_ok(t.api->copy_few(t.device, NULL, NULL, 0, &t.err), &t.err);
     before = t.fake->executed();
-    ck_assert_ok(t.api->copy_few(t.device, NULL, p, pinned, 17, &t.err), &t.err);
+    pieces[1] = (tn_copy_piece){p, pinned, 17};
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pieces, 1, &t.err), &t.err);
+    ck_assert_int_eq(t.fake->executed(), before); /* a piece of no bytes */
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pieces, 2, &t.err), &t.err);
     ck_assert_int_eq(t.fake->executed(), before + 1);
     ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 1);
-    ck_assert_ok(t.api->copy_few(t.device, NULL, pinned, p, 16384, &t.err), &t.err);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimY, 1);
+    pieces[0] = (tn_copy_piece){pinned, p, 16384};
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pieces, 2, &t.err), &t.err);
     ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 4);
-    ck_assert_ok(t.api->copy_few(t.device, NULL, pinned, p, 1 << 20, &t.err), &t.err);
+    ck_assert_uint_eq(t.fake->last_launch()->config.gridDimY, 2);
+    pieces[0].bytes = 1 << 20;
+    ck_assert_ok(t.api->copy_few(t.device, NULL, pieces, 1, &t.err), &t.err);
     ck_assert_uint_eq(t.fake->last_launch()->config.gridDimX, 16);
+    ck_assert_int_eq(t.api->copy_few(t.device, NULL, pieces, TN_COPY_PIECES + 1, &t.err),
+                     TN_E_RANGE);
+    pieces[0].bytes = UINT64_C(1) << 32;
+    ck_assert_int_eq(t.api->copy_few(t.device, NULL, pieces, 1, &t.err), TN_E_RANGE);
     t.api->pinned_free(t.device, pinned);
     t.api->mem_free(t.device, p);
 }
@@ -637,7 +649,7 @@ int main(void)
     tcase_add_test(open, activations_fit_the_weights_and_the_chip);
     tcase_add_test(open, peers_are_enabled_once_and_not_twice);
     tcase_add_test(open, ways_between_devices_are_told_apart);
-    tcase_add_test(open, a_copy_of_few_bytes_is_one_launch);
+    tcase_add_test(open, copies_of_few_bytes_are_one_launch);
     tcase_add_test(open, a_sum_is_one_launch_that_fits_its_size);
     tcase_add_test(open, rows_are_copied_apart);
     tcase_add_test(open, bytes_go_there_and_back);

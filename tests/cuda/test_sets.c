@@ -211,6 +211,8 @@ END_TEST
 /* -- How launches are shaped -------------------------------------------------------------------------------- */
 
 /* Launches `op` on `v` for `rows` rows of as many sequences; no kernel runs, so no address is read. */
+static uint32_t feeding; /* tn_launch::feed */
+
 static const struct fake_launch *launched(const struct plug *p, const tn_variant *v,
                                           const tn_op *op, uint32_t rows, uint32_t max_context,
                                           tn_kv_layer *kv)
@@ -234,7 +236,8 @@ static const struct fake_launch *launched(const struct plug *p, const tn_variant
                    .kv = kv,
                    .stream = p->stream,
                    .device = p->device,
-                   .tp_size = 1};
+                   .tp_size = 1,
+                   .feed = feeding};
     tn_err err = TN_ERR_INIT;
 
     ck_assert_ok(v->launch(p->instance, &l, &err), &err);
@@ -324,6 +327,9 @@ START_TEST(a_step_begins_when_its_arrays_are_in_place)
     ck_assert_uint_eq(fake->last_launch()->config.gridDimX, 2);
     ck_assert(overlaps(launched(&cuda, embedding, compose(&k, embedding, &s), 300, 10, NULL)));
     ck_assert_uint_eq(fake->last_launch()->config.gridDimX, 300);
+    feeding = 1;
+    ck_assert(!overlaps(launched(&cuda, embedding, compose(&k, embedding, &s), 300, 10, NULL)));
+    feeding = 0;
 }
 END_TEST
 

@@ -717,6 +717,7 @@ void run_variant(struct kit *k, const struct plug *p, const tn_variant *v, const
                            e->n_parts ? e->n_parts : 1, 0, e->each};
     tn_launch l = {.h = TN_HDR(tn_launch), .op = op, .batch = b, .in = in, .out = out};
 
+    l.feed = e->feed;
     l.parts = v->flags & TN_VARIANT_PARTS ? &parts : NULL;
     if (v->can_run)
         ck_assert_ok(v->can_run(p->instance, op, &err), &err);

@@ -139,6 +139,7 @@ struct env {
     const void *part[MAX_PARTS];
     uint32_t n_parts;
     uint64_t each;
+    uint32_t feed; /* tn_launch::feed */
 };
 
 #define STATE_LAUNCHES 3

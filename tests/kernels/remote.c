@@ -216,6 +216,7 @@ void run_remote(struct kit *k, const struct plug *p, const tn_variant *v, const 
 
     for (uint32_t i = 0; i < e->n_parts; i++)
         part[i] = upload(&r, e->part[i], value_bytes(op->in[0], b));
+    l.feed = e->feed;
     l.parts = v->flags & TN_VARIANT_PARTS ? &parts : NULL;
     upload_batch(&r, b, &batch, &dev);
     for (uint32_t i = 0; i < op->n_in; i++)

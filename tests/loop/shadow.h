@@ -9,6 +9,7 @@
  * from its launch; expect =
  * "graphs" or "overlap" ends the process if no graph was replayed, or never were two steps in flight. layers = true: a whole
  * decoder layer is one op for up to two rows; expect = "layers" ends the process if that op never found what an earlier launch left.
+ * feeds = true: embeddings take tokens of the step before by themselves, and `feed` refuses to run.
  * few = true: a kernel for products of up to two rows says that it takes SHADOW_QUICK_NS, all others SHADOW_SLOW_NS.
  */
 #ifndef TESTS_LOOP_SHADOW_H
@@ -24,7 +25,7 @@ struct shadow {
     const tn_host *host;
     uint64_t fail_launch, hang_kernel, hang_launch; /* 0: never */
     bool expect_graphs, expect_overlap, expect_layers;
-    bool layers, few;
+    bool layers, few, feeds;
     uint32_t n_devices; /* 1 if not set */
     bool islands;       /* no device reaches another's memory */
     bool crooked;       /* nor does it, but claims to */

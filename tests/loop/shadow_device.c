@@ -408,14 +408,21 @@ static int32_t copy(tn_device *d, tn_stream *s, void *dst, const void *src, uint
                    err);
 }
 
-static int32_t copy_few(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+/* The last first: no order is promised. */
+static int32_t copy_few(tn_device *d, tn_stream *s, const tn_copy_piece *pieces, uint32_t n,
                         tn_err *err)
 {
-    if (bytes == 0)
-        return TN_OK;
-    return copy(d, s, dst, src, bytes,
-                owner_of(shadow_host(src)) >= 0 ? TN_COPY_DEVICE_TO_HOST : TN_COPY_HOST_TO_DEVICE,
-                err);
+    int32_t rc = n <= TN_COPY_PIECES ? TN_OK : tn_err_set(err, TN_E_RANGE, "too many pieces");
+
+    while (n-- > 0 && rc == TN_OK) {
+        const tn_copy_piece *p = &pieces[n];
+        if (p->bytes > 0)
+            rc = copy(d, s, p->dst, p->src, p->bytes,
+                      owner_of(shadow_host(p->src)) >= 0 ? TN_COPY_DEVICE_TO_HOST
+                                                         : TN_COPY_HOST_TO_DEVICE,
+                      err);
+    }
+    return rc;
 }
 
 static int32_t fill(tn_device *d, tn_stream *s, void *dst, uint8_t byte, uint64_t bytes,

@@ -521,7 +521,8 @@ static const tn_variant variant_parts = {.h = TN_HDR(tn_variant),
 
 static int32_t launch_feed(void *instance, const tn_launch *l, tn_err *err)
 {
-    (void)instance;
+    if (((const struct shadow *)instance)->feeds)
+        return tn_err_set(err, TN_E_INTERNAL, "somebody else feeds");
     return enqueue(run_feed, l, err);
 }
 
@@ -533,6 +534,39 @@ static const tn_variant variant_feed = {.h = TN_HDR(tn_variant),
                                         .can_run = feed_check,
                                         .cost_ns = cost_ns,
                                         .launch = launch_feed};
+
+static int32_t run_feeding(void *instance, const tn_launch *l, tn_err *err)
+{
+    int32_t rc = l->feed ? run_feed(instance, l, err) : TN_OK;
+
+    return rc == TN_OK ? ref_embedding_launch(instance, l, err) : rc;
+}
+
+static int32_t feeding_check(void *instance, const tn_op *op, tn_err *err)
+{
+    if (!((const struct shadow *)instance)->feeds)
+        return tn_err_set(err, TN_E_UNSUPPORTED, "feeds only if it is told to");
+    return ref_embedding_check(instance, op, err);
+}
+
+static int32_t launch_feeding(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    return enqueue(run_feeding, l, err);
+}
+
+static const tn_variant variant_feeding = {.h = TN_HDR(tn_variant),
+                                           .name = "embedding.shadow.feeds",
+                                           .op = TN_OP_EMBEDDING,
+                                           .flags = TN_VARIANT_GRAPH_SAFE |
+                                                    TN_VARIANT_DETERMINISTIC |
+                                                    TN_VARIANT_BATCH_INVARIANT | TN_VARIANT_FEEDS,
+                                           .act_dtypes = REF_FLOATS,
+                                           .weight_dtypes = REF_FLOATS,
+                                           .can_run = feeding_check,
+                                           .cost_ns = less_ns,
+                                           .workspace = ref_workspace,
+                                           .launch = launch_feeding};
 
 /* -- Dummy weights ------------------------------------------------------------------------------------- */
 
@@ -575,9 +609,9 @@ static const tn_variant variant_dummy = {.h = TN_HDR(tn_variant),
                                          .launch = launch_dummy};
 
 #define ADDRESS(id, op_name, weights, kv) &variant_##id,
-#define ONE(id, op_name, weights, kv) +1
 static const tn_variant *const variants[] = {&variant_few, /* is measured before who is slower */
                                              REF_OPS(ADDRESS) & variant_feed,
+                                             &variant_feeding,
                                              &variant_dummy,
                                              &packed_linear,
                                              &packed_logits,
@@ -604,7 +638,7 @@ static const char *depends_on(void *instance, tn_device *device)
 
 const tn_kernel_set shadow_kernel_set = {.h = TN_HDR(tn_kernel_set),
                                          .device = "shadow",
-                                         .n_variants = 8 REF_OPS(ONE),
+                                         .n_variants = sizeof variants / sizeof *variants,
                                          .n_kv_layouts = 1,
                                          .variants = variants,
                                          .kv_layouts = layouts,
@@ -638,6 +672,8 @@ static int32_t init(const tn_host *host, const tn_kv *config, uint32_t n, void *
             s->layers = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "few") == 0)
             s->few = strcmp(config[i].value, "true") == 0;
+        if (strcmp(config[i].key, "feeds") == 0)
+            s->feeds = strcmp(config[i].value, "true") == 0;
         if (strcmp(config[i].key, "library") == 0)
             snprintf(s->library, sizeof s->library, "%s", config[i].value);
         if (strcmp(config[i].key, "expect") != 0)

@@ -79,6 +79,11 @@ static const struct job *expected(void)
 static const tn_kv ways[][5] = {
     {{"plugin.shadow.expect", "graphs overlap"}, {NULL, NULL}},
     {{"plugin.shadow.expect", "overlap"}, {"kernels.graphs", "false"}, {NULL, NULL}},
+    {{"plugin.shadow.feeds", "true"}, {"plugin.shadow.expect", "graphs overlap"}, {NULL, NULL}},
+    {{"plugin.shadow.feeds", "true"},
+     {"plugin.shadow.expect", "overlap"},
+     {"kernels.graphs", "false"},
+     {NULL, NULL}},
     {{"scheduler.max_batch_size", "1"}, {NULL, NULL}},
     {{"plugin.shadow.layers", "true"}, /* steps of one and two rows take layers whole */
      {"plugin.shadow.expect", "graphs layers"},

@@ -12,10 +12,14 @@
 
 #define FEW_THREADS 256
 
-struct few_args {
+struct few_piece {
     void *dst;
     const void *src;
     uint32_t bytes, aligned; /* aligned: both addresses are multiples of 16 */
+};
+
+struct few_args {
+    struct few_piece piece[TN_COPY_PIECES]; /* a row of blocks each */
 };
 
 /* y = the sum of several arrays. */
@@ -110,8 +114,8 @@ struct reduce_norm_args {
 
 /* embedding and position. */
 struct table_args {
-    const int32_t *entry;               /* [rows] tokens or positions */
-    const int32_t *token_row, *sampled; /* what `feed` makes tokens of; NULL: entries are not fed */
+    int32_t *entry;                     /* [rows] tokens or positions */
+    const int32_t *token_row, *sampled; /* where it completes tokens as `feed` does; else NULL */
     const void *table;
     void *y;
     int64_t first;            /* entry of the table's first row */
@@ -119,9 +123,9 @@ struct table_args {
     uint64_t width;
     float factor;
     uint32_t table_dtype;
-    uint32_t n_sampled; /* of `sampled`, as far as it is looked at */
     uint32_t aligned;   /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
-    uint32_t captured; /* in a graph, none of whose kernels begins before the arrays are in place */
+    uint32_t in_place; /* the arrays of the step are, when it begins, so that the next kernel may begin, too */
+    uint32_t early;    /* entries are known then */
 };
 
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */

@@ -59,7 +59,7 @@ int32_t device_copy_rows(tn_device *d, tn_stream *s, void *dst, uint64_t dst_str
                          const void *src, uint64_t src_stride, uint64_t width, uint64_t rows,
                          tn_err *err);
 /* device_few.c */
-int32_t device_copy_few(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+int32_t device_copy_few(tn_device *d, tn_stream *s, const tn_copy_piece *pieces, uint32_t n,
                         tn_err *err);
 /* device_meet.c */
 int32_t device_meet_bytes(tn_device *d, uint32_t n, uint64_t *bytes, tn_err *err);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A copy of a few bytes between the device and page-locked memory of the host: what tn_device_api::copy_few launches. The host's
+// Copies of a few bytes between the device and page-locked memory of the host: what tn_device_api::copy_few launches. The host's
 // side is read past all caches: it has changed since the last launch.
 #include "../common/cuda_reduce.cuh"
 #include "args.h"
 
-extern "C" __global__ void __launch_bounds__(FEW_THREADS) copy_few(few_args p)
+extern "C" __global__ void __launch_bounds__(FEW_THREADS) copy_few(few_args args)
 {
+    const few_piece p = args.piece[blockIdx.y];
     const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
     const uint32_t vectors = p.aligned ? p.bytes / 16 : 0;
 

@@ -276,7 +276,8 @@ static int32_t check_table(const tn_op *op, tn_err *err)
 static int32_t launch_table(void *instance, const tn_launch *l, struct table_args *a, tn_err *err)
 {
     const tn_weight *w = l->op->weights[0];
-    struct cuda_grid g = {.x = cuda_rows(l), .threads = 256, .flags = TN_LAUNCH_OVERLAP};
+    struct cuda_grid g = {
+        .x = cuda_rows(l), .threads = 256, .flags = l->feed ? 0 : TN_LAUNCH_OVERLAP};
 
     a->table = l->weights[0];
     a->y = l->out[0];
@@ -284,7 +285,7 @@ static int32_t launch_table(void *instance, const tn_launch *l, struct table_arg
     a->stride = w->stride0;
     a->width = l->op->out[0]->width;
     a->table_dtype = w->dtype;
-    a->captured = (l->batch->flags & TN_BATCH_CAPTURED) != 0;
+    a->in_place = l->feed || (l->batch->flags & TN_BATCH_CAPTURED);
     a->aligned =
         ((uintptr_t)a->table | (uintptr_t)a->y | w->stride0) % 16 == 0 && a->width % 8 == 0;
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
@@ -297,13 +298,14 @@ int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
     return check_table(op, err);
 }
 
+/* Where it feeds it is the first kernel of a step, and launched so that it begins when all that was ahead has ended, as `feed` is. */
 int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_batch_arrays *b = l->batch->dev;
-    struct table_args a = {.entry = b->tokens,
-                           .token_row = b->token_row,
-                           .sampled = b->sampled,
-                           .n_sampled = b->sampled ? l->batch->n_logits : 0,
+    struct table_args a = {.entry = (int32_t *)b->tokens,
+                           .token_row = l->feed ? b->token_row : NULL,
+                           .sampled = l->feed ? b->sampled : NULL,
+                           .early = l->feed,
                            .first = tn_op_int(l->op, "vocab_first", 0),
                            .factor = (float)tn_op_real(l->op, "scale", 1.0)};
 
@@ -319,8 +321,10 @@ int32_t position_can_run(void *instance, const tn_op *op, tn_err *err)
 /* A position that the table does not have gives 0: the device cannot refuse it. */
 int32_t position_launch(void *instance, const tn_launch *l, tn_err *err)
 {
-    struct table_args a = {
-        .entry = l->batch->dev->positions, .first = -tn_op_int(l->op, "offset", 0), .factor = 1.0f};
+    struct table_args a = {.entry = (int32_t *)l->batch->dev->positions,
+                           .early = (l->batch->flags & TN_BATCH_CAPTURED) != 0,
+                           .first = -tn_op_int(l->op, "offset", 0),
+                           .factor = 1.0f};
 
     return launch_table(instance, l, &a, err);
 }

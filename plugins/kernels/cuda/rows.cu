@@ -199,17 +199,6 @@ template <typename W> struct table_run {
     uint4 raw[TABLE_RUN / per16<W>];
 };
 
-/* The entry that a row takes unless tokens turn out otherwise: what `feed`, which may still run, is to find. What is read here need
- * not be in place yet, nor be read again from the first-level cache. */
-__device__ __forceinline__ int64_t table_guess(const table_args &p)
-{
-    const uint32_t row = p.token_row ? (uint32_t)__ldcg(p.token_row + blockIdx.x) : UINT32_MAX;
-
-    if (row < p.n_sampled) /* -1 is not */
-        return (int64_t)max(__ldcg(p.sampled + row), 0) - p.first;
-    return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
-}
-
 __device__ __forceinline__ bool table_has(const table_args &p, int64_t entry)
 {
     return entry >= 0 && (uint64_t)entry < p.entries;
@@ -260,13 +249,21 @@ __device__ __forceinline__ void table_store(const table_args &p, T *y, uint64_t 
     }
 }
 
-/* Waits for the kernel ahead. The one behind may begin now, if it might not before: outside of graphs this kernel may be the first of a
- * step, and those behind it trust that the arrays are in place. */
-__device__ __forceinline__ int64_t table_wait(const table_args &p)
+/* The entry that this block's row takes. Outside of graphs the kernel may be the first of a step, and those behind it trust that the
+ * arrays are in place: then the next may begin once the kernel ahead has ended. */
+__device__ __forceinline__ int64_t table_row(const table_args &p)
 {
-    wait_for_previous();
-    let_next_begin();
-    return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
+    if (!p.early)
+        wait_for_previous();
+    if (!p.in_place)
+        let_next_begin();
+    const int32_t from = p.token_row ? p.token_row[blockIdx.x] : -1;
+    if (from < 0)
+        return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
+    const int32_t token = max(p.sampled[from], 0);
+    if (threadIdx.x == 0)
+        p.entry[blockIdx.x] = token; /* for whoever else reads tokens */
+    return (int64_t)token - p.first;
 }
 
 template <typename T> __device__ __forceinline__ void table_zeros(const table_args &p, T *y)
@@ -275,23 +272,17 @@ template <typename T> __device__ __forceinline__ void table_zeros(const table_ar
         y[i] = narrow<T>(0.0f);
 }
 
-/* A row in runs of 16 bytes. What is asked for while the kernel ahead runs counts if the guess was right. */
+/* A row in runs of 16 bytes. */
 template <typename T, typename W>
-__device__ __forceinline__ void table_runs(const table_args &p, T *y)
+__device__ __forceinline__ void table_runs(const table_args &p, int64_t entry, T *y)
 {
     const uint64_t first = threadIdx.x * TABLE_RUN;
-    const int64_t guess = table_guess(p);
     table_run<W> run[TABLE_AHEAD];
 
-    if (table_has(p, guess))
-        table_load<W>(p, guess, first, run);
-    const int64_t entry = table_wait(p);
-    if (!table_has(p, entry)) {
-        table_zeros(p, y);
-        return;
-    }
+    table_load<W>(p, entry, first, run);
+    wait_for_previous();
     for (uint64_t at = first; at < p.width; at += TABLE_AHEAD * TABLE_RUN * blockDim.x) {
-        if (at != first || entry != guess)
+        if (at != first)
             table_load<W>(p, entry, at, run);
         table_store<T, W>(p, y, at, run);
     }
@@ -299,39 +290,41 @@ __device__ __forceinline__ void table_runs(const table_args &p, T *y)
 
 /* A row of any width, one element at a time. */
 template <typename T, typename W>
-__device__ __forceinline__ void table_elements(const table_args &p, T *y)
+__device__ __forceinline__ void table_elements(const table_args &p, int64_t entry, T *y)
 {
-    const int64_t entry = table_wait(p);
-
-    if (!table_has(p, entry)) {
-        table_zeros(p, y);
-        return;
-    }
+    wait_for_previous();
     for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
         y[i] = narrow<T>(p.factor * widen(table_entry<W>(p, entry)[i]));
 }
 
-template <typename T, typename W> __device__ __forceinline__ void table_of(const table_args &p)
+template <typename T, typename W>
+__device__ __forceinline__ void table_of(const table_args &p, int64_t entry, T *y)
 {
-    T *y = (T *)p.y + blockIdx.x * p.width;
-
     if (p.aligned)
-        table_runs<T, W>(p, y);
+        table_runs<T, W>(p, entry, y);
     else
-        table_elements<T, W>(p, y);
+        table_elements<T, W>(p, entry, y);
 }
 
 /* One block per row; 0 for an entry that the table does not have. */
 template <typename T> __device__ __forceinline__ void table(const table_args &p)
 {
-    if (p.captured)
+    T *y = (T *)p.y + blockIdx.x * p.width;
+
+    if (p.in_place)
         let_next_begin();
+    const int64_t entry = table_row(p);
+    if (!table_has(p, entry)) {
+        wait_for_previous();
+        table_zeros(p, y);
+        return;
+    }
     if (p.table_dtype == TN_DT_BF16)
-        table_of<T, bf16>(p);
+        table_of<T, bf16>(p, entry, y);
     else if (p.table_dtype == TN_DT_F16)
-        table_of<T, f16>(p);
+        table_of<T, f16>(p, entry, y);
     else
-        table_of<T, float>(p);
+        table_of<T, float>(p, entry, y);
 }
 
 /* -- Rope and the cache ------------------------------------------------------------------------------------- */

@@ -29,11 +29,14 @@ static const tn_gpu_target gpus[] = {CUDA_TARGETS{0, 0, 0, 0}};
         .launch = id##_launch,                                                                     \
     };
 #define PLAIN(id, op_name, equals, weights, kv) VARIANT(id, op_name, equals, 0, weights, kv, NULL)
+#define FEEDS(id, op_name, equals, weights, kv)                                                    \
+    VARIANT(id, op_name, equals, TN_VARIANT_FEEDS, weights, kv, NULL)
 #define PARTS(id, op_name, equals, weights, kv)                                                    \
     VARIANT(id, op_name, equals, TN_VARIANT_PARTS, weights, kv, NULL)
 #define WORKING(id, op_name, equals, weights, kv)                                                  \
     VARIANT(id, op_name, equals, 0, weights, kv, id##_workspace)
 ROWS_OPS(PLAIN)
+FEEDS_OPS(FEEDS)
 PARTS_OPS(PARTS)
 WORKSPACE_OPS(WORKING)
 
@@ -122,7 +125,8 @@ static const tn_variant short_fp8 = {
 #define GEMM_QUANT_ADDRESS(id, op_name, way, dtype, more) &gemm_quant_##id,
 #define GATE_QUANT_ADDRESS(act, scheme, linear, dtype) &act##_##scheme,
 static const tn_variant *const variants[] = {
-    ROWS_OPS(ADDRESS) PARTS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
+    ROWS_OPS(ADDRESS) FEEDS_OPS(ADDRESS) PARTS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
+        GEMM_OPS(GEMM_ADDRESS)
             GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) GATE_QUANT_OPS(GATE_QUANT_ADDRESS) &
         few_int4,
     &short_fp8};

@@ -108,7 +108,6 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
 /* X(id, op, composition or NULL, dtypes of its matrices, dtypes of the cache): for each there are id_can_run and id_launch;
  * WORKSPACE ops have id_workspace, too. */
 #define ROWS_OPS(X)                                                                                \
-    X(embedding, TN_OP_EMBEDDING, NULL, CUDA_FLOATS, 0)                                            \
     X(position, TN_OP_POSITION, NULL, CUDA_FLOATS, 0)                                              \
     X(rms_norm, TN_OP_RMS_NORM, NULL, 0, 0)                                                        \
     X(add_rms_norm, TN_FUSED_ADD_RMS_NORM, TN_FUSED_ADD_RMS_NORM_TEXT, 0, 0)                       \
@@ -139,6 +138,9 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(logits, TN_OP_LOGITS, NULL, CUDA_FLOATS, 0)                                                  \
     X(moe_route, TN_OP_MOE_ROUTE, NULL, 0, 0)
 
+/* The same, of TN_VARIANT_FEEDS. */
+#define FEEDS_OPS(X) X(embedding, TN_OP_EMBEDDING, NULL, CUDA_FLOATS, 0)
+
 /* The same, of TN_VARIANT_PARTS. */
 #define PARTS_OPS(X)                                                                               \
     X(reduce_add_rms_norm, TN_FUSED_REDUCE_ADD_RMS_NORM, TN_FUSED_REDUCE_ADD_RMS_NORM_TEXT, 0, 0)  \
@@ -161,6 +163,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     int32_t id##_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,  \
                            uint32_t max_context, uint64_t *bytes, tn_err *err);
 ROWS_OPS(OP_DECLARE)
+FEEDS_OPS(OP_DECLARE)
 PARTS_OPS(OP_DECLARE)
 WORKSPACE_OPS(OP_DECLARE_WORKSPACE)
 

@@ -95,7 +95,7 @@ typedef struct tn_batch_counts {
 TN_STATIC_ASSERT(sizeof(tn_batch_counts) == 32, "tn_batch_counts is frozen within major 1");
 
 /** The arrays of a step, in one address space. All are owned by the core and const to kernels,
- *  except sampled and logprob, which the `sample` op writes, and tokens, which `feed` completes. */
+ *  except sampled and logprob, which the `sample` op writes, and tokens, which `feed` (or an `embedding` that feeds) completes. */
 typedef struct tn_batch_arrays {
     tn_hdr h;
     const int32_t *tokens;    /**< [T] token ids, each in [0, vocab) */

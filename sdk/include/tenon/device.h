@@ -80,6 +80,16 @@ typedef struct tn_device_meet {
     uint64_t timeout_ns; /**< longest wait of a kernel for its peers; 0: until TN_MEET_GIVE_UP */
 } tn_device_meet;
 
+/** Most pieces of one tn_device_api::copy_few. */
+#define TN_COPY_PIECES 8
+
+/** What tn_device_api::copy_few copies: `bytes` bytes, which may be none, from `src` to `dst`. */
+typedef struct tn_copy_piece {
+    void *dst;
+    const void *src;
+    uint64_t bytes;
+} tn_copy_piece;
+
 enum tn_copy_kind {
     TN_COPY_HOST_TO_DEVICE = 1,
     TN_COPY_DEVICE_TO_HOST = 2,
@@ -219,12 +229,12 @@ typedef struct tn_device_api {
                            const void *src, uint64_t bytes, tn_err *err);
 
     /**
-     * (opt, with pinned_alloc) Copies between memory of the device and memory of its pinned_alloc, either way, in order on `s`:
-     * for few bytes, where what a stream loses on the way counts more than the rate (CUDA: a kernel copies, since a
-     * copy engine costs a stream some 8 us each way). With 0 bytes nothing is copied, but what the first call needs is made
-     * ready. May be captured.
+     * (opt, with pinned_alloc) Copies n <= ::TN_COPY_PIECES pieces between memory of the device and memory of its pinned_alloc,
+     * each either way, in order on `s`, among themselves in any order: for few bytes, where what a stream loses on the way counts
+     * more than the rate (CUDA: one kernel copies them all, since a copy engine costs a stream some 8 us each way). With n = 0
+     * nothing is copied, but what the first call needs is made ready. `pieces` is read during the call only. May be captured.
      */
-    int32_t (*copy_few)(tn_device *d, tn_stream *s, void *dst, const void *src, uint64_t bytes,
+    int32_t (*copy_few)(tn_device *d, tn_stream *s, const tn_copy_piece *pieces, uint32_t n,
                         tn_err *err);
 } tn_device_api;
 

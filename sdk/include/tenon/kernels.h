@@ -66,7 +66,12 @@ enum tn_variant_flag {
      * that one's weights are on their way while the other computes (CUDA's programmatic dependent launch). Times are measured of
      * one variant alone; one without this flag makes its neighbours wait, too, and is charged for that when variants are chosen.
      */
-    TN_VARIANT_EARLY = 128
+    TN_VARIANT_EARLY = 128,
+    /**
+     * Of `embedding`: does the work of `feed`, too, when tn_launch::feed says so. Where the first op of a step is done by
+     * such a variant, the core runs no `feed` ahead of it.
+     */
+    TN_VARIANT_FEEDS = 256
 };
 
 /* -- KV cache layouts --------------------------------------------------------------------------- */
@@ -128,6 +133,8 @@ typedef struct tn_launch {
     uint32_t tp_rank, tp_size;
     const tn_comm_parts *parts; /**< host; of TN_VARIANT_PARTS, during the call; else NULL */
     void *state;                /**< tn_variant::state_bytes bytes; NULL if the variant has none */
+    uint32_t feed; /**< of TN_VARIANT_FEEDS: 1 if this is the first kernel of a step and must do what `feed` does, else 0 */
+    uint32_t reserved0;
 } tn_launch;
 
 /** A condition on a dimension of an op: min <= value <= max and value % multiple == 0. */

@@ -130,7 +130,8 @@
  * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
- *             sampled[token_row[t]]). Without it steps wait for the host.
+ *             sampled[token_row[t]]). Without it steps wait for the host. A variant of `embedding` may do this, too
+ *             (::TN_VARIANT_FEEDS), which spares a launch between two steps.
  * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can; what it stores in y, if anything,
  *             hangs on every byte. It is the bandwidth that `tenon bench` holds against the time of a step.
  * dummy       Never in a plan. Makes y, part of a dummy weight, where dummy weights are asked for and y's dtype is one that
