@@ -19,8 +19,11 @@
 #define SPREAD                                                                                     \
     (256 *                                                                                         \
      MIB) /* bytes of weights in all copies: more than caches hold, where the copies suffice */
-#define REPLAYS 3
-#define REPLAY_NS 2e6 /* a replay needs no more launches than take so long, but two */
+#define LAUNCHES 8       /* in a replay, where they take less than REPLAY_NS */
+#define REPLAY_NS 2e6    /* a replay needs no more launches than take so long, but two */
+#define REPLAYS 3        /* or more of them, */
+#define MOST_REPLAYS 12  /* up to this, */
+#define REPLAYS_NS 1.5e6 /* while they have taken no longer: the least of few varies by some percent */
 #define ENOUGH_NS 5e7 /* a launch that takes longer is not measured at more rows */
 #define ONCE_NS 5e6   /* one that takes longer is measured once, from one copy */
 #define QUICK_NS 2e6  /* or, at more rows than the settings allow, than this */
@@ -152,26 +155,27 @@ static int32_t launch(struct trial *t, uint32_t copy, tn_err *err)
     return t->c->v->launch(t->c->source->instance, &l, err);
 }
 
-static int32_t launch_all(struct trial *t, uint32_t copies, tn_err *err)
+static int32_t launch_all(struct trial *t, uint32_t copies, uint32_t n, tn_err *err)
 {
     int32_t rc = TN_OK;
 
-    for (uint32_t i = 0; i < copies && rc == TN_OK; i++)
-        rc = launch(t, i, err);
+    for (uint32_t i = 0; i < n && rc == TN_OK; i++)
+        rc = launch(t, i % copies, err);
     return rc;
 }
 
 /* -- Timing ------------------------------------------------------------------------------------------------ */
 
-/* Nanoseconds per launch on that many copies, by the graph if there is one. */
-static int32_t time_once(struct trial *t, tn_graph *g, uint32_t copies, double *ns, tn_err *err)
+/* Nanoseconds per launch of n, in turns on that many copies, by the graph if there is one. */
+static int32_t time_once(struct trial *t, tn_graph *g, uint32_t copies, uint32_t n, double *ns,
+                         tn_err *err)
 {
     struct tune_subject *s = &t->s;
     uint64_t begin = clock_ns();
     int32_t rc = s->stream ? s->api->event_record(s->device, t->from, s->stream, err) : TN_OK;
 
     if (rc == TN_OK)
-        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(t, copies, err);
+        rc = g ? s->api->graph_launch(s->device, g, s->stream, err) : launch_all(t, copies, n, err);
     if (rc == TN_OK && s->stream)
         rc = s->api->event_record(s->device, t->to, s->stream, err);
     if (rc == TN_OK)
@@ -179,11 +183,11 @@ static int32_t time_once(struct trial *t, tn_graph *g, uint32_t copies, double *
     *ns = (double)(clock_ns() - begin);
     if (rc == TN_OK && s->stream)
         rc = s->api->event_elapsed_ns(s->device, t->from, t->to, ns, err);
-    *ns /= copies;
+    *ns /= n;
     return rc;
 }
 
-static int32_t capture(struct trial *t, uint32_t copies, tn_graph **g, tn_err *err)
+static int32_t capture(struct trial *t, uint32_t copies, uint32_t n, tn_graph **g, tn_err *err)
 {
     struct tune_subject *s = &t->s;
     tn_err ignored = TN_ERR_INIT;
@@ -195,21 +199,24 @@ static int32_t capture(struct trial *t, uint32_t copies, tn_graph **g, tn_err *e
     rc = s->api->capture_begin(s->device, s->stream, err);
     if (rc != TN_OK)
         return rc;
-    rc = launch_all(t, copies, err);
+    rc = launch_all(t, copies, n, err);
     end = s->api->capture_end(s->device, s->stream, g, rc == TN_OK ? err : &ignored);
     return rc != TN_OK ? rc : end;
 }
 
-/* The least of a few replays, per launch: what disturbs makes slower, never faster. */
-static int32_t time_replays(struct trial *t, uint32_t copies, double *best, tn_err *err)
+/* The least of some replays of n launches, per launch: what disturbs makes slower, never faster. */
+static int32_t time_replays(struct trial *t, uint32_t copies, uint32_t n, double *best, tn_err *err)
 {
     tn_graph *g = NULL;
-    int32_t rc = capture(t, copies, &g, err);
+    double spent = 0;
+    int32_t rc = capture(t, copies, n, &g, err);
 
-    for (uint32_t i = 0; i < REPLAYS && rc == TN_OK; i++) {
+    for (uint32_t i = 0;
+         i < MOST_REPLAYS && (i < REPLAYS || spent < REPLAYS_NS) && rc == TN_OK; i++) {
         double ns = 0;
-        rc = time_once(t, g, copies, &ns, err);
+        rc = time_once(t, g, copies, n, &ns, err);
         *best = ns < *best ? ns : *best;
+        spent += n * ns;
     }
     if (g)
         t->s.api->graph_free(t->s.device, g);
@@ -219,14 +226,14 @@ static int32_t time_replays(struct trial *t, uint32_t copies, double *best, tn_e
 static int32_t time_rows(struct trial *t, uint32_t rows, double *best, tn_err *err)
 {
     double first = 0, ns = 0;
-    uint32_t copies = t->n_copies;
+    uint32_t copies = t->n_copies, n;
     int32_t rc = tune_subject_rows(&t->s, rows, err);
 
     *best = 1e30;
     if (rc == TN_OK)
-        rc = time_once(t, NULL, 1, &first, err); /* what a first launch prepares is not measured */
+        rc = time_once(t, NULL, 1, 1, &first, err); /* what a first launch prepares is not measured */
     if (rc == TN_OK)
-        rc = time_once(t, NULL, 1, &ns, err);
+        rc = time_once(t, NULL, 1, 1, &ns, err);
     if (rc != TN_OK)
         return rc;
     if (ns > ONCE_NS) { /* what else it took is little, or happens each time */
@@ -236,7 +243,9 @@ static int32_t time_rows(struct trial *t, uint32_t rows, double *best, tn_err *e
     /* So long a launch finds little of the one before in a cache. */
     while (copies > 2 && (copies - 1) * ns > REPLAY_NS)
         copies--;
-    return time_replays(t, copies, best, err);
+    for (n = copies; n < LAUNCHES && n * ns < REPLAY_NS;)
+        n++;
+    return time_replays(t, copies, n, best, err);
 }
 
 static uint32_t next_rows(uint32_t rows, uint32_t max_rows)
