@@ -19,11 +19,12 @@
 #define SPREAD                                                                                     \
     (256 *                                                                                         \
      MIB) /* bytes of weights in all copies: more than caches hold, where the copies suffice */
-#define LAUNCHES 8       /* in a replay, where they take less than REPLAY_NS */
-#define REPLAY_NS 2e6    /* a replay needs no more launches than take so long, but two */
-#define REPLAYS 3        /* or more of them, */
-#define MOST_REPLAYS 12  /* up to this, */
-#define REPLAYS_NS 1.5e6 /* while they have taken no longer: the least of few varies by some percent */
+#define REPLAY_NS 2e6  /* a replay needs no more launches than take so long, but two */
+#define SHORT_NS 3e5   /* one that takes less has more launches, copies in turns, */
+#define LAUNCHES 8     /* up to this: what begins and ends a replay counts less then */
+#define REPLAYS 3      /* or more of them, */
+#define MOST_REPLAYS 8 /* up to this, */
+#define REPLAYS_NS 1e6 /* while they have taken no longer: the least of few varies by some percent */
 #define ENOUGH_NS 5e7 /* a launch that takes longer is not measured at more rows */
 #define ONCE_NS 5e6   /* one that takes longer is measured once, from one copy */
 #define QUICK_NS 2e6  /* or, at more rows than the settings allow, than this */
@@ -243,7 +244,7 @@ static int32_t time_rows(struct trial *t, uint32_t rows, double *best, tn_err *e
     /* So long a launch finds little of the one before in a cache. */
     while (copies > 2 && (copies - 1) * ns > REPLAY_NS)
         copies--;
-    for (n = copies; n < LAUNCHES && n * ns < REPLAY_NS;)
+    for (n = copies; n < LAUNCHES && n * ns < SHORT_NS;)
         n++;
     return time_replays(t, copies, n, best, err);
 }

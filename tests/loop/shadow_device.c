@@ -152,9 +152,11 @@ static void do_meet(tn_stream *s, const struct command *c)
     }
 }
 
+/* Kernels take as long as they take, or what they were told to say. */
 static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
 {
     uint64_t number = c->kind == DO_KERNEL ? atomic_fetch_add(&s->d->s->n_kernels, 1) + 1 : 0;
+    uint64_t begin;
     int32_t rc = TN_OK;
 
     switch (c->kind) {
@@ -168,9 +170,11 @@ static int32_t execute(tn_stream *s, struct command *c, tn_err *err)
             hang();
         if (number == s->d->s->fail_launch)
             return tn_err_set(err, TN_E_DEVICE, "shadow: a kernel has failed, as it was told to");
+        begin = now_ns(s);
         rc = shadow_run(&c->kernel, err);
-        if (s->d->s->few)
-            s->ns += c->kernel.quick ? SHADOW_QUICK_NS : SHADOW_SLOW_NS;
+        s->ns += !s->d->s->few     ? now_ns(s) - begin
+                 : c->kernel.quick ? SHADOW_QUICK_NS
+                                   : SHADOW_SLOW_NS;
         break;
     case DO_GRAPH:
         for (struct command *g = c->graph->first; g && rc == TN_OK; g = g->next)
