@@ -24,7 +24,8 @@
 #define LAUNCHES 8     /* up to this: what begins and ends a replay counts less then */
 #define REPLAYS 3      /* or more of them, */
 #define MOST_REPLAYS 8 /* up to this, */
-#define REPLAYS_NS 1e6 /* while they have taken no longer: the least of few varies by some percent */
+#define REPLAYS_NS                                                                                 \
+    1e6               /* while they have taken no longer: the least of few varies by some percent */
 #define ENOUGH_NS 5e7 /* a launch that takes longer is not measured at more rows */
 #define ONCE_NS 5e6   /* one that takes longer is measured once, from one copy */
 #define QUICK_NS 2e6  /* or, at more rows than the settings allow, than this */
@@ -212,8 +213,8 @@ static int32_t time_replays(struct trial *t, uint32_t copies, uint32_t n, double
     double spent = 0;
     int32_t rc = capture(t, copies, n, &g, err);
 
-    for (uint32_t i = 0;
-         i < MOST_REPLAYS && (i < REPLAYS || spent < REPLAYS_NS) && rc == TN_OK; i++) {
+    for (uint32_t i = 0; i < MOST_REPLAYS && (i < REPLAYS || spent < REPLAYS_NS) && rc == TN_OK;
+         i++) {
         double ns = 0;
         rc = time_once(t, g, copies, n, &ns, err);
         *best = ns < *best ? ns : *best;
@@ -232,7 +233,8 @@ static int32_t time_rows(struct trial *t, uint32_t rows, double *best, tn_err *e
 
     *best = 1e30;
     if (rc == TN_OK)
-        rc = time_once(t, NULL, 1, 1, &first, err); /* what a first launch prepares is not measured */
+        rc = time_once(t, NULL, 1, 1, &first,
+                       err); /* what a first launch prepares is not measured */
     if (rc == TN_OK)
         rc = time_once(t, NULL, 1, 1, &ns, err);
     if (rc != TN_OK)

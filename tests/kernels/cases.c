@@ -307,8 +307,8 @@ static void feeding_case(const struct subject *s, uint64_t width, int64_t table,
     memcpy(a->sampled, sampled, sizeof sampled);
     run_variant(&k, s->plug, s->v, op, b, &got);
     for (int i = 0; i < 5; i++)
-        ck_assert_int_eq(a->tokens[i], from[i] < 0 ? before[i]
-                                                   : (sampled[from[i]] > 0 ? sampled[from[i]] : 0));
+        ck_assert_int_eq(a->tokens[i],
+                         from[i] < 0 ? before[i] : (sampled[from[i]] > 0 ? sampled[from[i]] : 0));
     run_reference(&k, s->reference, op, b, &want);
     expect_close(s->v, op, b, &got, &want, 0.0, 2e-6);
     (*s->ran)++;

@@ -32,8 +32,10 @@
 
 #define GEMM_VECTOR_BYTES (LANES * GEMM_DEPTH * GEMM_BYTES)
 
-/* Weights are asked for this far ahead of their use: at full speed that is the latency of memory. */
+/* Several rows: weights are asked for this far ahead of their use, which at full speed is the latency of memory. */
 #define GEMM_AHEAD 8192
+/* One row: nothing is, since memory is the limit, and asking costs some of it; so many steps to a turn of the loop. */
+#define GEMM_TURN 4
 
 #ifndef GEMM_ROUNDS
 #define GEMM_ROUNDS 0
@@ -131,6 +133,32 @@ static CPU_INLINE void GEMM_FN(tile)(const int rows, const int wide, const unsig
     }
 }
 
+/* The same sums for one row, with nothing asked for ahead. */
+static CPU_INLINE void GEMM_FN(row)(const unsigned char *w, const uint32_t *a, uint64_t steps,
+                                    GEMM_ACC sum[2])
+{
+    GEMM_ACC acc[2] = {{0}, {0}};
+    GEMM_W w0, w1;
+    uint64_t s = 0;
+
+#define GEMM_ROW_STEPS(n)                                                                          \
+    CPU_UNROLL                                                                                     \
+    for (int i = 0; i < (n); i++, w += 2 * GEMM_VECTOR_BYTES, a++) {                               \
+        GEMM_LOAD_STEP(w0, w1, w);                                                                 \
+        acc[0] = GEMM_STEP(acc[0], w0, *a);                                                        \
+        acc[1] = GEMM_STEP(acc[1], w1, *a);                                                        \
+    }
+    for (; s + GEMM_TURN <= steps; s += GEMM_TURN) {
+        GEMM_ROW_STEPS(GEMM_TURN)
+    }
+    for (; s < steps; s++) {
+        GEMM_ROW_STEPS(1)
+    }
+#undef GEMM_ROW_STEPS
+    sum[0] = acc[0];
+    sum[1] = acc[1];
+}
+
 /* Calls `tile` with a constant number of rows. */
 static CPU_INLINE void GEMM_FN(tile_of)(uint32_t rows, const int wide, const unsigned char *w,
                                         const unsigned char *ahead, const uint32_t *a,
@@ -213,7 +241,10 @@ static void GEMM_FN(run)(const struct gemm *g, uint32_t panel, uint32_t first, u
 #endif
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), rows = gemm_tile_row(g, tile + 1) - begin;
-        GEMM_FN(tile_of)(rows, 0, w, w + GEMM_AHEAD, a + begin * steps, steps, NULL, &sums);
+        if (rows == 1)
+            GEMM_FN(row)(w, a + begin * steps, steps, (GEMM_ACC *)(void *)&sums);
+        else
+            GEMM_FN(tile_of)(rows, 0, w, w + GEMM_AHEAD, a + begin * steps, steps, NULL, &sums);
         finish_tile(g, panel, begin, rows, &sums);
     }
 }
@@ -250,6 +281,7 @@ const struct gemm_kernel GEMM_JOIN(gemm_, GEMM_ID) = {
 #undef GEMM_FN
 #undef GEMM_VECTOR_BYTES
 #undef GEMM_AHEAD
+#undef GEMM_TURN
 #undef GEMM_CHUNK
 #undef GEMM_HAS_WIDE
 #undef GEMM_WIDE_BYTES

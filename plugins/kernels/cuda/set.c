@@ -124,12 +124,12 @@ static const tn_variant short_fp8 = {
 #define GEMM_ADDRESS(id, op_name, equals) &gemm_##id,
 #define GEMM_QUANT_ADDRESS(id, op_name, way, dtype, more) &gemm_quant_##id,
 #define GATE_QUANT_ADDRESS(act, scheme, linear, dtype) &act##_##scheme,
-static const tn_variant *const variants[] = {
-    ROWS_OPS(ADDRESS) FEEDS_OPS(ADDRESS) PARTS_OPS(ADDRESS) WORKSPACE_OPS(ADDRESS)
-        GEMM_OPS(GEMM_ADDRESS)
-            GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS) GATE_QUANT_OPS(GATE_QUANT_ADDRESS) &
-        few_int4,
-    &short_fp8};
+static const tn_variant *const variants[] = {ROWS_OPS(ADDRESS) FEEDS_OPS(ADDRESS) PARTS_OPS(ADDRESS)
+                                                     WORKSPACE_OPS(ADDRESS) GEMM_OPS(GEMM_ADDRESS)
+                                                         GEMM_QUANT_OPS(GEMM_QUANT_ADDRESS)
+                                                             GATE_QUANT_OPS(GATE_QUANT_ADDRESS) &
+                                                 few_int4,
+                                             &short_fp8};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};

@@ -133,7 +133,8 @@ typedef struct tn_launch {
     uint32_t tp_rank, tp_size;
     const tn_comm_parts *parts; /**< host; of TN_VARIANT_PARTS, during the call; else NULL */
     void *state;                /**< tn_variant::state_bytes bytes; NULL if the variant has none */
-    uint32_t feed; /**< of TN_VARIANT_FEEDS: 1 if this is the first kernel of a step and must do what `feed` does, else 0 */
+    uint32_t
+        feed; /**< of TN_VARIANT_FEEDS: 1 if this is the first kernel of a step and must do what `feed` does, else 0 */
     uint32_t reserved0;
 } tn_launch;
 
