@@ -263,58 +263,6 @@ static void rows_case(const struct subject *s, struct shape x, uint32_t rows, do
     kit_free(&k);
 }
 
-/* Tokens count as they stand when the op runs: where they came from, if from the step before, is no business of it unless it is to
- * feed. */
-static void fed_case(const struct subject *s, int64_t table, int64_t first)
-{
-    static const int32_t from[] = {-1, 2, 0, -1, 1}, sampled[] = {40, TN_SAMPLE_NAN, 7, 999, -5};
-    uint32_t rows[] = {5}, context[] = {9};
-    struct shape x = {
-        .act = s->act, .linear_width = {64}, .matrix = TN_DT_BF16, .table = table, .first = first};
-    struct kit k;
-
-    kit_init(&k, 4);
-    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, true);
-    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
-    a->token_row = from;
-    memcpy(a->sampled, sampled, sizeof sampled);
-    ((int32_t *)a->tokens)[2] = sampled[0]; /* one that is what the step before sampled */
-    case_compare(&k, s, compose(&k, s->v, &x), b, NULL, false, 0.0, 2e-6);
-    kit_free(&k);
-}
-
-/* It completes the tokens, as `feed` would have, and gives the rows of these. */
-static void feeding_case(const struct subject *s, uint64_t width, int64_t table, int64_t first)
-{
-    static const int32_t from[] = {-1, 2, 0, -1, 1}, sampled[] = {40, TN_SAMPLE_NAN, 7, 999, -5};
-    uint32_t rows[] = {5}, context[] = {9};
-    struct shape x = {.act = s->act,
-                      .linear_width = {width},
-                      .matrix = TN_DT_BF16,
-                      .table = table,
-                      .first = first};
-    struct env got = {.feed = 1}, want = {.feed = 0};
-    struct kit k;
-
-    kit_init(&k, 4);
-    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, true);
-    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
-    tn_op *op = compose(&k, s->v, &x);
-    int32_t before[5];
-
-    memcpy(before, a->tokens, sizeof before);
-    a->token_row = from;
-    memcpy(a->sampled, sampled, sizeof sampled);
-    run_variant(&k, s->plug, s->v, op, b, &got);
-    for (int i = 0; i < 5; i++)
-        ck_assert_int_eq(a->tokens[i],
-                         from[i] < 0 ? before[i] : (sampled[from[i]] > 0 ? sampled[from[i]] : 0));
-    run_reference(&k, s->reference, op, b, &want);
-    expect_close(s->v, op, b, &got, &want, 0.0, 2e-6);
-    (*s->ran)++;
-    kit_free(&k);
-}
-
 static void table_cases(const struct subject *s)
 {
     struct shape wide = {.linear_width = {9008}}; /* more than a block has under way */
@@ -325,14 +273,8 @@ static void table_cases(const struct subject *s)
         wide.scale = i == 1 ? 19.5 : 0.0;
         rows_case(s, wide, 3, 0.0);
     }
-    if (is(s->v->op, TN_OP_EMBEDDING)) {
-        fed_case(s, 50, 0);
-        fed_case(s, 20, 25); /* of a rank: some tokens are others' */
-    }
-    if (s->v->flags & TN_VARIANT_FEEDS) {
-        feeding_case(s, 64, 50, 0);
-        feeding_case(s, 37, 20, 25);
-    }
+    if (is(s->v->op, TN_OP_EMBEDDING))
+        fed_cases(s);
     for (int i = 0; i < 3; i++) {
         struct shape x = {.linear_width = {i == 1 ? 352 : 37}, .matrix = float_dtypes[i]};
         x.table = 60;
@@ -697,28 +639,6 @@ static void mlp_cases(const struct subject *s)
     mlp_int4_cases(s, 1, 256, 512, 128);
     mlp_int4_cases(s, 5, 208, 104, 26);
     mlp_int4_cases(s, HARNESS_SLOW ? 9 : 70, 64, 96, 32);
-}
-
-/* -- Tokens of the step ahead --------------------------------------------------------------------------- */
-
-static void feed_cases(const struct subject *s)
-{
-    static const int32_t from[] = {-1, 2, 0, -1, 1}, sampled[] = {40, TN_SAMPLE_NAN, 7};
-    uint32_t rows[] = {5}, context[] = {9};
-    struct env e = {.kv = NULL};
-    struct kit k;
-
-    kit_init(&k, 3);
-    tn_batch *b = kit_batch(&k, 1, rows, context, 16, 50, true);
-    tn_batch_arrays *a = (tn_batch_arrays *)b->host;
-    int32_t first = a->tokens[0], fourth = a->tokens[3];
-    a->token_row = from;
-    memcpy(a->sampled, sampled, sizeof sampled);
-    run_variant(&k, s->plug, s->v, kit_op(&k, TN_OP_FEED), b, &e);
-    (*s->ran)++;
-    ck_assert(a->tokens[0] == first && a->tokens[1] == 7 && a->tokens[2] == 40);
-    ck_assert(a->tokens[3] == fourth && a->tokens[4] == 0);
-    kit_free(&k);
 }
 
 /* -- Dummy weights --------------------------------------------------------------------------------------- */

@@ -33,6 +33,10 @@ void layer_cases(const struct subject *s);
 /* Products of quantized rows: ties, the largest sums, large elements side by side. For linear.int8 and linear.fp8. */
 void quantized_cases(const struct subject *s);
 
+/* `feed`; and embeddings of tokens that it completed, or that they complete by themselves (TN_VARIANT_FEEDS). */
+void feed_cases(const struct subject *s);
+void fed_cases(const struct subject *s);
+
 /* Products of one row of 8 bits. */
 void one_row_cases(const struct subject *s);
 
