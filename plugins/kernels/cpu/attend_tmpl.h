@@ -122,15 +122,20 @@ static CPU_INLINE void cache_prefetch(const struct attend *t, uint64_t begin, ui
             CPU_PREFETCH(p);
 }
 
-/* LANES keys, transposed, to columns of t->block = [dim][ATTEND_BLOCK]. */
-static CPU_INLINE void transpose_keys(const unsigned char *const *key, uint64_t stored, float *to,
-                                      const uint32_t dtype)
+/* LANES keys, transposed, to columns of t->block = [dim][ATTEND_BLOCK]. Meanwhile keys from `next` on are asked for, some at a time:
+ * more than can be on their way at once would make everything wait. */
+static CPU_INLINE void transpose_keys(const struct attend *t, const unsigned char *const *key,
+                                      float *to, uint64_t next, const uint32_t dtype)
 {
-    for (uint64_t at = 0; at < stored; at += LANES) {
+    const uint64_t bytes = key_bytes(t, dtype);
+    const uint64_t some = (LANES * LANES + t->stored - 1) / t->stored;
+
+    for (uint64_t at = 0; at < t->stored; at += LANES, next += some) {
         vf r[LANES];
+        cache_prefetch(t, next, some, 0, bytes);
         CPU_UNROLL
         for (uint64_t i = 0; i < LANES; i++)
-            r[i] = cache_vector_some(key[i], dtype, at, stored);
+            r[i] = cache_vector_some(key[i], dtype, at, t->stored);
         v_transpose(r);
         CPU_UNROLL
         for (uint64_t i = 0; i < LANES; i++)
@@ -142,17 +147,14 @@ static CPU_INLINE void transpose_keys(const unsigned char *const *key, uint64_t 
  * there is none: what they score is not looked at. Asks for the next block. */
 static CPU_INLINE void load_keys(const struct attend *t, uint64_t begin, const uint32_t dtype)
 {
-    uint64_t bytes = key_bytes(t, dtype);
-
     for (uint64_t j = 0; j < ATTEND_BLOCK && begin + j < t->end; j += LANES) {
         const unsigned char *const *key = t->keys + begin + j, *last[LANES];
-        cache_prefetch(t, begin + j + ATTEND_BLOCK, LANES, 0, bytes);
         if (begin + j + LANES > t->end) {
             for (uint64_t i = 0; i < LANES; i++)
                 last[i] = begin + j + i < t->end ? key[i] : key[0];
             key = last;
         }
-        transpose_keys(key, t->stored, t->block + j, dtype);
+        transpose_keys(t, key, t->block + j, begin + j + ATTEND_BLOCK, dtype);
     }
 }
 
@@ -166,8 +168,7 @@ static CPU_INLINE void load_values(const struct attend *t, uint64_t begin, const
     float *to = t->block;
 
     for (uint64_t j = begin; j < end; j++) {
-        if (j % 8 == 0)
-            cache_prefetch(t, j + ATTEND_BLOCK / 2, 8, offset, bytes);
+        cache_prefetch(t, j + ATTEND_BLOCK / 2, 1, offset, bytes);
         for (uint64_t at = 0; at < dim; at += LANES, to += LANES)
             v_store(to, cache_vector_some(keys[j] + offset, dtype, at, t->stored));
     }
