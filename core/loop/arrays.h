@@ -5,7 +5,8 @@
  * On a device that computes in host memory there is one block, which kernels read in place. Any other device has a mirror
  * of it; two blocks of page-locked host memory take turns, so that the host can write the arrays of a step while
  * the step before still reads its own. The arrays of a step lie close together, so that they travel in one copy, and
- * what it samples comes back in one, where the device can by the same kernel that takes the next step's arrays in. Biases and histories, which few steps have, lie apart and travel only if there are any.
+ * what it samples comes back in one, if the device can by the same kernel that takes the next step's arrays in. Biases and
+ * histories, which few steps have, lie apart and travel only if there are any.
  *
  * Used by the thread that runs the rank's steps.
  */

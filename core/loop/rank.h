@@ -38,11 +38,10 @@ struct rank {
     struct binding *binding;
     struct step_arrays arrays; /* of a rank that is alone, or on a device with memory of its own */
     struct step_graphs graphs;
-    tn_event *done[STEP_SLOTS]; /* on a device with streams: the step in that slot has ended */
-    uint64_t submitted, waited; /* steps */
-    const struct step_slot
-        *owed;     /* of the step submitted last, until its results are on their way to the host */
-    float *logits; /* host copy for steps that want them, made at the first */
+    tn_event *done[STEP_SLOTS];   /* on a device with streams: the step in that slot has ended */
+    uint64_t submitted, waited;   /* steps */
+    const struct step_slot *owed; /* the step submitted last, until its results are on their way */
+    float *logits;                /* host copy for steps that want them, made at the first */
     struct ledger_owner *own_logits;
     int32_t *sampled; /* [max_logits] of one among several */
     float *logprob;

@@ -24,13 +24,12 @@
 #define LAUNCHES 8     /* up to this: what begins and ends a replay counts less then */
 #define REPLAYS 3      /* or more of them, */
 #define MOST_REPLAYS 8 /* up to this, */
-#define REPLAYS_NS                                                                                 \
-    1e6               /* while they have taken no longer: the least of few varies by some percent */
-#define ENOUGH_NS 5e7 /* a launch that takes longer is not measured at more rows */
-#define ONCE_NS 5e6   /* one that takes longer is measured once, from one copy */
-#define QUICK_NS 2e6  /* or, at more rows than the settings allow, than this */
-#define FAR_BEHIND 8  /* nor one that takes so many times as long as the fastest */
-#define MAX_POINTS 32 /* numbers of rows */
+#define REPLAYS_NS 1e6 /* while they have taken no longer: the least of few varies */
+#define ENOUGH_NS 5e7  /* a launch that takes longer is not measured at more rows */
+#define ONCE_NS 5e6    /* one that takes longer is measured once, from one copy */
+#define QUICK_NS 2e6   /* or, at more rows than the settings allow, than this */
+#define FAR_BEHIND 8   /* nor one that takes so many times as long as the fastest */
+#define MAX_POINTS 32  /* numbers of rows */
 
 /* Variants as they are measured on one op. */
 struct trial {

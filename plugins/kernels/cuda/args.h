@@ -123,10 +123,9 @@ struct table_args {
     uint64_t width;
     float factor;
     uint32_t table_dtype;
-    uint32_t aligned; /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
-    uint32_t
-        in_place; /* the arrays of the step are, when it begins, so that the next kernel may begin, too */
-    uint32_t early; /* entries are known then */
+    uint32_t aligned;  /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
+    uint32_t in_place; /* the step's arrays are, when it begins: so the next kernel may begin */
+    uint32_t early;    /* entries are known then */
 };
 
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */
