@@ -223,13 +223,21 @@ static int32_t expect_dtype(const struct shapes *s, uint32_t i, const char *what
 /* The exact sum of that many products of 127 * 127 just fits int32. */
 #define INT8_MAX_INPUTS 131072
 
+static int32_t expect_int8(const struct shapes *s)
+{
+    uint64_t width = in_value(s, 0)->width;
+    int32_t rc = width > INT8_MAX_INPUTS
+                     ? expect(s, "the width of the input", width, INT8_MAX_INPUTS)
+                     : TN_OK;
+
+    return rc == TN_OK ? expect_dtype(s, 0, "the dtype of the matrix", TN_DT_I8) : rc;
+}
+
 static int32_t shape_linear_int8(const struct shapes *s)
 {
     int32_t rc = shape_linear(s);
 
-    if (rc == TN_OK && in_value(s, 0)->width > INT8_MAX_INPUTS)
-        rc = expect(s, "the width of the input", in_value(s, 0)->width, INT8_MAX_INPUTS);
-    return rc == TN_OK ? expect_dtype(s, 0, "the dtype of the matrix", TN_DT_I8) : rc;
+    return rc == TN_OK ? expect_int8(s) : rc;
 }
 
 static int32_t shape_linear_fp8(const struct shapes *s)
@@ -448,6 +456,15 @@ static int32_t shape_logits(const struct shapes *s)
     return rc;
 }
 
+static int32_t shape_logits_int8(const struct shapes *s)
+{
+    int32_t rc = shape_logits(s);
+
+    for (uint32_t i = 2; i < s->op->n_weights && rc == TN_OK; i++)
+        rc = expect_vector(s, i, s->out[0].width);
+    return rc == TN_OK ? expect_int8(s) : rc;
+}
+
 static int32_t shape_sample(const struct shapes *s)
 {
     int32_t rc = expect_value(s, "the input", in_value(s, 0), TN_VALUE_LOGITS, TN_DT_F32);
@@ -548,10 +565,22 @@ static const struct op_rule rules[] = {
      1,
      shape_logits,
      {REAL("scale", false, -1e6, 1e6), REAL("softcap", false, 0.0, 1e6)}},
+    {TN_OP_LOGITS_INT8,
+     1,
+     2,
+     3,
+     1,
+     shape_logits_int8,
+     {REAL("scale", false, -1e6, 1e6), REAL("softcap", false, 0.0, 1e6), ACT_SCALE}},
     {TN_OP_SAMPLE, 1, 0, 0, 1, shape_sample, {{0}}},
 };
 
 #define N_RULES (sizeof rules / sizeof *rules)
+
+bool opset_makes_logits(const char *name)
+{
+    return strcmp(name, TN_OP_LOGITS) == 0 || strcmp(name, TN_OP_LOGITS_INT8) == 0;
+}
 
 const char *opset_name(size_t i)
 {

@@ -16,6 +16,9 @@ bool opset_has(const char *name);
 int32_t opset_check(const struct plan *p, const struct plan_op *op, const struct plan_value *out,
                     tn_err *err);
 
+/* Whether an op of that name makes logits: of a matrix of floats, or of a quantized one. */
+bool opset_makes_logits(const char *name);
+
 /* Name of the ith basic op; NULL past the last. */
 const char *opset_name(size_t i);
 

@@ -407,7 +407,7 @@ static int32_t check_uses(const struct plan *p, tn_err *err)
     for (size_t i = 0; i < p->n_ops; i++) {
         for (uint32_t j = 0; j < p->ops[i].n_weights; j++)
             used[p->ops[i].weights[j]] = true;
-        if (strcmp(p->ops[i].name, TN_OP_LOGITS) == 0)
+        if (opset_makes_logits(p->ops[i].name))
             n_logits++;
     }
     for (size_t i = 0; i < p->n_weights && rc == TN_OK; i++)
@@ -465,7 +465,7 @@ static int32_t check_tables(const struct plan *p, tn_err *err)
                                err);
         if (strcmp(op->name, TN_OP_SAMPLE) == 0)
             logits = p->values[op->in[0]].width;
-        else if (strcmp(op->name, TN_OP_LOGITS) != 0)
+        else if (!opset_makes_logits(op->name))
             continue;
         if (logits != (uint64_t)vocab)
             return table_error(p, op, "a width of", logits, vocab, err);

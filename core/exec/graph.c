@@ -48,7 +48,7 @@ static int32_t share(const struct topology *t, const char *what, uint64_t size, 
 
 static bool is_table(const struct plan_op *op)
 {
-    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || strcmp(op->name, TN_OP_LOGITS) == 0;
+    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || opset_makes_logits(op->name);
 }
 
 /* Whether the ranks hold the op's vocabulary whole (see may_be_whole): each computes all of it, and the collective behind it
@@ -134,7 +134,7 @@ static bool may_be_whole(const struct graph *g, uint32_t weight)
         return false;
     for (size_t i = 0; i < p->n_ops; i++) {
         const struct plan_op *op = &p->ops[i];
-        bool logits = strcmp(op->name, TN_OP_LOGITS) == 0;
+        bool logits = opset_makes_logits(op->name);
         if (!uses(op, weight))
             continue;
         if (!is_table(op) ||

@@ -41,7 +41,8 @@ static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint6
                           uint32_t kind)
 {
     uint64_t width = op->in[0]->width;
-    bool int8 = is(op->name, TN_OP_LINEAR_INT8), fp8 = is(op->name, TN_OP_LINEAR_FP8);
+    bool logits = strncmp(op->name, TN_OP_LOGITS, strlen(TN_OP_LOGITS)) == 0;
+    bool int8 = s->matrix == TN_DT_I8, fp8 = is(op->name, TN_OP_LINEAR_FP8);
     bool int4 = is(op->name, TN_OP_LINEAR_INT4);
     float limit = int8   ? 127.99f
                   : fp8  ? 400.0f
@@ -60,7 +61,7 @@ static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint6
         add_groups(k, op, s, n);
     if (s->bias)
         op_weight(op, kit_weight(k, vector(s), n, 0, 1.0f, 0));
-    if (is(op->name, TN_OP_LOGITS)) {
+    if (logits) {
         op_real(op, "scale", s->scale != 0.0 ? s->scale : 1.0);
         op_real(op, "softcap", s->softcap);
     }
@@ -200,7 +201,7 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
 
     if (strncmp(name, TN_OP_LINEAR, strlen(TN_OP_LINEAR)) == 0)
         finish_linear(k, op, s, s->linear_width[(*linears)++], TN_VALUE_ROWS);
-    else if (is(name, TN_OP_LOGITS))
+    else if (strncmp(name, TN_OP_LOGITS, strlen(TN_OP_LOGITS)) == 0)
         finish_linear(k, op, s, s->linear_width[0], TN_VALUE_LOGITS);
     else if (is(name, TN_OP_EMBEDDING) || is(name, TN_OP_POSITION))
         finish_table(k, op, s);

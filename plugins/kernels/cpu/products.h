@@ -28,6 +28,7 @@
 
 #define INT8_FORMS(X, kernel)                                                                      \
     X(kernel, FORM_LINEAR, linear, TN_OP_LINEAR_INT8, NULL)                                        \
+    X(kernel, FORM_LOGITS, logits, TN_OP_LOGITS_INT8, NULL)                                        \
     FUSED_FORMS(X, kernel, "linear.int8")
 
 /* Rows of x are not rounded to e4m3, for want of hardware: see linear.fp8 in ops.h. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear and its quantized forms: matrix products with the weights [out, in]. Any thread. */
+/* linear and its quantized forms, logits with them: matrix products with the weights [out, in]. Any thread. */
 #include "ref.h"
 
 static int32_t check_product(const tn_op *op, tn_err *err)
@@ -96,8 +96,8 @@ static float row_step(float largest, float scale, float step)
     return isnan(largest) || scale <= 0.0f ? step : scale;
 }
 
-/* y[T,N] = a[T] * s[N] * (q(x)[T,K] * W[N,K]^T) + b[N]; the product is exact in int32. */
-int32_t ref_linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+/* y[t] = a * s[N] * (q(x[r])[K] * W[N,K]^T) + b[N]; the product is exact in int32. */
+static void int8_row(const tn_launch *l, uint64_t r, uint64_t t)
 {
     const tn_op *op = l->op;
     struct ref_matrix x = ref_in(l, 0), s = ref_weight(l, 1), y = ref_out(l, 0);
@@ -107,23 +107,45 @@ int32_t ref_linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
     float scale = (float)tn_op_real(op, "act_scale", 0.0);
     uint64_t width = op->in[0]->width;
     int8_t *q = l->workspace; /* [K] */
+    float largest = row_largest(x, r, width);
+    float a = row_step(largest, scale, largest / 127.0f);
 
+    for (uint64_t k = 0; k < width; k++) /* ties to even */
+        q[k] = a > 0.0f ? (int8_t)fmaxf(-127.0f, fminf(127.0f, rintf(ref_get(x, r, k) / a))) : 0;
+    for (uint64_t n = 0; n < op->out[0]->width; n++) {
+        const int8_t *wn = (const int8_t *)l->weights[0] + n * w->stride0;
+        int32_t sum = 0;
+        for (uint64_t k = 0; k < width; k++)
+            sum += q[k] * wn[k];
+        float scaled = a * ref_get(s, n, 0) * (float)sum;
+        ref_set(y, t, n, has_bias ? scaled + ref_get(b, n, 0) : scaled);
+    }
+}
+
+int32_t ref_linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
     (void)instance;
     (void)err;
-    for (uint32_t t = 0; t < l->batch->n_rows; t++) {
-        float largest = row_largest(x, t, width);
-        float a = row_step(largest, scale, largest / 127.0f);
-        for (uint64_t k = 0; k < width; k++) /* ties to even */
-            q[k] =
-                a > 0.0f ? (int8_t)fmaxf(-127.0f, fminf(127.0f, rintf(ref_get(x, t, k) / a))) : 0;
-        for (uint64_t n = 0; n < op->out[0]->width; n++) {
-            const int8_t *wn = (const int8_t *)l->weights[0] + n * w->stride0;
-            int32_t sum = 0;
-            for (uint64_t k = 0; k < width; k++)
-                sum += q[k] * wn[k];
-            float scaled = a * ref_get(s, n, 0) * (float)sum;
-            ref_set(y, t, n, has_bias ? scaled + ref_get(b, n, 0) : scaled);
-        }
+    for (uint32_t t = 0; t < l->batch->n_rows; t++)
+        int8_row(l, t, t);
+    return TN_OK;
+}
+
+int32_t ref_logits_int8_check(void *instance, const tn_op *op, tn_err *err)
+{
+    int32_t rc = ref_linear_int8_check(instance, op, err);
+
+    return rc ? rc : ref_require(op, op->out[0]->dtype == TN_DT_F32, "logits are float32", err);
+}
+
+/* Of the rows that want logits. */
+int32_t ref_logits_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    (void)instance;
+    (void)err;
+    for (uint32_t t = 0; t < l->batch->n_logits; t++) {
+        int8_row(l, (uint64_t)l->batch->dev->logits_row[t], t);
+        ref_finish_logits(l, t);
     }
     return TN_OK;
 }

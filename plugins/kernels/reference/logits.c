@@ -15,6 +15,18 @@ int32_t ref_logits_check(void *instance, const tn_op *op, tn_err *err)
     return rc ? rc : ref_require(op, op->out[0]->dtype == TN_DT_F32, "logits are float32", err);
 }
 
+void ref_finish_logits(const tn_launch *l, uint64_t row)
+{
+    struct ref_matrix y = ref_out(l, 0);
+    float scale = (float)tn_op_real(l->op, "scale", 1.0);
+    float cap = (float)tn_op_real(l->op, "softcap", 0.0);
+
+    for (uint64_t n = 0; n < l->op->out[0]->width; n++) {
+        float v = ref_get(y, row, n) * scale;
+        ref_set(y, row, n, cap > 0.0f ? cap * tanhf(v / cap) : v);
+    }
+}
+
 /* y[L,V] = softcap(scale * (x[r] * W[V,H]^T + b[V])) for the L rows r = logits_row[..] of x[T,H]. */
 int32_t ref_logits_launch(void *instance, const tn_launch *l, tn_err *err)
 {
@@ -22,8 +34,6 @@ int32_t ref_logits_launch(void *instance, const tn_launch *l, tn_err *err)
     struct ref_matrix x = ref_in(l, 0), w = ref_weight(l, 0), y = ref_out(l, 0);
     int has_bias = op->n_weights > 1;
     struct ref_matrix b = has_bias ? ref_weight(l, 1) : w;
-    float scale = (float)tn_op_real(op, "scale", 1.0);
-    float cap = (float)tn_op_real(op, "softcap", 0.0);
 
     (void)instance;
     (void)err;
@@ -33,11 +43,9 @@ int32_t ref_logits_launch(void *instance, const tn_launch *l, tn_err *err)
             float sum = 0.0f;
             for (uint64_t k = 0; k < op->in[0]->width; k++)
                 sum += ref_get(x, row, k) * ref_get(w, n, k);
-            if (has_bias)
-                sum += ref_get(b, n, 0);
-            sum *= scale;
-            ref_set(y, i, n, cap > 0.0f ? cap * tanhf(sum / cap) : sum);
+            ref_set(y, i, n, has_bias ? sum + ref_get(b, n, 0) : sum);
         }
+        ref_finish_logits(l, i);
     }
     return TN_OK;
 }

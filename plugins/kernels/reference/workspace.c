@@ -20,7 +20,8 @@ int32_t ref_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32
         *bytes = op->in[0]->width * 20; /* sample.c: struct scratch */
     else if (strcmp(name, TN_OP_MOE_MLP) == 0)
         *bytes = (op->weights[0]->dims[1] + op->out[0]->width) * sizeof(float);
-    else if (strcmp(name, TN_OP_LINEAR_INT8) == 0 || strcmp(name, TN_OP_LINEAR_FP8) == 0)
+    else if (strcmp(name, TN_OP_LINEAR_INT8) == 0 || strcmp(name, TN_OP_LOGITS_INT8) == 0 ||
+             strcmp(name, TN_OP_LINEAR_FP8) == 0)
         *bytes = op->in[0]->width * sizeof(float); /* the quantized row */
     return TN_OK;
 }

@@ -43,6 +43,8 @@
  * | linear.fp8    | x[T,K]         | W[N,K] float8_e4m3, s[N], b[N]?  | y[T,N] | act_scale (0.0)
  * | linear.int4   | x[T,K]         | W[N,K] int4, s[N,K/G], z[N,K/G] int8 if zero, b[N]? | y[T,N]
  * |               |                |                |         | group (G), zero (0)
+ * | logits.int8   | x[T,H]         | W[V,H] int8, s[V], b[V]?         | y[L,V] float32 | scale (1.0),
+ * |               |                |                |         | softcap (0.0), act_scale (0.0)
  * | feed          | -              | -              | -       | -
  * | read          | x[1,N]         | -              | y[1,1] int32 | -
  *
@@ -127,6 +129,8 @@
  *             ::TN_VARIANT_FALLBACK, too, and the host says so.
  * linear.int4 Weights only: y[t][n] = sum_k x[t][k] * s[n][k/G] * (W[n][k] - z[n][k/G]) + b[n]; z is 0
  *             without the attribute zero. K is a multiple of G.
+ * logits.int8 What logits is to linear, this is to linear.int8: y = softcap(scale * linear.int8(x[r])) for the L rows r that
+ *             want it, with the same steps, and the sum exact.
  * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
@@ -171,6 +175,7 @@
 #define TN_OP_LINEAR_INT8 "linear.int8"
 #define TN_OP_LINEAR_FP8 "linear.fp8"
 #define TN_OP_LINEAR_INT4 "linear.int4"
+#define TN_OP_LOGITS_INT8 "logits.int8"
 #define TN_OP_FEED "feed"
 #define TN_OP_READ "read"
 #define TN_OP_DUMMY "dummy"
