@@ -21,6 +21,7 @@ ROWS = [
     ("int8_sq, alpha=search", ["--quant", "int8_sq", "--quant-option", "alpha=search"], []),
     ("int8_sq, act=tensor", ["--quant", "int8_sq", "--quant-option", "act=tensor"], []),
     ("int8_sq, smooth=off", ["--quant", "int8_sq", "--quant-option", "smooth=off"], []),
+    ("int8_sq, head=off", ["--quant", "int8_sq", "--quant-option", "head=off"], []),
     ("fp8", ["--quant", "fp8"], []),
     ("fp8, feedback=off", ["--quant", "fp8", "--quant-option", "feedback=off"], []),
     ("FP8 cache", ["--kv-cache-dtype", "fp8"], []),

@@ -111,7 +111,7 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
 
     if (m->after)
         return TN_OK;
-    if (quant_multiplies(m->op->name)) {
+    if (quant_multiplies(m->op->name) || strcmp(m->op->name, TN_OP_LOGITS) == 0) {
         int32_t rc;
         in = calibration_find(x->c, m->op->weights[0]->name);
         rc = in ? take_rows(x, in, m, 0, err) : TN_OK;
@@ -235,6 +235,19 @@ static int32_t add_queries(struct calibrating *x, const struct plan_op *op, uint
                : rc;
 }
 
+/* What the output projection reads, for schemes that take it; for others it is no linear. */
+static int32_t add_head(struct calibrating *x, const struct plan_op *op, uint64_t seed, tn_err *err)
+{
+    const struct plan *p = x->q->from->plan;
+    const char *name = p->weights[op->weights[0]].name;
+    struct calibration_input *in;
+
+    if (quant_users(p, op->weights[0]) > 1 || calibration_find(x->c, name))
+        return TN_OK;
+    return calibration_add(x->c, name, p->values[op->in[0]].width,
+                           CALIBRATION_SAMPLES | CALIBRATION_HISTOGRAM, seed, &in, err);
+}
+
 static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
@@ -261,6 +274,9 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
         if (keeps_products(x->q, all, &p->ops[i]))
             rc = add_queries(x, &p->ops[i], seed, err);
+    for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
+        if (all && strcmp(p->ops[i].name, TN_OP_LOGITS) == 0)
+            rc = add_head(x, &p->ops[i], seed, err);
     return rc;
 }
 

@@ -6,6 +6,8 @@
  *   mul(act(gate), up) -> down    the rows of `up`: the product is linear in it
  *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
  *
+ * The output projection is a linear like others, if the scheme takes it and no embedding shares its matrix.
+ *
  * A norm may stand before experts, too: gate and up of all of them read what the router does. What their down reads is inside
  * of the op moe_mlp, see experts.c.
  *
@@ -87,6 +89,15 @@ static struct quant_group *add_group(struct quant *q, uint32_t value, const stru
     if (!g->linears)
         err_nomem(err, "quantization");
     return g->linears ? g : NULL;
+}
+
+/* Of heads those that share their matrix stay: another copy of it would be needed. */
+static uint32_t matrices_of(const struct quant *q, const struct plan_op *op)
+{
+    if (!is_op(op, TN_OP_LOGITS))
+        return quant_matrices(op);
+    return q->scheme && q->scheme->flags & TN_QUANT_HEADS &&
+           quant_users(q->from->plan, op->weights[0]) == 1;
 }
 
 /* Matrix `part` of `n` of the op; the last of experts reads what stays inside. */
@@ -206,8 +217,8 @@ int32_t quant_survey(struct quant *q, tn_err *err)
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < p->n_ops; i++) {
-        n += quant_matrices(&p->ops[i]);
-        n_groups += quant_matrices(&p->ops[i]) + quant_expert_groups(q, &p->ops[i]);
+        n += matrices_of(q, &p->ops[i]);
+        n_groups += matrices_of(q, &p->ops[i]) + quant_expert_groups(q, &p->ops[i]);
     }
     q->linears = arena_array(&q->arena, n, sizeof *q->linears);
     q->groups = arena_array(&q->arena, (size_t)n_groups + 1, sizeof *q->groups);
@@ -216,7 +227,7 @@ int32_t quant_survey(struct quant *q, tn_err *err)
         return err_nomem(err, "quantization");
     q->groups[n_groups].value = QUANT_ROUTED;
     for (uint32_t i = 0; i < p->n_ops && rc == TN_OK; i++) {
-        uint32_t parts = quant_matrices(&p->ops[i]);
+        uint32_t parts = matrices_of(q, &p->ops[i]);
         for (uint32_t k = 0; k < parts && rc == TN_OK; k++)
             rc = add_linear(q, i, k, parts, &q->groups[n_groups], err);
         if (rc == TN_OK && parts == QUANT_STACKS)

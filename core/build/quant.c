@@ -314,7 +314,7 @@ static struct plan_weight part_of(const struct plan_weight *stack, const struct 
     const struct plan_weight *m = &l->made.source;
     const tn_quant_tensor *t = &l->made.plan.tensors[i];
     struct plan_weight w = {.name = name,
-                            .role = i == 0 ? TN_ROLE_MATRIX : TN_ROLE_SCALE,
+                            .role = i == 0 ? stack->role : TN_ROLE_SCALE,
                             .dtype = t->dtype,
                             .n_dims = t->n_dims};
 
@@ -637,17 +637,35 @@ static int32_t put_reorder(struct rewriting *r, const struct quant_linear *l, st
     return rc;
 }
 
+/* Logits keep attributes of their own. */
+static int32_t put_attrs(struct rewriting *r, const struct plan_op *from, const tn_quant_plan *plan,
+                         struct plan_op *op)
+{
+    uint32_t kept = strcmp(from->name, TN_OP_LOGITS) == 0 ? from->n_attrs : 0;
+    tn_attr *attrs = arena_array(&r->q->arena, (size_t)kept + plan->n_attrs + 1, sizeof *attrs);
+
+    if (!attrs)
+        return err_nomem(r->err, "a quantized plan");
+    for (uint32_t i = 0; i < kept; i++)
+        attrs[i] = from->attrs[i];
+    for (uint32_t i = 0; i < plan->n_attrs; i++)
+        attrs[kept + i] = plan->attrs[i];
+    op->attrs = attrs;
+    op->n_attrs = kept + plan->n_attrs;
+    return TN_OK;
+}
+
 /* What the op's matrices became: first all that take their places, then their scales, and so on; a bias last. Experts stay an op of
  * that name; a linear becomes what its plan says. */
-static void put_tensors(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
+static int32_t put_tensors(struct rewriting *r, const struct plan_op *from, struct plan_op *op)
 {
     const struct quant_linear *first = r->made[from->weights[0]];
     const tn_quant_plan *plan = &first->made.plan;
+    int32_t rc = TN_OK;
 
     if (first->n_parts == 1) {
         op->name = plan->op;
-        op->attrs = plan->attrs;
-        op->n_attrs = plan->n_attrs;
+        rc = put_attrs(r, from, plan, op);
     }
     op->n_weights = 0;
     for (uint32_t t = 0; t < plan->n_tensors; t++)
@@ -655,6 +673,7 @@ static void put_tensors(struct rewriting *r, const struct plan_op *from, struct 
             op->weights[op->n_weights++] = r->ids[from->weights[i]] + t;
     for (uint32_t i = first->n_parts; i < from->n_weights; i++)
         op->weights[op->n_weights++] = r->ids[from->weights[i]];
+    return rc;
 }
 
 static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool ranges)
@@ -674,8 +693,8 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
     for (uint32_t i = 0; i < op.n_out; i++)
         values[i] = p->values[from->out[i]];
     if (l) {
-        put_tensors(r, from, &op);
-        if (l->order && !l->folded)
+        rc = put_tensors(r, from, &op);
+        if (rc == TN_OK && l->order && !l->folded)
             rc = put_reorder(r, l, &op);
     }
     if (rc == TN_OK && ranges && appends && op.n_weights == 0)

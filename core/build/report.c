@@ -90,8 +90,10 @@ json_t *quant_report(const struct quant *q)
     }
     for (uint32_t i = 0; i < q->n_linears; i++) {
         const struct quant_linear *l = &q->linears[i];
-        before += plan_weight_bytes(&l->made.source);
-        after += bytes_after(l);
+        if (l->made.source.role != TN_ROLE_HEAD) {
+            before += plan_weight_bytes(&l->made.source);
+            after += bytes_after(l);
+        }
         json_array_append_new(linears, linear_json(q, l));
     }
     return json_pack("{s:s, s:s, s:s, s:b, s:o, s:{s:I, s:I}, s:o, s:o}", "scheme", q->name,

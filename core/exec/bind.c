@@ -46,9 +46,8 @@ static int32_t make_step(struct binding *b, const struct selected *sel, struct b
         s->logits_rows = s->logits_rows || op->out[i]->kind == TN_VALUE_LOGITS;
     s->samples = has_member(op, TN_OP_SAMPLE);
     /* Where ranks share the vocabulary, what they gather is the logits, not the part that each computes. */
-    if (!s->samples &&
-        (has_member(op, TN_OP_LOGITS) || has_member(op, TN_OP_LOGITS_INT8) ||
-         (s->logits_rows && has_member(op, TN_OP_ALL_GATHER))))
+    if (!s->samples && (has_member(op, TN_OP_LOGITS) || has_member(op, TN_OP_LOGITS_INT8) ||
+                        (s->logits_rows && has_member(op, TN_OP_ALL_GATHER))))
         b->logits = s->out[0];
     s->launch = (tn_launch){.h = TN_HDR(tn_launch),
                             .op = op,

@@ -84,7 +84,7 @@ START_TEST(table_and_names_agree)
         for (size_t i = 0; i < n; i++)
             ck_assert_str_ne(name, opset_name(i));
     }
-    ck_assert_uint_eq(n, 28);
+    ck_assert_uint_eq(n, 29);
     ck_assert(!opset_has("acme.x"));
     ck_assert(!opset_has(""));
 }
@@ -432,6 +432,15 @@ START_TEST(logits_and_sample)
     bad(TN_E_FORMAT, "dtype", .name = TN_OP_SAMPLE, IN(y), OUT(real));
     token.width = 2;
     bad(TN_E_FORMAT, "width", .name = TN_OP_SAMPLE, IN(y), OUT(token));
+    w = odd_weight(TN_ROLE_HEAD, TN_DT_I8, 32, 16, 0);
+    good(.name = TN_OP_LOGITS_INT8, IN(x16), WEIGHTS(w, vector(32)), OUT(LOGITS(32)));
+    good(.name = TN_OP_LOGITS_INT8, IN(x16), WEIGHTS(w, vector(32), vector(32)), OUT(LOGITS(32)));
+    bad(TN_E_FORMAT, "kind", .name = TN_OP_LOGITS_INT8, IN(x16), WEIGHTS(w, vector(32)),
+        OUT(ROWS(32)));
+    bad(TN_E_FORMAT, "dimension 0", .name = TN_OP_LOGITS_INT8, IN(x16),
+        WEIGHTS(w, vector(32), vector(31)), OUT(LOGITS(32)));
+    bad(TN_E_FORMAT, "int8", .name = TN_OP_LOGITS_INT8, IN(x16),
+        WEIGHTS(odd_weight(TN_ROLE_HEAD, TN_DT_BF16, 32, 16, 0), vector(32)), OUT(LOGITS(32)));
     /* A row of logits is not a row of tokens: there may be fewer. */
     bad(TN_E_FORMAT, "kind", .name = TN_OP_ADD, IN(x32, y), OUT(ROWS(32)));
     bad(TN_E_FORMAT, "kind", .name = TN_OP_ADD, IN(y, x32), OUT(LOGITS(32)));

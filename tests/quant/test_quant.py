@@ -80,6 +80,12 @@ class Safetensors:
         wide = array.array("I", b"".join(r.tobytes() for r in rows))
         self.data[slice(*self.header[name]["data_offsets"])] = array.array("H", [(v + 0x8000) >> 16 for v in wide]).tobytes()
 
+    def copy(self, name, to):
+        t = self.header[name]
+        data = self.data[slice(*t["data_offsets"])]
+        self.header[to] = {**t, "data_offsets": [len(self.data), len(self.data) + len(data)]}
+        self.data += data
+
     def scale_rows(self, name, rows, factor):
         """Multiplies rows of a matrix by a power of two, exactly."""
         t = self.header[name]
@@ -384,6 +390,79 @@ class Outliers(Case):
         rough = self.perplexity(self.build("rough", "--quant", "int8_sq", "--quant-option", "smooth=off", model=model))
         self.assertLess(smooth / base, 1.02)
         self.assertGreater(rough, smooth)
+
+
+class Heads(Case):
+    """Output projections with a matrix of their own: the model with a copy of the one that it shares with its embeddings."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.path("untied")
+        shutil.copytree(OPTIONS["model"], self.model)
+        self.change(lambda s: s.copy("model.embed_tokens.weight", "lm_head.weight"))
+        with open(os.path.join(self.model, "config.json"), "r+", encoding="utf-8") as f:
+            fields = {**json.load(f), "tie_word_embeddings": False}
+            f.seek(0)
+            f.truncate()
+            json.dump(fields, f)
+
+    def change(self, how):
+        file = os.path.join(self.model, "model.safetensors")
+        s = Safetensors(file)
+        how(s)
+        s.write(file)
+
+    def head(self, engine):
+        return [x for x in self.meta(engine)["quant"]["linears"] if x["name"] == "head.weight"]
+
+    def logits(self, engine):
+        return [x.split(" = ")[1].split("(")[0] for x in self.ok("engine", "plan", engine).splitlines() if " = logits" in x]
+
+    def test_int8_takes_them_and_ranks_agree(self):
+        base = self.perplexity(self.build("base", model=self.model))
+        engine = self.build("int8", "--quant", "int8_sq", *self.calibrated(), model=self.model)
+        (head,) = self.head(engine)
+        self.assertEqual((head["op"], head["smoothed"]), ("logits.int8", True))
+        self.assertTrue(0 < head["error"] < 0.03, head)
+        self.assertEqual(self.logits(engine), ["logits.int8"])
+        got = self.perplexity(engine)
+        self.assertLess(got / base, 1.01)
+        # Linears whose columns ranks share round their parts of rows, each by its own largest element; this one's rows they share.
+        self.assertLess(abs(self.perplexity(engine, "--tp-size", "2") / got - 1), 5e-3)
+        self.assertLess(abs(self.perplexity(engine, "--kernels", "reference", window=16) / self.perplexity(engine, window=16) - 1), 1e-3)
+
+    def test_others_stay(self):
+        whole = self.build("off", "--quant", "int8_sq", "--quant-option", "head=off", *self.calibrated(), model=self.model)
+        self.assertRegex(self.head(whole)[0]["kept"], "head=off")
+        shared = self.build("tied", "--quant", "int8_sq", *self.calibrated())
+        other = self.build("fp8", "--quant", "fp8", *self.calibrated(), model=self.model)
+        for engine in (whole, shared, other):
+            self.assertEqual(self.logits(engine), ["logits"])
+        self.assertEqual(self.head(shared) + self.head(other), [])
+        size = [self.meta(e)["quant"]["bytes"] for e in (whole, shared)]
+        self.assertEqual(*size)
+
+    def test_statistics_of_a_scheme_that_leaves_them_serve(self):
+        stats = self.path("stats.safetensors")
+        self.build("fp8", "--quant", "fp8", *self.calibrated(), "--calib-stats", stats, model=self.model)
+        read = self.build("read", "--quant", "int8_sq", "--calib-stats", stats, model=self.model)
+        seen = self.build("seen", "--quant", "int8_sq", *self.calibrated(), model=self.model)
+        self.assertEqual(self.head(read), self.head(seen))
+
+    def test_smoothing_moves_outliers_into_them(self):
+        def uneven(s):
+            s.scale("model.norm.weight", (3, 77, 130), 128.0)
+            s.scale("lm_head.weight", (3, 77, 130), 1 / 128.0)
+
+        self.change(uneven)
+        errors = [
+            self.head(self.build(name, "--quant", "int8_sq", "--quant-option", "smooth=" + name, *self.calibrated(), model=self.model))[0][
+                "error"
+            ]
+            for name in ("on", "off")
+        ]
+        self.assertLess(errors[0], 0.05)
+        self.assertGreater(errors[1], 2 * errors[0])
 
 
 class Experts(Case):

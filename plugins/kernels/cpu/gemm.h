@@ -126,6 +126,12 @@ static inline uint32_t gemm_tile_row(const struct gemm *g, uint32_t tile)
     return tile * rows + (tile < rest ? tile : rest);
 }
 
+/* Row t of the product, where it is in x. */
+static inline const float *gemm_row(const struct gemm *g, uint64_t t)
+{
+    return g->x + (g->x_row ? (uint64_t)g->x_row[t] : t) * g->k;
+}
+
 /* Bytes of one panel. Of int4 each run begins with a scale and a zero point per column. */
 static inline uint64_t gemm_panel_bytes(const struct gemm_kernel *kernel, uint64_t k, uint64_t run)
 {

@@ -113,7 +113,7 @@ static void pack_rows_i8_avx2(const struct gemm *g, uint32_t first, uint32_t las
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), end = gemm_tile_row(g, tile + 1);
         for (uint32_t r = begin; r < end; r++) {
-            const float *x = g->x + (uint64_t)r * g->k;
+            const float *x = gemm_row(g, r);
             g->a_step[r] = quantize_step(x, g->k, g->act_scale);
             g->a_rest[r] = pack_signed(x, g->k, g->a_step[r],
                                        (struct signed_group *)g->a + begin * steps + (r - begin),

@@ -81,7 +81,7 @@ static void GEMM_FN(pack_rows)(const struct gemm *g, uint32_t first, uint32_t la
     for (uint32_t tile = first; tile < last; tile++) {
         uint32_t begin = gemm_tile_row(g, tile), end = gemm_tile_row(g, tile + 1);
         for (uint32_t r = begin; r < end; r++) {
-            const float *x = g->x + (g->x_row ? (uint64_t)g->x_row[r] : r) * g->k;
+            const float *x = gemm_row(g, r);
             float step = GEMM_ROW_STEP(x, g->k, g->act_scale);
             GEMM_FN(pack_row)
             (x, g->k, step, g->a + begin * steps + (r - begin), end - begin);

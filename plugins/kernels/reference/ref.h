@@ -146,7 +146,7 @@ ref_function ref_activation(const char *name);
       REF_FLOATS | TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I4), 0)         \
     X(logits, TN_OP_LOGITS, REF_FLOATS, 0)                                                         \
     X(sample, TN_OP_SAMPLE, 0, 0)                                                                  \
-    X(logits_int8, TN_OP_LOGITS_INT8, TN_DT_BIT(TN_DT_I8), 0)                                       \
+    X(logits_int8, TN_OP_LOGITS_INT8, TN_DT_BIT(TN_DT_I8), 0)                                      \
     X(linear_int8, TN_OP_LINEAR_INT8, TN_DT_BIT(TN_DT_I8), 0)                                      \
     X(linear_fp8, TN_OP_LINEAR_FP8, TN_DT_BIT(TN_DT_F8E4M3), 0)                                    \
     X(linear_int4, TN_OP_LINEAR_INT4, TN_DT_BIT(TN_DT_I4), 0)

@@ -34,6 +34,7 @@ struct build {
     float alpha; /* or ALPHA_SEARCH */
     uint32_t act;
     uint32_t off; /* no smoothing */
+    uint32_t whole_head;
 };
 
 /* -- Options ------------------------------------------------------------------------------------------ */
@@ -66,8 +67,11 @@ static int32_t set_option(struct build *b, const tn_kv *kv, tn_err *err)
         return scheme_choice(kv, acts, &b->act, err);
     if (strcmp(kv->key, "smooth") == 0)
         return scheme_choice(kv, switches, &b->off, err);
-    return scheme_unknown(kv, "alpha (0 to 1, or search), act (token, tensor), smooth (on, off)",
-                          err);
+    if (strcmp(kv->key, "head") == 0)
+        return scheme_choice(kv, switches, &b->whole_head, err);
+    return scheme_unknown(
+        kv, "alpha (0 to 1, or search), act (token, tensor), smooth (on, off), head (on, off)",
+        err);
 }
 
 static int32_t open_build(void *instance, const tn_kv *options, uint32_t n_options, void **build,
@@ -195,6 +199,11 @@ static void choose(const struct search *s, float first, float last, float *candi
     }
 }
 
+static int is_head(const tn_op *op)
+{
+    return strcmp(op->name, TN_OP_LOGITS) == 0;
+}
+
 static int32_t smooth(void *build, const tn_quant_group *g, float *divide, tn_err *err)
 {
     const struct build *b = build;
@@ -202,7 +211,7 @@ static int32_t smooth(void *build, const tn_quant_group *g, float *divide, tn_er
     float *scratch;
     struct search s = {.g = g};
 
-    if (b->off || !g->stats || !g->stats->absmax_channel)
+    if (b->off || (b->whole_head && is_head(g->ops[0])) || !g->stats || !g->stats->absmax_channel)
         return TN_OK;
     scratch = b->host->alloc(b->host->ctx, 4 * n * sizeof *scratch, 64);
     if (!scratch)
@@ -264,10 +273,12 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
 
     if (rc != TN_OK)
         return rc;
+    if (b->whole_head && is_head(op))
+        return tn_err_set(err, TN_E_UNSUPPORTED, "head=off: the output projection stays as it is");
     if (scheme_cols(op) > MAX_INPUTS)
         return tn_err_set(err, TN_E_UNSUPPORTED, "%llu inputs; sums of up to %llu are exact",
                           (unsigned long long)scheme_cols(op), (unsigned long long)MAX_INPUTS);
-    scheme_by_row(op, TN_OP_LINEAR_INT8, TN_DT_I8, out);
+    scheme_by_row(op, is_head(op) ? TN_OP_LOGITS_INT8 : TN_OP_LINEAR_INT8, TN_DT_I8, out);
     if (b->act == ACT_TENSOR && stats && stats->absmax > 0.0f)
         out->attrs[out->n_attrs++] = (tn_attr)TN_ATTR_REAL("act_scale", (double)fixed_step(stats));
     return TN_OK;
@@ -319,6 +330,7 @@ static const tn_quant_scheme scheme = {
     .summary = "INT8 weights and activations with SmoothQuant",
     .needs =
         TN_QUANT_ABSMAX_CHANNEL | TN_QUANT_ABSMAX_TENSOR | TN_QUANT_SECOND_MOMENT | TN_QUANT_SAMPLE,
+    .flags = TN_QUANT_HEADS,
     .fallback = "every kernel set computes linear.int8 exactly; none rounds elsewhere",
     .open = open_build,
     .close = close_build,

@@ -15,6 +15,9 @@
  * statistics of the rows that were routed to the expert, multiplied by what routing weighs them with. `smooth` is asked about the
  * down of each expert, whose factors go into rows of its up. `plan` gets NULL as `stats` of down; so does `quantize` if no
  * row was routed to the expert, and those of all rows for its gate and up.
+ *
+ * A scheme with the flag ::TN_QUANT_HEADS is asked about output projections as about linears; the op's name is "logits" then, and
+ * that of the plan ::TN_OP_LOGITS_INT8 or a vendor's that makes logits. Attributes of the op stay, those of the plan come behind them.
  */
 #ifndef TENON_QUANT_H
 #define TENON_QUANT_H
@@ -40,7 +43,9 @@ enum tn_quant_need {
 
 enum tn_quant_flag {
     /** The scheme works without calibration too, if less well: its statistics are then NULL. */
-    TN_QUANT_NEEDS_OPTIONAL = 1
+    TN_QUANT_NEEDS_OPTIONAL = 1,
+    /** Output projections are asked about, too, where no other op shares their matrix. */
+    TN_QUANT_HEADS = 2
 };
 
 #define TN_QUANT_MAX_TENSORS 6
