@@ -126,7 +126,8 @@ static int32_t check_quant(struct place *at, const tn_quant_scheme *q)
     NEED(at, q, plan);
     NEED(at, q, quantize);
     rc = check_mask(at, "needs", q->needs, needs);
-    return rc == TN_OK ? check_mask(at, "flags", q->flags, TN_QUANT_NEEDS_OPTIONAL | TN_QUANT_HEADS) : rc;
+    return rc == TN_OK ? check_mask(at, "flags", q->flags, TN_QUANT_NEEDS_OPTIONAL | TN_QUANT_HEADS)
+                       : rc;
 }
 
 static int32_t check_format(struct place *at, const tn_quant_format *f)

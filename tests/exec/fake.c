@@ -106,7 +106,10 @@ static int32_t pack(struct fake *f, const tn_op *op, unsigned char *to, tn_err *
 #define EACH10(X, a) X(a##0) X(a##1) X(a##2) X(a##3) X(a##4) X(a##5) X(a##6) X(a##7) X(a##8) X(a##9)
 #define EACH(X)                                                                                    \
     X(0)                                                                                           \
-    X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) EACH10(X, 1) EACH10(X, 2) EACH10(X, 3) EACH10(X, 4)
+    X(1)                                                                                           \
+    X(2)                                                                                           \
+    X(3) X(4) X(5) X(6) X(7) X(8) X(9) EACH10(X, 1) EACH10(X, 2) EACH10(X, 3) EACH10(X, 4)         \
+        EACH10(X, 5)
 EACH(SLOT)
 
 static const struct {
