@@ -186,6 +186,9 @@ static void aligned_product_cases(const struct subject *s)
         if (s->v->weight_dtypes & TN_DT_BIT(TN_DT_I4)) /* groups of 128, 32 and 64, or one */
             product_case(s, rows[i], 256 + 32 * (rows[i] % 3), 95 + 64 * (rows[i] % 2), i % 2);
     }
+    product_case(s, 7, 272, 104, false); /* logits of the last row alone */
+    product_case(s, 26, 272, 96, true);
+    product_case(s, 100, 272, 160, true);
     product_case(s, 300, 272, 160, true); /* more than kernels for few rows take in two runs */
     if (HARNESS_SLOW)
         return;

@@ -489,6 +489,76 @@ START_TEST(product_of_8_bits_that_does_not_fit_is_refused)
 }
 END_TEST
 
+/* The same rows as of logits in 16 bits, but rounding gathers them; all of them in tiles that eight_few.cu has. */
+START_TEST(rows_that_want_logits_are_gathered_while_they_are_rounded)
+{
+    static const tn_attr attrs[] = {TN_ATTR_REAL("scale", 0.5), TN_ATTR_REAL("softcap", 30.0)};
+    static const int32_t wanted[] = {3, 70, 299};
+    const struct eight_params *p = &launches[1].eight;
+    tn_batch b = batch_of(300);
+    tn_op op = *eight(0, TN_DT_I8, 1000, 512);
+    uint64_t bytes = 0;
+
+    op.name = TN_OP_LOGITS_INT8;
+    op.attrs = attrs;
+    op.n_attrs = 2;
+    ck_assert_int_eq(hopper_logits_int8.can_run(instance, &op, &err), TN_E_UNSUPPORTED);
+    values[1].kind = TN_VALUE_LOGITS;
+    values[1].dtype = TN_DT_F32;
+    ck_assert_ok(hopper_logits_int8.can_run(instance, &op, &err), &err);
+    ck_assert_int_eq(hopper_linear_int8.can_run(instance, &op, &err), TN_E_UNSUPPORTED);
+    arrays.logits_row = wanted;
+    b.n_logits = 3;
+    launch(&hopper_logits_int8, &op, &b, NULL);
+    ck_assert_uint_eq(n_launches, 2);
+    ck_assert_str_eq(launches[0].entry, "quantize_s8_bf16_512x1");
+    ck_assert_uint_eq(launches[0].k.grid[0], 3);
+    ck_assert_ptr_eq(launches[0].quantize.row, wanted);
+    ck_assert_uint_eq(p->p.rows, 3);
+    ck_assert_uint_eq(p->p.finish, PRODUCT_LOGITS);
+    ck_assert_uint_eq(p->p.n_parts, 1);
+    ck_assert_ptr_eq(p->p.parts[0].out, memory);
+    ck_assert_float_eq(p->p.scale, 0.5f);
+    ck_assert_float_eq(p->p.softcap, 30.0f);
+    ck_assert_ptr_eq(p->step, memory + 3 * 512);
+    b.n_rows = 3; /* a step that only decodes */
+    launch(&hopper_logits_int8, &op, &b, NULL);
+    ck_assert_ptr_null(launches[0].quantize.row);
+    b.n_logits = 0;
+    launch(&hopper_logits_int8, &op, &b, NULL);
+    ck_assert_uint_eq(n_launches, 0);
+    ck_assert_ok(hopper_logits_int8.workspace(instance, &op, 3, 3, 64, &bytes, &err), &err);
+    ck_assert_uint_eq(bytes, 3 * (512 + 4));
+}
+END_TEST
+
+START_TEST(plan_of_logits_of_8_bits_covers_them)
+{
+    static const uint32_t ns[] = {8, 136, 4096, 32000, 128256}, ks[] = {16, 720, 4096, 8192};
+    const tn_range *served = hopper_logits_int8.ranges;
+
+    ck_assert_uint_eq(hopper_logits_int8.n_ranges, 1);
+    ck_assert_uint_eq(hopper_linear_int8.n_ranges, 0);
+    for (uint32_t i = 0; i < 5 * 4; i++)
+        for (uint32_t rows = (uint32_t)served->min; rows <= served->max; rows++) {
+            uint32_t n = ns[i / 4], k = ks[i % 4];
+            tn_batch b = batch_of(rows);
+            unsigned tile, tokens, stages;
+            tn_op *op = eight(0, TN_DT_I8, n, k);
+            values[1].dtype = TN_DT_F32;
+            ck_assert_ok(hopper_logits_int8.can_run(instance, op, &err), &err);
+            launch(&hopper_logits_int8, op, &b, NULL);
+            ck_assert_uint_eq(n_launches, 2); /* no row is rounded by the product itself */
+            ck_assert_int_eq(
+                sscanf(launches[1].entry, "few_s8_bf16_%ux%ux%u", &tile, &tokens, &stages), 3);
+            ck_assert_uint_ge(tokens, rows);
+            ck_assert_uint_eq(launches[1].k.grid[1], 1);
+            ck_assert_uint_eq(launches[1].k.grid[0] / launches[1].k.cluster[0],
+                              (n + tile - 1) / tile);
+        }
+}
+END_TEST
+
 /* -- Devices ------------------------------------------------------------------------------------------- */
 
 START_TEST(device_without_code_is_left_alone)
@@ -555,6 +625,8 @@ int main(void)
     tcase_add_test(t, norm_is_done_while_rows_are_quantized);
     tcase_add_test(t, norm_leaves_rows_in_the_workspace_where_they_are_not_rounded);
     tcase_add_test(t, product_of_8_bits_that_does_not_fit_is_refused);
+    tcase_add_test(t, rows_that_want_logits_are_gathered_while_they_are_rounded);
+    tcase_add_test(t, plan_of_logits_of_8_bits_covers_them);
     tcase_add_test(t, device_without_code_is_left_alone);
     tcase_add_test(t, too_many_devices_are_refused);
     tcase_add_test(t, unknown_setting_is_refused);

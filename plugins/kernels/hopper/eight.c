@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Products of 8 bits (linear.int8, linear.fp8), alone and fused. Variants ".wgmma": rows are quantized once, behind the norm if
- * one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply. Of int8, eight_one.cu does all of it for a single long
- * row. Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu multiplies, or eight_one.cu a single one. These are
- * for few rows, whose time is that of reading the matrix, and for all rows that are short, where rounding them would cost precision
- * and gain little. Matrices are read as they are.
+ * Products of 8 bits (linear.int8, linear.fp8), alone and fused, and logits.int8. Variants ".wgmma": rows are quantized once,
+ * behind the norm if one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply, of logits eight_few.cu alone. Of int8,
+ * eight_one.cu does all of it for a single long row. Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu
+ * multiplies, or eight_one.cu a single one. These are for few rows, whose time is that of reading the matrix, and for all rows that
+ * are short, where rounding them would cost precision and gain little. Matrices are read as they are.
  */
 #include "eight.h"
 
@@ -123,7 +123,7 @@ struct form {
 
 static int is_gated(const struct form *f)
 {
-    return f->finish >= PRODUCT_SILU;
+    return f->finish >= PRODUCT_SILU && f->finish <= PRODUCT_GELU_TANH;
 }
 
 static const tn_op *linear_of(const tn_op *op, const struct form *f, uint32_t i)
@@ -139,6 +139,12 @@ static int is_e4m3(const tn_op *op, const struct form *f)
 static double act_scale(const tn_op *linear)
 {
     return tn_op_real(linear, "act_scale", 0.0);
+}
+
+/* Rows of a step that the product is of. */
+static uint32_t tokens_of(const tn_batch *b, const struct form *f)
+{
+    return f->finish == PRODUCT_LOGITS ? b->n_logits : b->n_rows;
 }
 
 static int32_t check_linear(const tn_op *m, uint32_t dtype, uint64_t n, uint64_t k, tn_err *err)
@@ -172,7 +178,8 @@ static int32_t wgmma_check(const tn_op *op, const struct form *f, uint32_t matri
     int32_t rc = TN_OK;
 
     if (!cuda_form(op, n_in, n_out, 2, 10) || (dtype != TN_DT_BF16 && dtype != TN_DT_F16) ||
-        op->n_members != f->members || op->out[0]->dtype != dtype)
+        op->n_members != f->members ||
+        op->out[0]->dtype != (f->finish == PRODUCT_LOGITS ? TN_DT_F32 : dtype))
         return cuda_require(op, 0, "not the form of this variant, or rows not 16 bits wide", err);
     if (op->in[0]->width > QUANTIZE_WIDEST)
         return cuda_require(op, 0, "takes rows of up to 32768", err);
@@ -354,7 +361,7 @@ static bool takes_one(const tn_op *op, const struct form *f, uint32_t rows)
 {
     uint64_t k = op->in[0]->width;
 
-    if (rows != 1 || is_gated(f) || k % EIGHT_K || k > QUANTIZE_WIDEST)
+    if (rows != 1 || f->finish > PRODUCT_ADD || k % EIGHT_K || k > QUANTIZE_WIDEST)
         return false;
     if (fills_once(op, f))
         return k >= ONE_LONG_ROW;
@@ -424,22 +431,24 @@ static int32_t quantize(const struct hopper_device *d, const tn_launch *l, const
                         float *step, tn_err *err)
 {
     const tn_op *op = l->op, *norm = f->norm ? op->members[0] : NULL;
-    uint32_t shape = row_shape(op->in[0]->width, l->batch->n_rows);
+    uint32_t rows = tokens_of(l->batch, f), shape = row_shape(op->in[0]->width, rows);
     struct quantize_params p = {.x = l->in[0],
                                 .q = l->workspace,
                                 .step = step,
                                 .width = (uint32_t)op->in[0]->width,
                                 .scale = (float)act_scale(linear_of(op, f, 0))};
 
+    if (rows != l->batch->n_rows) /* else all rows want logits, as in a step that only decodes */
+        p.row = l->batch->dev->logits_row;
     if (norm) {
         p.weight = l->weights[0];
         p.weight_dtype = norm->weights[0]->dtype;
         p.eps = (float)tn_op_real(norm, "eps", 0.0);
         p.offset = (float)tn_op_real(norm, "offset", 0.0);
     }
-    return hopper_launch(
-        d, l, IMAGE_QUANTIZE, kind_of(op, f) * N_ROW_SHAPES + shape,
-        (struct cuda_grid){.x = l->batch->n_rows, .threads = row_shapes[shape].threads}, &p, err);
+    return hopper_launch(d, l, IMAGE_QUANTIZE, kind_of(op, f) * N_ROW_SHAPES + shape,
+                         (struct cuda_grid){.x = rows, .threads = row_shapes[shape].threads}, &p,
+                         err);
 }
 
 /* Fills in the matrices. */
@@ -476,12 +485,14 @@ static struct eight_params params_of(const tn_launch *l, const struct form *f,
     struct eight_params q;
 
     memset(&q, 0, sizeof q);
-    q.p.rows = l->batch->n_rows;
+    q.p.rows = tokens_of(l->batch, f);
     q.p.k_blocks = cuda_div_up(l->op->in[0]->width, EIGHT_K);
     q.p.tiles = plan->tiles;
     q.p.finish = f->finish;
     q.p.early = plan->early;
     q.p.residual = f->finish == PRODUCT_ADD ? l->in[1] : NULL;
+    q.p.scale = (float)tn_op_real(l->op, "scale", 1.0);
+    q.p.softcap = (float)tn_op_real(l->op, "softcap", 0.0);
     return q;
 }
 
@@ -518,7 +529,7 @@ static int32_t one_launch(const struct hopper_device *d, const tn_launch *l, con
 static int32_t wgmma_launch(struct hopper_instance *in, const tn_launch *l, const struct form *f,
                             tn_err *err)
 {
-    uint32_t rows = l->batch->n_rows;
+    uint32_t rows = tokens_of(l->batch, f);
     uint64_t k = l->op->in[0]->width;
     struct plan plan = plan_rounded(l->op, f, rows);
     const struct hopper_device *d;
@@ -638,6 +649,9 @@ int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product
 #define WGMMA_FLAGS (HOPPER_FLAGS & ~TN_VARIANT_EARLY)
 #define HALF_FLAGS (HOPPER_FLAGS | TN_VARIANT_WIDE_ROWS)
 
+/* Of logits: what eight_few.cu serves in one run. */
+static const tn_range few_rows[] = {{.dim = "rows", .min = 1, .max = MAX_FEW, .multiple = 1}};
+
 /* `way`: wgmma or half; `bits`: its flags. */
 #define VARIANT(id, way, bits, type, text_name, op_name, text, form_finish, n_matrices, n_norm,    \
                 n_all)                                                                             \
@@ -675,6 +689,8 @@ int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product
                                     .act_dtypes = HOPPER_FLOATS,                                   \
                                     .weight_dtypes = TN_DT_BIT(type),                              \
                                     .gpus = hopper_gpus,                                           \
+                                    .ranges = few_rows,                                            \
+                                    .n_ranges = (form_finish) == PRODUCT_LOGITS,                   \
                                     .can_run = id##_can_run,                                       \
                                     .cost_ns = id##_cost_ns,                                       \
                                     .workspace = id##_workspace,                                   \
@@ -707,4 +723,6 @@ int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product
 
 FORMS(fp8, wgmma, WGMMA_FLAGS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8.wgmma")
 FORMS(int8, wgmma, WGMMA_FLAGS, TN_DT_I8, TN_OP_LINEAR_INT8, "int8", "int8.wgmma")
+VARIANT(logits_int8, wgmma, WGMMA_FLAGS, TN_DT_I8, "logits_int8.wgmma", TN_OP_LOGITS_INT8, NULL,
+        PRODUCT_LOGITS, 1, 0, 0)
 FORMS(fp8_half, half, HALF_FLAGS, TN_DT_F8E4M3, TN_OP_LINEAR_FP8, "fp8", "fp8_half.mma")

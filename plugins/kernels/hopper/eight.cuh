@@ -61,13 +61,29 @@ __device__ __forceinline__ float4 eight_apply(float step, float4 scale, float4 b
            bias;
 }
 
+// The same, rounded after each step: logits have the bits of tenon/ops.h, whichever kernel makes them.
+__device__ __forceinline__ float eight_exact(float step, float scale, float bias, float v)
+{
+    return __fadd_rn(__fmul_rn(__fmul_rn(step, scale), v), bias);
+}
+
+__device__ __forceinline__ float4 eight_exact(float step, float4 scale, float4 bias, float4 v)
+{
+    return make_float4(
+        eight_exact(step, scale.x, bias.x, v.x), eight_exact(step, scale.y, bias.y, v.y),
+        eight_exact(step, scale.z, bias.z, v.z), eight_exact(step, scale.w, bias.w, v.w));
+}
+
 // Stores outputs n .. n + 3 of a token, whose sums are v, and u of the second matrix if it is gated.
 template <typename T, int FINISH>
 __device__ __forceinline__ float4 eight_finish(const eight_params &q, uint32_t part, uint32_t token,
                                                uint32_t n, float4 v, float4 u,
                                                const eight_column &c, const eight_row &r)
 {
-    v = eight_apply(r.step, c.scale, c.bias, v);
+    if constexpr (FINISH == PRODUCT_LOGITS)
+        v = eight_exact(r.step, c.scale, c.bias, v);
+    else
+        v = eight_apply(r.step, c.scale, c.bias, v);
     if constexpr (FINISH != PRODUCT_ADD && FINISH != PRODUCT_ADD_NORM)
         u = eight_apply(r.step, c.up_scale, c.up_bias, u);
     return product_output<T, FINISH>(q.p, q.p.parts[part], token, n, v, u, unpack4<T>(r.residual));

@@ -11,7 +11,7 @@
     128 /* elements of K per stage: one row of 128 bytes, as of PRODUCT_K 16-bit floats */
 
 struct eight_params {
-    struct product_params p; /* matrices and rows of 8 bits; biases and logits unused */
+    struct product_params p; /* matrices and rows of 8 bits; biases unused */
     const float *step;       /* [rows]: what the rows were divided by; NULL: nothing */
     const float *scale[PRODUCT_MAX_PARTS]; /* [n] */
     const float *bias[PRODUCT_MAX_PARTS];  /* [n] or NULL */
@@ -64,7 +64,8 @@ struct quantize_params {
     float *step;        /* [rows] */
     uint32_t width, weight_dtype;
     float eps, offset;
-    float scale; /* static; 0: the row's own */
+    float scale;        /* static; 0: the row's own */
+    const int32_t *row; /* int8, few rows: row i of `q` is row[i] of x; NULL: row i */
 };
 
 #endif

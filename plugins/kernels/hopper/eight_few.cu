@@ -3,11 +3,15 @@
 #include "eight.cuh"
 #include "skinny.cuh"
 
+// Whether there are logits of such operands.
+template <typename E> constexpr bool EIGHT_LOGITS = false;
+template <> constexpr bool EIGHT_LOGITS<s8> = true;
+
 // E: of the operands; T: of the outputs.
 template <typename E, typename T> struct eight_operands : eight_outputs<T> {
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
-    static constexpr bool norms = false;
+    static constexpr bool norms = false, logits = EIGHT_LOGITS<E>;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {

@@ -187,6 +187,7 @@ uint32_t hopper_note_norm(struct product_norm *norm, uint32_t parts, struct prod
     HOPPER_EIGHT(X, fp8)                                                                           \
     HOPPER_EIGHT(X, fp8_half)                                                                      \
     HOPPER_EIGHT(X, int8)                                                                          \
+    X(logits_int8)                                                                                 \
     X(linear_int4)                                                                                 \
     X(qkv_int4)                                                                                    \
     X(linear_add_int4)                                                                             \

@@ -81,6 +81,10 @@ __device__ __forceinline__ float quantize_largest(const uint4 (&raw)[CHUNKS])
     return block_max<THREADS>(largest);
 }
 
+// Only rows that want logits are gathered: to int8, by the kernels for few rows.
+template <typename E, int THREADS> constexpr bool QUANTIZE_GATHERS = false;
+template <int THREADS> constexpr bool QUANTIZE_GATHERS<to_s8, THREADS> = THREADS >= 512;
+
 template <typename E, typename T, int THREADS, int CHUNKS>
 __device__ __forceinline__ void quantize(const quantize_params &p)
 {
@@ -92,12 +96,16 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     if (p.weight)
         quantize_prepare<THREADS>(p, weights);
     wait_for_predecessor();
+    uint64_t from = row;
+    if constexpr (QUANTIZE_GATHERS<E, THREADS>)
+        if (p.row)
+            from = static_cast<uint64_t>(p.row[blockIdx.x]) * p.width;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * THREADS + threadIdx.x) * 8;
         raw[c] = make_uint4(0, 0, 0, 0);
         if (i < p.width)
-            raw[c] = *reinterpret_cast<const uint4 *>(static_cast<const T *>(p.x) + row + i);
+            raw[c] = *reinterpret_cast<const uint4 *>(static_cast<const T *>(p.x) + from + i);
     }
     if (p.weight)
         quantize_norm<T, THREADS, CHUNKS>(p, weights, raw);
