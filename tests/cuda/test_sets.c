@@ -51,12 +51,12 @@ static void teardown(void)
 START_TEST(the_portable_set_has_every_op_in_every_float_dtype)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING,   TN_OP_POSITION, TN_OP_RMS_NORM, TN_OP_LAYER_NORM,  TN_OP_LINEAR,
-        TN_OP_REORDER,     TN_OP_HADAMARD, TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,
-        TN_OP_ADD,         TN_OP_MUL,      TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,
-        TN_OP_RELU,        TN_OP_RELU2,    TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
-        TN_OP_MOE_MLP,     TN_OP_LOGITS,   TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
-        TN_OP_LINEAR_INT4, TN_OP_FEED};
+        TN_OP_EMBEDDING,   TN_OP_POSITION, TN_OP_RMS_NORM,   TN_OP_LAYER_NORM,  TN_OP_LINEAR,
+        TN_OP_REORDER,     TN_OP_HADAMARD, TN_OP_ROPE,       TN_OP_KV_APPEND,   TN_OP_ATTENTION,
+        TN_OP_ADD,         TN_OP_MUL,      TN_OP_SILU,       TN_OP_GELU,        TN_OP_GELU_TANH,
+        TN_OP_RELU,        TN_OP_RELU2,    TN_OP_SCALE,      TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
+        TN_OP_MOE_MLP,     TN_OP_LOGITS,   TN_OP_SAMPLE,     TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
+        TN_OP_LINEAR_INT4, TN_OP_FEED,     TN_OP_LOGITS_INT8};
     const uint32_t floats = TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16);
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
@@ -188,10 +188,16 @@ START_TEST(narrow_weights_that_do_not_fit_are_refused_with_the_reason)
     s.act = TN_DT_F16;
     s.matrix = TN_DT_I8;
     expect_taken(&ampere, "norm_qkv_int8.ampere", &s);
+    expect_taken(&ampere, "logits_int8.ampere", &s);
+    s.act = TN_DT_F32;
+    expect_refusal(&ampere, "logits_int8.ampere", &s, "rows not 16 bits wide");
+    s.act = TN_DT_F16;
     s.in_width[0] = 40;
     expect_refusal(&ampere, "norm_qkv_int8.ampere", &s, "of a multiple of 16 inputs");
+    expect_refusal(&ampere, "logits_int8.ampere", &s, "of a multiple of 16 inputs");
     s.in_width[0] = 32784;
     expect_refusal(&ampere, "linear_int8.ampere", &s, "up to 32768");
+    expect_refusal(&ampere, "logits_int8.ampere", &s, "up to 32768");
     s.matrix = TN_DT_F8E4M3; /* no row is quantized */
     expect_taken(&ampere, "linear_fp8_wide.ampere", &s);
 }
@@ -210,7 +216,8 @@ END_TEST
 
 /* -- How launches are shaped -------------------------------------------------------------------------------- */
 
-/* Launches `op` on `v` for `rows` rows of as many sequences; no kernel runs, so no address is read. */
+/* Launches `op` on `v` for `rows` rows of as many sequences, or of logits for twice as many, of which `rows` want them; no kernel
+ * runs, so no address is read. */
 static uint32_t feeding; /* tn_launch::feed */
 
 static const struct fake_launch *launched(const struct plug *p, const tn_variant *v,
@@ -219,9 +226,10 @@ static const struct fake_launch *launched(const struct plug *p, const tn_variant
 {
     static const void *in[8], *weights[8];
     static void *out[8];
+    int logits = op->n_out > 0 && op->out[0]->kind == TN_VALUE_LOGITS;
     tn_batch_arrays dev = {.h = TN_HDR(tn_batch_arrays)};
     tn_batch b = {.h = TN_HDR(tn_batch),
-                  .n_rows = rows,
+                  .n_rows = logits ? 2 * rows : rows,
                   .n_seqs = rows,
                   .n_logits = rows,
                   .max_rows_per_seq = 1,
@@ -430,6 +438,35 @@ START_TEST(few_rows_of_int4_have_a_warp_for_every_two_outputs)
 }
 END_TEST
 
+/* Rows are rounded by one kernel, multiplied by the next, which streams the matrix if rows are few and loads fit. */
+START_TEST(logits_of_int8_are_made_of_the_rows_that_want_them)
+{
+    static const uint32_t row_counts[] = {1, 2, 4, 5, 8, 9, 16, 17, 64, 65, 256};
+    const tn_variant *plain = variant(&cuda, "logits_int8.cuda");
+    const tn_variant *narrow = variant(&ampere, "logits_int8.ampere");
+
+    for (size_t i = 0; i < 2 * sizeof row_counts / sizeof *row_counts; i++) {
+        struct shape s = {.in_width = {i % 2 ? 264 : 256},
+                          .linear_width = {1000},
+                          .act = TN_DT_BF16,
+                          .matrix = TN_DT_I8};
+        uint32_t rows = row_counts[i / 2], height = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
+        int few = rows <= 16 && i % 2 == 0, before = fake->calls("cuLaunchKernelEx");
+        const struct fake_launch *l =
+            launched(&cuda, plain, compose(&k, plain, &s), rows, 10, NULL);
+        ck_assert_uint_eq(l->config.gridDimX, few ? (rows + height - 1) / height : 16);
+        ck_assert_uint_eq(l->config.gridDimY, few ? 63 : (rows + 63) / 64);
+        ck_assert_int_eq(fake->calls("cuLaunchKernelEx") - before, 2);
+        if (i % 2)
+            continue;
+        l = launched(&ampere, narrow, compose(&k, narrow, &s), rows, 10, NULL);
+        height = rows <= 8 ? 8 : rows <= 16 ? 16 : 32;
+        ck_assert_uint_eq(l->config.gridDimX, (rows + height - 1) / height);
+        ck_assert_int_eq(fake->calls("cuLaunchKernelEx") - before, 4);
+    }
+}
+END_TEST
+
 START_TEST(quantized_products_without_cublaslt_are_left_to_plain_kernels)
 {
     struct shape s = {.in_width = {128},
@@ -440,6 +477,8 @@ START_TEST(quantized_products_without_cublaslt_are_left_to_plain_kernels)
 
     expect_refusal(&cuda, "linear_int8.cublaslt", &s, "cuBLASLt was not found");
     expect_taken(&cuda, "linear_int8.cuda", &s);
+    expect_refusal(&cuda, "logits_int8.cublaslt", &s, "cuBLASLt was not found");
+    expect_taken(&cuda, "logits_int8.cuda", &s);
     s.matrix = TN_DT_F8E4M3;
     expect_refusal(&cuda, "linear_fp8.cublaslt", &s, "cuBLASLt was not found");
     expect_taken(&cuda, "linear_fp8.cuda", &s);
@@ -572,6 +611,7 @@ int main(void)
     tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);
     tcase_add_test(c, few_rows_of_int4_have_a_warp_for_every_two_outputs);
+    tcase_add_test(c, logits_of_int8_are_made_of_the_rows_that_want_them);
     tcase_add_test(c, quantized_products_without_cublaslt_are_left_to_plain_kernels);
     tcase_add_test(c, rows_behind_a_gate_are_rounded_where_they_fit_and_may_be);
     tcase_add_test(c, short_rows_of_fp8_are_not_rounded);

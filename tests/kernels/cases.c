@@ -152,6 +152,8 @@ static void product_case_of(const struct subject *s, uint32_t matrix, uint32_t r
     x.gap = rows % 3 * (s->v->gpus ? 16 : 12);
     x.softcap = rows % 2 ? 3.0 : 0.0;
     x.scale = makes_logits(s->v) ? 0.7 : 0.0;
+    if (makes_logits(s->v) && s->v->gpus && x.softcap > 0.0) /* their tanhf is not the host's */
+        absolute = larger(absolute, 2e-5);
     x.act_scale = act_scale_for(matrix, rows, k_width);
     x.quant_group = s->v->gpus && rows % 4 == 0 ? k_width : group_for(k_width);
     x.zero = rows % 2;

@@ -7,17 +7,18 @@
 
 #include "../common/cuda_product.h"
 
-/* -- Rows of linear.int8 ---------------------------------------------------------------------------------- */
+/* -- Rows of linear.int8, logits.int8 ---------------------------------------------------------------------------------- */
 
 #define QUANTIZE_THREADS 512
 #define QUANTIZE_WIDEST 32768 /* elements */
 
 /* Dynamic shared memory: the row. */
 struct quantize_args {
-    const void *x;      /* [rows, width], width a multiple of 8 */
-    const void *weight; /* of the norm that comes first; NULL: none */
-    void *q;            /* [rows, width] of int8 */
-    float *step;        /* [rows] */
+    const void *x;            /* [rows, width], width a multiple of 8 */
+    const int32_t *row_index; /* NULL: row r of q is made of row r of x, else of row row_index[r] */
+    const void *weight;       /* of the norm that comes first; NULL: none */
+    void *q;                  /* [rows, width] of int8 */
+    float *step;              /* [rows] */
     uint32_t width, weight_dtype;
     float eps, offset;
     float scale; /* static; 0: the row's own */

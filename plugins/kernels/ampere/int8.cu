@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * linear.int8: rows quantized, behind a norm if one comes first, and their products with weights of 8 bits, summed exactly;
+ * linear.int8 and logits.int8: rows quantized, behind a norm if one comes first, and their products with weights of 8 bits, summed exactly;
  * see ../common/narrow.cuh.
  */
 #include "../common/narrow.cuh"
@@ -48,8 +48,9 @@ template <typename T> __device__ __forceinline__ void quantize(const quantize_ar
 
     wait_for_previous();
     let_next_begin();
+    const uint64_t from = p.row_index ? (uint64_t)p.row_index[blockIdx.x] : blockIdx.x;
     for (uint32_t i = threadIdx.x; i < p.width / 8; i += QUANTIZE_THREADS)
-        row[i] = ((const uint4 *)p.x)[(uint64_t)blockIdx.x * (p.width / 8) + i];
+        row[i] = ((const uint4 *)p.x)[from * (p.width / 8) + i];
     if (p.weight)
         norm_row<T>(p, row, scratch);
     for_row<T>(row, p.width, [&](uint32_t, const float *x) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Products with weights of 4 and 8 bits: what the set adds to ../common/narrow.c. Rows of linear.int8 are quantized first, behind
+ * Products with weights of 4 and 8 bits: what the set adds to ../common/narrow.c. Rows of int8 products are quantized first, behind
  * the norm if there is one, into the workspace. Weights of linear.fp8 are multiplied with rows as they are, where hardware
  * has no e4m3 arithmetic. Threads: set.h.
  */
@@ -38,12 +38,13 @@ int32_t int8_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_op *norm, *linear = narrow_linear(l->op, &norm);
     uint64_t width = l->op->in[0]->width;
+    uint32_t rows = cuda_rows(l);
     struct quantize_args a = {.x = l->in[0],
                               .q = l->workspace,
-                              .step = (float *)((char *)l->workspace + l->batch->n_rows * width),
+                              .step = (float *)((char *)l->workspace + rows * width),
                               .width = (uint32_t)width,
                               .scale = (float)tn_op_real(linear, "act_scale", 0.0)};
-    struct cuda_grid g = {.x = l->batch->n_rows,
+    struct cuda_grid g = {.x = rows,
                           .threads = QUANTIZE_THREADS,
                           .shared_bytes = (uint32_t)width * 2,
                           .flags = TN_LAUNCH_OVERLAP};
@@ -56,6 +57,8 @@ int32_t int8_launch(void *instance, const tn_launch *l, tn_err *err)
         a.eps = (float)tn_op_real(norm, "eps", 0.0);
         a.offset = (float)tn_op_real(norm, "offset", 0.0);
     }
+    if (l->op->out[0]->kind == TN_VALUE_LOGITS)
+        a.row_index = l->batch->dev->logits_row;
     rc = code_launch(narrow_code(instance, l->device, TN_DT_I8), l->stream, N_NARROW_NAMES + type,
                      g, &a, err);
     return rc ? rc : narrow_multiply(instance, l, a.q, a.step, err);

@@ -62,6 +62,7 @@ static const tn_gpu_target without_e4m3[] = {
 NARROW_FORMS(INT4, "int4", TN_OP_LINEAR_INT4)
 NARROW_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)
 NARROW_NORM_FORMS(INT8, "int8", TN_OP_LINEAR_INT8)
+INT8(logits, TN_OP_LOGITS_INT8, NULL)
 NARROW_FORMS(FP8, "fp8", TN_OP_LINEAR_FP8)
 
 /* Queries and cache of one dtype, or a cache of 8 bits. */
@@ -96,7 +97,7 @@ static const tn_variant *const variants[] = {NARROW_FORMS(INT4_ADDRESS, "", "") 
                                                  PRODUCTS(PRODUCT_ADDRESSES)             /* */
                                                  & attention_f16,
                                              &attention_bf16, &attention_kv8_f16,
-                                             &attention_kv8_bf16};
+                                             &attention_kv8_bf16, &logits_int8};
 
 static const tn_kv_layout hnd = {
     .h = TN_HDR(tn_kv_layout), .name = TN_KV_LAYOUT_HND, .block_bytes = cuda_hnd_block_bytes};

@@ -58,7 +58,7 @@ int32_t products_can_run(void *instance, const tn_op *op, tn_err *err);
 double products_cost_ns(void *instance, const tn_op *op, uint32_t rows);
 int32_t products_launch(void *instance, const tn_launch *l, tn_err *err);
 
-/* narrow.c: linear.int8 and what is fused with it. */
+/* narrow.c: linear.int8 and what is fused with it, and logits.int8. */
 int32_t int8_can_run(void *instance, const tn_op *op, tn_err *err);
 int32_t int8_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                        uint32_t max_context, uint64_t *bytes, tn_err *err);

@@ -43,6 +43,7 @@ static const struct form *form_of(const tn_op *op)
         {"linear", FINISH_STORE, 1, 0},   {"qkv", FINISH_STORE, 3, 3},
         {"linear_add", FINISH_ADD, 1, 2}, {"gate_silu", FINISH_SILU, 2, 4},
         {"gate_gelu", FINISH_GELU, 2, 4}, {"gate_gelu_tanh", FINISH_GELU_TANH, 2, 4},
+        {"logits", FINISH_LOGITS, 1, 0},
     };
     const char *name = op->name + (has_norm(op) ? 5 : 0);
     size_t n = strcspn(name, ".");
@@ -143,7 +144,8 @@ int32_t narrow_can_run(void *instance, const tn_op *op, tn_err *err)
     (void)instance;
     if (!f || op->n_members != members_of(op, f) ||
         !cuda_form(op, f->finish == FINISH_ADD ? 2 : 1, n_out, 2, 13) ||
-        (dtype != TN_DT_F16 && dtype != TN_DT_BF16) || op->out[0]->dtype != dtype)
+        (dtype != TN_DT_F16 && dtype != TN_DT_BF16) ||
+        op->out[0]->dtype != (f->finish == FINISH_LOGITS ? (uint32_t)TN_DT_F32 : dtype))
         return cuda_require(op, 0, "not the form of this variant, or rows not 16 bits wide", err);
     if (has_norm(op))
         rc = check_norm(op, err);
@@ -247,7 +249,7 @@ int32_t narrow_multiply(void *instance, const tn_launch *l, const void *x, const
 {
     const tn_op *op = l->op;
     const struct form *f = form_of(op);
-    uint32_t rows = l->batch->n_rows, group = (uint32_t)tn_op_int(linear_of(op, 0), "group", 128);
+    uint32_t rows = cuda_rows(l), group = (uint32_t)tn_op_int(linear_of(op, 0), "group", 128);
     const struct shape *s = choose_shape(op, f, rows);
     struct product_args a = {.x = x,
                              .step = steps,
@@ -263,6 +265,10 @@ int32_t narrow_multiply(void *instance, const tn_launch *l, const void *x, const
                           .flags = TN_LAUNCH_OVERLAP};
     uint32_t type = cuda_float_index(op->in[0]->dtype) - 1;
 
+    if (f->finish == FINISH_LOGITS) {
+        a.scale = (float)tn_op_real(op, "scale", 1.0);
+        a.softcap = (float)tn_op_real(op, "softcap", 0.0);
+    }
     a.runs = group >> a.run_shift;
     g.y = set_parts(l, f, s->bm, &a);
     return code_launch(narrow_code(instance, l->device, dtype_of(op)), l->stream,

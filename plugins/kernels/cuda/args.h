@@ -204,9 +204,10 @@ struct linear_args {
 struct quantize_args {
     const void *x;
     void *q;
-    float *step;       /* [rows] */
-    uint64_t k, pitch; /* elements of a row of x; of q, padded with zeros */
-    float scale;       /* static; 0: the row's own */
+    const int32_t *row_index; /* NULL: row r of q is made of row r of x, else of row row_index[r] */
+    float *step;              /* [rows] */
+    uint64_t k, pitch;        /* elements of a row of x; of q, padded with zeros */
+    float scale;              /* static; 0: the row's own */
     /* Behind a gate: what is quantized is act(x) * u, `kind` one of MAP_SILU_MUL and its like. */
     const void *u;
     uint32_t kind;
@@ -222,7 +223,7 @@ struct int4_groups {
     uint32_t group;
 };
 
-/* A plain product of quantized operands: y = step * scale * (x * w^T) + bias. */
+/* A plain product of quantized operands: y = softcap(factor * (step * scale * (x * w^T) + bias)). */
 struct quant_args {
     const void *x, *w;
     const float *step, *scale; /* [rows], [n]; NULL: 1 */
@@ -230,17 +231,19 @@ struct quant_args {
     void *y;
     uint64_t n, k, pitch, stride; /* pitch: elements between rows of x */
     uint32_t rows, bias_dtype;
+    float factor, softcap; /* of logits; factor 1, softcap 0: off */
     struct int4_groups groups;
 };
 
 /* The same after a library has made the sums. */
 struct descale_args {
-    const void *sums;          /* [rows, n] int32 or float32 */
+    const void *sums;          /* [rows, n] int32 or float32; may be y if that is as wide */
     const float *step, *scale; /* NULL: 1 */
     const void *bias;
     void *y;
     uint64_t n;
     uint32_t bias_dtype;
+    float factor, softcap; /* of logits; factor 1, softcap 0: off */
 };
 
 /* A matrix [n, k] of quantized weights in the dtype of the rows. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The portable set's quantized products (linear.int8, linear.fp8, linear.int4): plain kernels for any shape, and
+ * The portable set's quantized products (linear.int8, linear.fp8, linear.int4, logits.int8): plain kernels for any shape, and
  * cuBLASLt where it has tensor cores for them. On GPUs without e4m3 arithmetic the library multiplies in the dtype of the
  * rows, which is a fallback (tenon/ops.h). It does so on others if rows are short: rounding them to e4m3 would cost precision
  * and gain little. Threads: set.h.
@@ -16,6 +16,10 @@
 #define RUN 2048
 /* The library has no int8 kernels for fewer; rows beyond the step's are multiplied and dropped. */
 #define LEAST_ROWS 32
+
+/* Rows for which there are plain kernels that stream the weights of int8, and outputs of a block of these and of int4's. */
+#define FEW_ROWS 16
+#define FEW_OUTPUTS 16
 
 /* Elements of rows below which they are not rounded to e4m3, unless such a variant is pinned. */
 #define SHORT_ROW 1024
@@ -35,6 +39,19 @@ static const tn_op *linear_of(const tn_op *op)
 static uint32_t matrix_dtype(const tn_op *op)
 {
     return op->weights[0]->dtype;
+}
+
+/* Then only the rows that want them are multiplied. */
+static int makes_logits(const tn_op *op)
+{
+    return op->out[0]->kind == TN_VALUE_LOGITS;
+}
+
+/* Whether there are kernels of int8 for so few rows: see few_int8 in quant.cu. */
+static int is_few(const tn_op *op, uint32_t rows)
+{
+    return matrix_dtype(op) == TN_DT_I8 && rows <= FEW_ROWS && op->in[0]->width % 16 == 0 &&
+           op->weights[0]->stride0 % 16 == 0 && op->out[0]->width <= 65535u * FEW_OUTPUTS;
 }
 
 static int has_e4m3(void *instance)
@@ -60,11 +77,13 @@ static int32_t check_matrix(const tn_op *op, uint32_t dtype, uint32_t least, tn_
 {
     const tn_weight *w = op->n_weights >= least ? op->weights[0] : NULL;
 
-    if (!cuda_form(op, 1, 1, least, 4) || op->in[0]->dtype != op->out[0]->dtype || !w ||
-        w->dtype != dtype || w->n_dims != 2 || w->dims[0] != op->out[0]->width ||
-        w->dims[1] != op->in[0]->width)
-        return cuda_require(op, 0, "needs its quantized matrix and values of one float dtype", err);
-    return TN_OK;
+    if (!cuda_form(op, 1, 1, least, 4) || !w || w->dtype != dtype || w->n_dims != 2 ||
+        w->dims[0] != op->out[0]->width || w->dims[1] != op->in[0]->width)
+        return cuda_require(op, 0, "needs its quantized matrix and values of float dtypes", err);
+    if (makes_logits(op))
+        return cuda_require(op, op->out[0]->dtype == TN_DT_F32, "logits are float32", err);
+    return cuda_require(op, op->in[0]->dtype == op->out[0]->dtype,
+                        "input and output must be of one dtype", err);
 }
 
 static int32_t check_bias(const tn_op *op, uint32_t i, tn_err *err)
@@ -113,6 +132,11 @@ int32_t linear_int8_can_run(void *instance, const tn_op *op, tn_err *err)
     return check_8(op, TN_DT_I8, err);
 }
 
+int32_t logits_int8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    return linear_int8_can_run(instance, op, err);
+}
+
 int32_t linear_fp8_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     (void)instance;
@@ -132,8 +156,9 @@ struct piece {
     const struct set_device *d;
     const tn_launch *l;
     uint32_t first, rows;
-    const void *x; /* the first row */
-    const void *u; /* of gates: that of the second input, else NULL */
+    const void *x;        /* the first row */
+    const void *u;        /* of gates: that of the second input, else NULL */
+    const int32_t *index; /* of logits: which rows of `x` are the piece's, else NULL */
     void *y;
     void *library; /* GEMM_WORKSPACE bytes; of plain kernels NULL */
     void *matrix;  /* widened weights, or NULL */
@@ -152,6 +177,29 @@ static uint32_t float_index(const tn_op *op)
     return cuda_float_index(op->in[0]->dtype);
 }
 
+static uint32_t out_index(const tn_op *op)
+{
+    return cuda_float_index(op->out[0]->dtype);
+}
+
+/* Where the piece's rows come from and go to. */
+static void find_rows(struct piece *p)
+{
+    const tn_launch *l = p->l;
+    const tn_op *op = linear_of(l->op);
+    uint64_t skipped = p->first * op->in[0]->width * act_bytes(op);
+
+    p->y = (char *)l->out[0] + p->first * op->out[0]->width * tn_dtype_bits(op->out[0]->dtype) / 8;
+    if (makes_logits(op)) {
+        p->x = l->in[0];
+        p->index = l->batch->dev->logits_row + p->first;
+        return;
+    }
+    p->x = (const char *)l->in[0] + skipped;
+    if (l->op->n_members)
+        p->u = (const char *)l->in[1] + skipped;
+}
+
 static uint32_t gate_of(const tn_op *op)
 {
     const char *act = op->members[0]->name;
@@ -167,6 +215,7 @@ static int32_t quantize(const struct piece *p, tn_err *err)
     struct quantize_args a = {.x = p->x,
                               .u = p->u,
                               .q = p->q,
+                              .row_index = p->index,
                               .step = p->step,
                               .k = op->in[0]->width,
                               .pitch = padded(op->in[0]->width),
@@ -212,6 +261,27 @@ static const void *bias_of(const tn_launch *l, uint32_t *dtype)
     return l->weights[needs];
 }
 
+static float factor_of(const tn_op *op)
+{
+    return makes_logits(op) ? (float)tn_op_real(op, "scale", 1.0) : 1.0f;
+}
+
+static float softcap_of(const tn_op *op)
+{
+    return makes_logits(op) ? (float)tn_op_real(op, "softcap", 0.0) : 0.0f;
+}
+
+/* Of a product of few rows of int8. */
+static int32_t multiply_few(const struct piece *p, struct quant_args *a, tn_err *err)
+{
+    uint32_t height = p->rows == 1 ? 1 : p->rows <= 4 ? 4 : 8;
+    uint32_t entry = height == 1 ? ENTRY_few_i8_1 : height == 4 ? ENTRY_few_i8_4 : ENTRY_few_i8_8;
+    struct cuda_grid g = {
+        .x = cuda_div_up(p->rows, height), .y = cuda_div_up(a->n, FEW_OUTPUTS), .threads = 256};
+
+    return set_launch(p->d, p->l, IMAGE_quant, entry + out_index(linear_of(p->l->op)), g, a, err);
+}
+
 /* `wide`: rows were not quantized. */
 static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
 {
@@ -228,7 +298,9 @@ static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
                            .k = op->in[0]->width,
                            .pitch = padded(op->in[0]->width),
                            .stride = op->weights[0]->stride0,
-                           .rows = p->rows};
+                           .rows = p->rows,
+                           .factor = factor_of(op),
+                           .softcap = softcap_of(op)};
     struct cuda_grid g = {
         .x = cuda_div_up(a.n, TILE), .y = cuda_div_up(p->rows, TILE), .threads = 256};
 
@@ -239,7 +311,9 @@ static int32_t multiply_plainly(const struct piece *p, int wide, tn_err *err)
         a.step = wide ? NULL : p->step;
         a.scale = p->l->weights[1];
     }
-    return set_launch(p->d, p->l, IMAGE_quant, entry + float_index(op), g, &a, err);
+    if (is_few(op, p->rows))
+        return multiply_few(p, &a, err);
+    return set_launch(p->d, p->l, IMAGE_quant, entry + out_index(op), g, &a, err);
 }
 
 /* Sums of the library into outputs. */
@@ -250,12 +324,14 @@ static int32_t descale(const struct piece *p, int widened, tn_err *err)
                              .step = widened ? NULL : p->step,
                              .scale = matrix_dtype(op) == TN_DT_I4 ? NULL : p->l->weights[1],
                              .y = p->y,
-                             .n = op->out[0]->width};
+                             .n = op->out[0]->width,
+                             .factor = factor_of(op),
+                             .softcap = softcap_of(op)};
     uint32_t entry = matrix_dtype(op) == TN_DT_I8 ? ENTRY_finish_i32 : ENTRY_finish_f32;
     struct cuda_grid g = {.x = cuda_div_up(a.n, 256), .y = p->rows, .threads = 256};
 
     a.bias = bias_of(p->l, &a.bias_dtype);
-    return set_launch(p->d, p->l, IMAGE_quant, entry + float_index(op), g, &a, err);
+    return set_launch(p->d, p->l, IMAGE_quant, entry + out_index(op), g, &a, err);
 }
 
 /* The matrix in the dtype of the rows; once per launch. */
@@ -324,8 +400,16 @@ static double plain_cost(const tn_op *op, uint32_t rows, double ops_per_ns)
 
 double linear_int8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
 {
+    double size = (double)op->out[0]->width * (double)op->in[0]->width;
+
     (void)instance;
-    return plain_cost(op, rows, INT8_OPS_PER_NS) + 3000.0;
+    return 3000.0 + (is_few(op, rows) ? set_time_ns(size * (1.0 + (double)rows / 16.0), 0.0, 1.0)
+                                      : plain_cost(op, rows, INT8_OPS_PER_NS));
+}
+
+double logits_int8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
+{
+    return linear_int8_cost_ns(instance, op, rows);
 }
 
 double linear_fp8_cost_ns(void *instance, const tn_op *op, uint32_t rows)
@@ -358,6 +442,12 @@ int32_t linear_int8_workspace(void *instance, const tn_op *op, uint32_t max_rows
     return plain_workspace(instance, op, max_rows, max_seqs, max_context, bytes, err);
 }
 
+int32_t logits_int8_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
+                              uint32_t max_context, uint64_t *bytes, tn_err *err)
+{
+    return plain_workspace(instance, op, max_rows, max_seqs, max_context, bytes, err);
+}
+
 int32_t linear_fp8_workspace(void *instance, const tn_op *op, uint32_t max_rows, uint32_t max_seqs,
                              uint32_t max_context, uint64_t *bytes, tn_err *err)
 {
@@ -368,14 +458,14 @@ int32_t linear_fp8_workspace(void *instance, const tn_op *op, uint32_t max_rows,
 static struct piece plain_piece(void *instance, const tn_launch *l)
 {
     uint64_t k = padded(l->op->in[0]->width);
+    struct piece p = {.d = set_device_of(instance, l->device),
+                      .l = l,
+                      .rows = cuda_rows(l),
+                      .q = l->workspace,
+                      .step = (float *)((char *)l->workspace + cuda_rows(l) * k)};
 
-    return (struct piece){.d = set_device_of(instance, l->device),
-                          .l = l,
-                          .rows = l->batch->n_rows,
-                          .x = l->in[0],
-                          .y = l->out[0],
-                          .q = l->workspace,
-                          .step = (float *)((char *)l->workspace + l->batch->n_rows * k)};
+    find_rows(&p);
+    return p;
 }
 
 static int32_t launch_plainly(void *instance, const tn_launch *l, tn_err *err)
@@ -387,6 +477,11 @@ static int32_t launch_plainly(void *instance, const tn_launch *l, tn_err *err)
 }
 
 int32_t linear_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    return launch_plainly(instance, l, err);
+}
+
+int32_t logits_int8_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     return launch_plainly(instance, l, err);
 }
@@ -468,7 +563,7 @@ int32_t few_int4_launch(void *instance, const tn_launch *l, tn_err *err)
                            .groups = groups_of(l)};
     uint32_t height = a.rows == 1 ? 1 : 4, entry = a.rows == 1 ? ENTRY_few_i4_1 : ENTRY_few_i4_4;
     struct cuda_grid g = {
-        .x = cuda_div_up(a.rows, height), .y = cuda_div_up(a.n, 16), .threads = 256};
+        .x = cuda_div_up(a.rows, height), .y = cuda_div_up(a.n, FEW_OUTPUTS), .threads = 256};
 
     a.bias = bias_of(l, &a.bias_dtype);
     return set_launch(set_device_of(instance, l->device), l, IMAGE_quant, entry + float_index(op),
@@ -488,7 +583,7 @@ static int32_t check_library(void *instance, const tn_op *op, uint64_t unit, tn_
                         "cuBLASLt wants rows of a multiple of 16 bytes", err);
 }
 
-int32_t gemm_int8_can_run(void *instance, const tn_op *op, tn_err *err)
+int32_t gemm_linear_int8_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_8(op, TN_DT_I8, err);
 
@@ -499,7 +594,12 @@ int32_t gemm_int8_can_run(void *instance, const tn_op *op, tn_err *err)
                              "cuBLASLt wants rows of a multiple of 16 bytes", err);
 }
 
-int32_t gemm_fp8_can_run(void *instance, const tn_op *op, tn_err *err)
+int32_t gemm_logits_int8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    return gemm_linear_int8_can_run(instance, op, err);
+}
+
+int32_t gemm_linear_fp8_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_8(op, TN_DT_F8E4M3, err);
 
@@ -512,7 +612,7 @@ int32_t gemm_fp8_can_run(void *instance, const tn_op *op, tn_err *err)
                              "cuBLASLt wants rows of a multiple of 16 bytes", err);
 }
 
-int32_t gemm_fp8_wide_can_run(void *instance, const tn_op *op, tn_err *err)
+int32_t gemm_linear_fp8_wide_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_8(op, TN_DT_F8E4M3, err);
 
@@ -523,14 +623,14 @@ int32_t gemm_fp8_wide_can_run(void *instance, const tn_op *op, tn_err *err)
                              err);
 }
 
-int32_t gemm_fp8_short_can_run(void *instance, const tn_op *op, tn_err *err)
+int32_t gemm_linear_fp8_short_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = short_fp8_can_run(instance, op, err);
 
     return rc ? rc : check_library(instance, op, 8, err);
 }
 
-int32_t gemm_int4_can_run(void *instance, const tn_op *op, tn_err *err)
+int32_t gemm_linear_int4_can_run(void *instance, const tn_op *op, tn_err *err)
 {
     int32_t rc = check_4(op, err);
 
@@ -568,8 +668,8 @@ int32_t gate_quant_can_run(void *instance, const tn_op *op, tn_err *err)
         op->in[0]->dtype != op->in[1]->dtype || op->in[0]->dtype != op->out[0]->dtype)
         return cuda_require(op, 0, "needs a gate of two equal rows, and a product of it", err);
     rc = op->members[2]->n_weights && matrix_dtype(m) == TN_DT_I8
-             ? gemm_int8_can_run(instance, m, err)
-             : gemm_fp8_can_run(instance, m, err);
+             ? gemm_linear_int8_can_run(instance, m, err)
+             : gemm_linear_fp8_can_run(instance, m, err);
     return rc ? rc
               : cuda_require(op, m->in[0]->width * act_bytes(m) <= QUANTIZE_GATE_BYTES,
                              "takes rows of up to 60 KiB", err);
@@ -601,11 +701,12 @@ static uint64_t round_up(uint64_t bytes)
 static struct parts parts_of(const tn_op *op, uint32_t rows, int widened)
 {
     uint64_t n = op->out[0]->width, k = op->in[0]->width, run = run_rows(rows);
+    uint64_t summed = makes_logits(op) ? LEAST_ROWS : run; /* of more, where logits will be */
 
     return (struct parts){.matrix = widened ? round_up(n * k * act_bytes(op)) : 0,
                           .q = widened ? 0 : round_up(run * k),
                           .step = widened ? 0 : round_up(run * sizeof(float)),
-                          .sums = round_up(run * n * 4)};
+                          .sums = round_up(summed * n * 4)};
 }
 
 static uint64_t library_workspace(const tn_op *op, uint32_t rows, int widened)
@@ -618,7 +719,8 @@ static uint64_t library_workspace(const tn_op *op, uint32_t rows, int widened)
 static int32_t launch_library(void *instance, const tn_launch *l, int widened, tn_err *err)
 {
     const tn_op *op = linear_of(l->op);
-    struct parts s = parts_of(op, l->batch->n_rows, widened);
+    uint32_t rows = cuda_rows(l);
+    struct parts s = parts_of(op, rows, widened);
     char *at = (char *)l->workspace + GEMM_WORKSPACE;
     struct piece p = {.d = set_device_of(instance, l->device), .l = l, .library = l->workspace};
     int32_t rc = TN_OK;
@@ -626,16 +728,13 @@ static int32_t launch_library(void *instance, const tn_launch *l, int widened, t
     p.matrix = at;
     p.q = at += s.matrix;
     p.step = (float *)(void *)(at += s.q);
-    p.sums = at + s.step;
-    if (widened && l->batch->n_rows)
+    at += s.step;
+    if (widened && rows)
         rc = widen(&p, err);
-    for (; p.first < l->batch->n_rows && rc == TN_OK; p.first += p.rows) {
-        uint32_t left = l->batch->n_rows - p.first;
-        p.rows = left < RUN ? left : RUN;
-        p.x = (const char *)l->in[0] + p.first * op->in[0]->width * act_bytes(op);
-        if (l->op->n_members)
-            p.u = (const char *)l->in[1] + p.first * op->in[0]->width * act_bytes(op);
-        p.y = (char *)l->out[0] + p.first * op->out[0]->width * act_bytes(op);
+    for (; p.first < rows && rc == TN_OK; p.first += p.rows) {
+        p.rows = rows - p.first < RUN ? rows - p.first : RUN;
+        find_rows(&p);
+        p.sums = makes_logits(op) && p.rows >= LEAST_ROWS ? p.y : at;
         if (!widened)
             rc = quantize(&p, err);
         if (rc == TN_OK)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Quantized products (linear.int8, linear.fp8, linear.int4 of tenon/ops.h): rows of activations quantized exactly as the
- * definitions say, products by plain kernels in tiles of 64 by 64, and what is left to do where cuBLASLt made the product.
+ * Quantized products (linear.int8, linear.fp8, linear.int4, logits.int8 of tenon/ops.h): rows of activations quantized
+ * exactly as the definitions say, products by plain kernels in tiles of 64 by 64 or of few rows, and what is left to do where
+ * cuBLASLt made the product.
  */
 #include <cuda_fp8.h>
 
@@ -44,7 +45,8 @@ __device__ __forceinline__ float row_step(const quantize_args &p, float largest)
 template <typename T, bool INT8> __device__ __forceinline__ void quantize(const quantize_args &p)
 {
     __shared__ float scratch[32];
-    const T *x = (const T *)p.x + blockIdx.x * p.k;
+    const uint64_t row = p.row_index ? (uint64_t)p.row_index[blockIdx.x] : blockIdx.x;
+    const T *x = (const T *)p.x + row * p.k;
     uint8_t *q = (uint8_t *)p.q + blockIdx.x * p.pitch;
     float largest = 0.0f;
 
@@ -120,15 +122,23 @@ __device__ __forceinline__ float scaled(float step, float scale, float sum, cons
     return bias ? __fadd_rn(y, load_any(bias, bias_dtype, n)) : y;
 }
 
+/* What is stored: of linear ops y as it is. */
+__device__ __forceinline__ float finished(float y, float factor, float softcap)
+{
+    y *= factor;
+    return softcap > 0.0f ? softcap * tanhf(y / softcap) : y;
+}
+
 /* Sums of a library, [rows, n]; blockIdx.y: the row. */
 template <typename T, typename A> __device__ __forceinline__ void finish(const descale_args &p)
 {
     uint64_t n = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x, at = blockIdx.y * p.n + n;
 
-    if (n < p.n)
-        ((T *)p.y)[at] =
-            narrow<T>(scaled(p.step ? p.step[blockIdx.y] : 1.0f, p.scale ? p.scale[n] : 1.0f,
-                             (float)((const A *)p.sums)[at], p.bias, p.bias_dtype, n));
+    if (n < p.n) {
+        const float y = scaled(p.step ? p.step[blockIdx.y] : 1.0f, p.scale ? p.scale[n] : 1.0f,
+                               (float)((const A *)p.sums)[at], p.bias, p.bias_dtype, n);
+        ((T *)p.y)[at] = narrow<T>(finished(y, p.factor, p.softcap));
+    }
 }
 
 /* A matrix of e4m3 in the dtype of the rows, exactly; blockIdx.y: its row. */
@@ -199,6 +209,16 @@ template <typename T> __device__ __forceinline__ void widen_i4(const widen_args 
         ((T *)p.y)[n * p.k + k] = narrow<T>(int4_weight(p.w, p.stride, p.groups, n, k));
 }
 
+/* Output `n` of row `m`. */
+template <typename Y>
+__device__ __forceinline__ void store(const quant_args &p, uint64_t m, uint64_t n, float sum)
+{
+    const float y = scaled(p.step ? p.step[m] : 1.0f, p.scale ? p.scale[n] : 1.0f, sum, p.bias,
+                           p.bias_dtype, n);
+
+    ((Y *)p.y)[m * p.n + n] = narrow<Y>(finished(y, p.factor, p.softcap));
+}
+
 /* Where a thread's 4 by 4 outputs go. */
 template <typename Y, typename S>
 __device__ __forceinline__ void store_tile(const quant_args &p, const S (&sum)[4][4])
@@ -210,9 +230,7 @@ __device__ __forceinline__ void store_tile(const quant_args &p, const S (&sum)[4
             uint64_t m = (uint64_t)blockIdx.y * TILE + tm + i;
             uint64_t n = (uint64_t)blockIdx.x * TILE + tn + j;
             if (m < p.rows && n < p.n)
-                ((Y *)p.y)[m * p.n + n] =
-                    narrow<Y>(scaled(p.step ? p.step[m] : 1.0f, p.scale ? p.scale[n] : 1.0f,
-                                     (float)sum[i][j], p.bias, p.bias_dtype, n));
+                store<Y>(p, m, n, (float)sum[i][j]);
         }
 }
 
@@ -289,9 +307,74 @@ template <typename Y> __device__ __forceinline__ void product_int8(const quant_a
     store_tile<Y>(p, sum);
 }
 
-/* -- int4, few rows -------------------------------------------------------------------------------------------- */
+/* -- Few rows ------------------------------------------------------------------------------------------------- */
 
+/* In blocks of FEW_WARPS warps, a warp makes outputs n and n + 1 of M rows: blockIdx.x tells which rows, so that blocks that read
+ * the same weights follow on each other, blockIdx.y which outputs. Rows of the matrix begin at multiples of 16 bytes. */
 #define FEW_WARPS 8
+
+/* sum + the products of 16 int8 weights with as many elements of a row. */
+__device__ __forceinline__ int dot16(const uint4 &w, const uint4 &q, int sum)
+{
+    sum = __dp4a((int)w.x, (int)q.x, sum);
+    sum = __dp4a((int)w.y, (int)q.y, sum);
+    sum = __dp4a((int)w.z, (int)q.z, sum);
+    return __dp4a((int)w.w, (int)q.w, sum);
+}
+
+/* sum += the products of 16 weights of two rows at w0 and w1, and of as many of every 512 behind these, with M rows from x[m] on.
+ * All weights are on their way before the first is multiplied. */
+template <int M, int STEPS>
+__device__ __forceinline__ void few_steps(const int8_t *w0, const int8_t *w1,
+                                          const int8_t *const x[M], uint64_t k, int sum[2][M])
+{
+    uint4 w[STEPS][2];
+
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        w[s][0] = load_once(w0 + k + s * 512);
+        w[s][1] = load_once(w1 + k + s * 512);
+    }
+#pragma unroll
+    for (int s = 0; s < STEPS; s++)
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            const uint4 q = *(const uint4 *)(x[m] + k + s * 512);
+            sum[0][m] = dot16(w[s][0], q, sum[0][m]);
+            sum[1][m] = dot16(w[s][1], q, sum[1][m]);
+        }
+}
+
+/* int8, in rows of a multiple of 16 elements. Y: dtype of the result. */
+template <typename Y, int M> __device__ __forceinline__ void few_int8(const quant_args &p)
+{
+    const uint32_t n0 = 2 * (blockIdx.y * FEW_WARPS + threadIdx.x / 32), row = blockIdx.x * M;
+    const uint32_t n1 = n0 + 1 < p.n ? n0 + 1 : n0, lane = threadIdx.x & 31;
+    const int8_t *w0 = (const int8_t *)p.w + n0 * p.stride, *x[M];
+    const int8_t *w1 = (const int8_t *)p.w + n1 * p.stride;
+    constexpr int steps = M == 1 ? 4 : 2;
+    uint64_t k = lane * 16;
+    int sum[2][M] = {}, mine = 0;
+
+    if (n0 >= p.n)
+        return;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+        x[m] = (const int8_t *)p.x + (uint64_t)(row + m < p.rows ? row + m : row) * p.pitch;
+    for (; k + (steps - 1) * 512 < p.k; k += steps * 512)
+        few_steps<M, steps>(w0, w1, x, k, sum);
+#pragma unroll 1
+    for (; k < p.k; k += 512)
+        few_steps<M, 1>(w0, w1, x, k, sum);
+#pragma unroll
+    for (int i = 0; i < 2 * M; i++) { /* each to a lane of its own */
+        const int all = warp_reduce(sum[i % 2][i / 2], plus_op());
+        mine = lane == i ? all : mine;
+    }
+    const uint32_t m = row + lane / 2, n = n0 + lane % 2;
+    if (lane < 2 * M && m < p.rows && n < p.n)
+        store<Y>(p, m, n, (float)mine);
+}
 
 /* sum[m] += the products of 32 int4 weights, all of one group, with the elements of M rows from x[m] + k on. A nibble q becomes
  * 136 + q, which is a bfloat16 and so half of a word, and then exactly q - zero. */
@@ -327,8 +410,7 @@ __device__ __forceinline__ void few_step(const uint4 &raw, const T *const x[M], 
     }
 }
 
-/* A warp makes outputs n and n + 1 of M rows: blockIdx.x tells which rows, so that blocks that read the same weights follow on
- * each other, blockIdx.y which outputs. Groups are multiples of 32 inputs, rows of the matrix begin at multiples of 16 bytes. */
+/* int4: groups are multiples of 32 inputs. */
 template <typename T, int M> __device__ __forceinline__ void few_int4(const quant_args &p)
 {
     const uint32_t n0 = 2 * (blockIdx.y * FEW_WARPS + threadIdx.x / 32), row = blockIdx.x * M;
@@ -380,6 +462,9 @@ template <typename T, int M> __device__ __forceinline__ void few_int4(const quan
     KERNEL(widen_i4_##id, widen_args, widen_i4<T>)                                                 \
     KERNEL(few_i4_1_##id, quant_args, (few_int4<T, 1>))                                            \
     KERNEL(few_i4_4_##id, quant_args, (few_int4<T, 4>))                                            \
+    KERNEL(few_i8_1_##id, quant_args, (few_int8<T, 1>))                                            \
+    KERNEL(few_i8_4_##id, quant_args, (few_int8<T, 4>))                                            \
+    KERNEL(few_i8_8_##id, quant_args, (few_int8<T, 8>))                                            \
     KERNEL(product_i8_##id, quant_args, product_int8<T>)                                           \
     KERNEL(product_f8_##id, quant_args, (product<e4m3_operands, T>))                               \
     KERNEL(product_f8_wide_##id, quant_args, (product<e4m3_wide_operands<T>, T>))                  \

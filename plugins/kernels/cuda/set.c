@@ -61,7 +61,7 @@ GEMM_OPS(GEMM)
 #define GEMM_QUANT(id, op_name, way, dtype, more)                                                  \
     static const tn_variant gemm_quant_##id = {                                                    \
         .h = TN_HDR(tn_variant),                                                                   \
-        .name = "linear_" #id ".cublaslt",                                                         \
+        .name = #id ".cublaslt",                                                                   \
         .op = op_name,                                                                             \
         .flags = TN_VARIANT_GRAPH_SAFE | TN_VARIANT_DETERMINISTIC | (more),                        \
         .act_dtypes = CUDA_FLOATS,                                                                 \

@@ -41,7 +41,12 @@
     F(finish_i32)                                                                                  \
     F(finish_f32)                                                                                  \
     F(widen_f8)                                                                                    \
-    F(widen_i4) F(few_i4_1) F(few_i4_4) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
+    F(widen_i4)                                                                                    \
+    F(few_i4_1)                                                                                    \
+    F(few_i4_4)                                                                                    \
+    F(few_i8_1)                                                                                    \
+    F(few_i8_4)                                                                                    \
+    F(few_i8_8) F(product_i8) F(product_f8) F(product_f8_wide) F(product_i4)
 #define MOE_ENTRIES(X, F)                                                                          \
     F(moe_up_f32)                                                                                  \
     F(moe_up_f16)                                                                                  \
@@ -150,6 +155,7 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
 #define WORKSPACE_OPS(X)                                                                           \
     X(linear_int8, TN_OP_LINEAR_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
     X(linear_fp8, TN_OP_LINEAR_FP8, NULL, TN_DT_BIT(TN_DT_F8E4M3), 0)                              \
+    X(logits_int8, TN_OP_LOGITS_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                                \
     X(moe_mlp, TN_OP_MOE_MLP, NULL,                                                                \
       CUDA_FLOATS | TN_DT_BIT(TN_DT_I8) | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I4), 0)        \
     X(sample, TN_OP_SAMPLE, NULL, 0, 0)
@@ -192,11 +198,13 @@ double gemm_flops_per_ns(const tn_device *d, uint32_t dtype);
 /* X(id, op, way, dtype of the matrix, flags): quantized products through cuBLASLt. way: "quant" rounds rows, "wide" widens the
  * matrix to their dtype; fp8_wide is for GPUs without e4m3, fp8_short for short rows on others. */
 #define GEMM_QUANT_OPS(X)                                                                          \
-    X(int8, TN_OP_LINEAR_INT8, quant, TN_DT_I8, 0)                                                 \
-    X(fp8, TN_OP_LINEAR_FP8, quant, TN_DT_F8E4M3, 0)                                               \
-    X(fp8_wide, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3, TN_VARIANT_FALLBACK | TN_VARIANT_WIDE_ROWS)  \
-    X(fp8_short, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3, TN_VARIANT_WIDE_ROWS)                       \
-    X(int4, TN_OP_LINEAR_INT4, wide, TN_DT_I4, 0)
+    X(linear_int8, TN_OP_LINEAR_INT8, quant, TN_DT_I8, 0)                                          \
+    X(logits_int8, TN_OP_LOGITS_INT8, quant, TN_DT_I8, 0)                                          \
+    X(linear_fp8, TN_OP_LINEAR_FP8, quant, TN_DT_F8E4M3, 0)                                        \
+    X(linear_fp8_wide, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3,                                       \
+      TN_VARIANT_FALLBACK | TN_VARIANT_WIDE_ROWS)                                                  \
+    X(linear_fp8_short, TN_OP_LINEAR_FP8, wide, TN_DT_F8E4M3, TN_VARIANT_WIDE_ROWS)                \
+    X(linear_int4, TN_OP_LINEAR_INT4, wide, TN_DT_I4, 0)
 
 #define GEMM_QUANT_DECLARE(id, op_name, way, dtype, more)                                          \
     int32_t gemm_##id##_can_run(void *instance, const tn_op *op, tn_err *err);
