@@ -108,8 +108,8 @@ static int32_t pack(struct fake *f, const tn_op *op, unsigned char *to, tn_err *
     X(0)                                                                                           \
     X(1)                                                                                           \
     X(2)                                                                                           \
-    X(3) X(4) X(5) X(6) X(7) X(8) X(9) EACH10(X, 1) EACH10(X, 2) EACH10(X, 3) EACH10(X, 4)         \
-        EACH10(X, 5)
+    X(3)                                                                                           \
+    X(4) X(5) X(6) X(7) X(8) X(9) EACH10(X, 1) EACH10(X, 2) EACH10(X, 3) EACH10(X, 4) EACH10(X, 5)
 EACH(SLOT)
 
 static const struct {

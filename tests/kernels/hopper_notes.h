@@ -112,7 +112,7 @@ static inline int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_la
     if (strncmp(n->entry, "few", 3) == 0 || strncmp(n->entry, "many", 4) == 0 ||
         strncmp(n->entry, "half", 4) == 0 || strncmp(n->entry, "one", 3) == 0)
         n->eight = *(const struct eight_params *)k->params[0];
-    if (strncmp(n->entry, "quantize", 8) == 0)
+    if (strncmp(n->entry, "quantize", 8) == 0 || strncmp(n->entry, "gather", 6) == 0)
         n->quantize = *(const struct quantize_params *)k->params[0];
     if (strncmp(n->entry, "norm", 4) == 0)
         n->norm = *(const struct norm_params *)k->params[0];

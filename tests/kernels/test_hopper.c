@@ -511,7 +511,7 @@ START_TEST(rows_that_want_logits_are_gathered_while_they_are_rounded)
     b.n_logits = 3;
     launch(&hopper_logits_int8, &op, &b, NULL);
     ck_assert_uint_eq(n_launches, 2);
-    ck_assert_str_eq(launches[0].entry, "quantize_s8_bf16_512x1");
+    ck_assert_str_eq(launches[0].entry, "gather_s8_bf16_512x1");
     ck_assert_uint_eq(launches[0].k.grid[0], 3);
     ck_assert_ptr_eq(launches[0].quantize.row, wanted);
     ck_assert_uint_eq(p->p.rows, 3);
@@ -550,7 +550,7 @@ START_TEST(plan_of_logits_of_8_bits_covers_them)
             launch(&hopper_logits_int8, op, &b, NULL);
             ck_assert_uint_eq(n_launches, 2); /* no row is rounded by the product itself */
             ck_assert_int_eq(
-                sscanf(launches[1].entry, "few_s8_bf16_%ux%ux%u", &tile, &tokens, &stages), 3);
+                sscanf(launches[1].entry, "logits_s8_%ux%ux%u", &tile, &tokens, &stages), 3);
             ck_assert_uint_ge(tokens, rows);
             ck_assert_uint_eq(launches[1].k.grid[1], 1);
             ck_assert_uint_eq(launches[1].k.grid[0] / launches[1].k.cluster[0],

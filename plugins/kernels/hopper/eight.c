@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Products of 8 bits (linear.int8, linear.fp8), alone and fused, and logits.int8. Variants ".wgmma": rows are quantized once,
- * behind the norm if one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply, of logits eight_few.cu alone. Of int8,
+ * behind the norm if one comes first, by quantize.cu; eight_few.cu or eight_many.cu multiply, of logits eight_logits.cu. Of int8,
  * eight_one.cu does all of it for a single long row. Variants "_half.mma", of e4m3 alone: rows stay as they are, eight_half.cu
  * multiplies, or eight_one.cu a single one. These are for few rows, whose time is that of reading the matrix, and for all rows that
  * are short, where rounding them would cost precision and gain little. Matrices are read as they are.
@@ -46,6 +46,11 @@
 const char *const eight_few_entries[] = {SKINNY_SHAPES(NAME_E4M3_BF16) SKINNY_SHAPES(
     NAME_E4M3_F16) SKINNY_SHAPES(NAME_S8_BF16) SKINNY_SHAPES(NAME_S8_F16)};
 const uint32_t n_eight_few_entries = sizeof eight_few_entries / sizeof *eight_few_entries;
+
+#define NAME_LOGITS(tile, tokens, stages) "logits_s8_" #tile "x" #tokens "x" #stages,
+
+const char *const eight_logits_entries[] = {SKINNY_SHAPES(NAME_LOGITS)};
+const uint32_t n_eight_logits_entries = sizeof eight_logits_entries / sizeof *eight_logits_entries;
 
 #define NAME_HALF_BF16(tile, tokens, stages) "half_bf16_" #tile "x" #tokens "x" #stages,
 #define NAME_HALF_F16(tile, tokens, stages) "half_f16_" #tile "x" #tokens "x" #stages,
@@ -107,9 +112,14 @@ static const struct {
 #define N_ROW_SHAPES ((uint32_t)(sizeof row_shapes / sizeof *row_shapes))
 #define MANY_ROWS 512 /* for which a multiprocessor shall work on many at a time */
 
-const char *const quantize_entries[] = {QUANTIZE_SHAPES(QUANTIZE_E4M3_BF16) QUANTIZE_SHAPES(
-    QUANTIZE_E4M3_F16) QUANTIZE_SHAPES(QUANTIZE_S8_BF16) QUANTIZE_SHAPES(QUANTIZE_S8_F16)};
-const uint32_t n_quantize_entries = 4 * N_ROW_SHAPES;
+#define GATHER_BF16(threads, chunks) "gather_s8_bf16_" #threads "x" #chunks,
+#define GATHER_F16(threads, chunks) "gather_s8_f16_" #threads "x" #chunks,
+
+const char *const quantize_entries[] = {
+    QUANTIZE_SHAPES(QUANTIZE_E4M3_BF16) QUANTIZE_SHAPES(QUANTIZE_E4M3_F16)
+        QUANTIZE_SHAPES(QUANTIZE_S8_BF16) QUANTIZE_SHAPES(QUANTIZE_S8_F16)
+            QUANTIZE_FEW_SHAPES(GATHER_BF16) QUANTIZE_FEW_SHAPES(GATHER_F16)};
+const uint32_t n_quantize_entries = 4 * N_ROW_SHAPES + 2 * QUANTIZE_FEW;
 
 /* -- What an op asks for ------------------------------------------------------------------------- */
 
@@ -243,11 +253,12 @@ static uint32_t kind_of(const tn_op *op, const struct form *f)
 
 static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows)
 {
+    bool logits = f->finish == PRODUCT_LOGITS;
     uint32_t narrow = count_tiles(op, f, 64), k_blocks = cuda_div_up(op->in[0]->width, EIGHT_K);
     struct skinny_plan s =
         skinny_plan(narrow, count_tiles(op, f, 128), weight_bytes(op, f), k_blocks, rows);
 
-    if (rows == 1) /* the last blocks of products that add end soon, all at once */
+    if (rows == 1 && !logits) /* the last blocks of products that add end soon, all at once */
         s = skinny_plan_one(narrow, k_blocks,
                             is_gated(f)                ? ONE_GATED_EARLY
                             : f->finish == PRODUCT_ADD ? 0
@@ -260,8 +271,8 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
                          .early = s.early,
                          .blocks = s.blocks,
                          .runs = s.runs,
-                         .image = IMAGE_EIGHT_FEW,
-                         .entry = kind_of(op, f) * n_skinny_shapes + s.shape,
+                         .image = logits ? IMAGE_EIGHT_LOGITS : IMAGE_EIGHT_FEW,
+                         .entry = logits ? s.shape : kind_of(op, f) * n_skinny_shapes + s.shape,
                          .threads = SKINNY_THREADS,
                          .shared_bytes = s.shared_bytes};
 }
@@ -432,21 +443,24 @@ static int32_t quantize(const struct hopper_device *d, const tn_launch *l, const
 {
     const tn_op *op = l->op, *norm = f->norm ? op->members[0] : NULL;
     uint32_t rows = tokens_of(l->batch, f), shape = row_shape(op->in[0]->width, rows);
+    uint32_t entry = kind_of(op, f) * N_ROW_SHAPES + shape;
     struct quantize_params p = {.x = l->in[0],
                                 .q = l->workspace,
                                 .step = step,
                                 .width = (uint32_t)op->in[0]->width,
                                 .scale = (float)act_scale(linear_of(op, f, 0))};
 
-    if (rows != l->batch->n_rows) /* else all rows want logits, as in a step that only decodes */
+    if (rows != l->batch->n_rows) { /* else all rows want logits, as in a step that only decodes */
         p.row = l->batch->dev->logits_row;
+        entry = 4 * N_ROW_SHAPES + hopper_type(op->in[0]) * QUANTIZE_FEW + shape;
+    }
     if (norm) {
         p.weight = l->weights[0];
         p.weight_dtype = norm->weights[0]->dtype;
         p.eps = (float)tn_op_real(norm, "eps", 0.0);
         p.offset = (float)tn_op_real(norm, "offset", 0.0);
     }
-    return hopper_launch(d, l, IMAGE_QUANTIZE, kind_of(op, f) * N_ROW_SHAPES + shape,
+    return hopper_launch(d, l, IMAGE_QUANTIZE, entry,
                          (struct cuda_grid){.x = rows, .threads = row_shapes[shape].threads}, &p,
                          err);
 }
@@ -649,7 +663,7 @@ int32_t hopper_half(struct hopper_instance *in, const tn_launch *l, enum product
 #define WGMMA_FLAGS (HOPPER_FLAGS & ~TN_VARIANT_EARLY)
 #define HALF_FLAGS (HOPPER_FLAGS | TN_VARIANT_WIDE_ROWS)
 
-/* Of logits: what eight_few.cu serves in one run. */
+/* Of logits: what eight_logits.cu serves in one run. */
 static const tn_range few_rows[] = {{.dim = "rows", .min = 1, .max = MAX_FEW, .multiple = 1}};
 
 /* `way`: wgmma or half; `bits`: its flags. */

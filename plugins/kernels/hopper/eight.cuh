@@ -94,7 +94,6 @@ template <typename T> struct eight_outputs {
     using params = eight_params;
     using column = eight_column;
     using row = eight_row;
-    static constexpr bool logits = false;
 
     static __device__ __forceinline__ const product_params &product(const params &q)
     {

@@ -52,9 +52,10 @@ struct eight_params {
 
 /* X(threads, chunks): the kernels of quantize.cu, in the order of their entries: a block of that many threads takes rows of up to
  * threads * chunks * 8 elements. The first four are for few rows, whose time is the latency of one; the others for many. */
-#define QUANTIZE_SHAPES(X)                                                                         \
-    X(512, 1) X(512, 2) X(512, 4) X(1024, 4) X(128, 4) X(256, 4) X(256, 6) X(256, 8)
-#define QUANTIZE_FEW 4
+#define QUANTIZE_FEW_SHAPES(X) X(512, 1) X(512, 2) X(512, 4) X(1024, 4)
+#define QUANTIZE_SHAPES(X) QUANTIZE_FEW_SHAPES(X) X(128, 4) X(256, 4) X(256, 6) X(256, 8)
+#define QUANTIZE_FEW                                                                               \
+    4 /* of each dtype there are these once more, to int8 for rows that are gathered */
 #define QUANTIZE_WIDEST 32768
 
 struct quantize_params {
@@ -65,7 +66,7 @@ struct quantize_params {
     uint32_t width, weight_dtype;
     float eps, offset;
     float scale;        /* static; 0: the row's own */
-    const int32_t *row; /* int8, few rows: row i of `q` is row[i] of x; NULL: row i */
+    const int32_t *row; /* where rows are gathered: row i of `q` is row[i] of x */
 };
 
 #endif

@@ -1,36 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of few rows of 8 bits, whose scales are applied to the sums; see skinny.cuh. Rows have been quantized before.
-#include "eight.cuh"
-#include "skinny.cuh"
-
-// Whether there are logits of such operands.
-template <typename E> constexpr bool EIGHT_LOGITS = false;
-template <> constexpr bool EIGHT_LOGITS<s8> = true;
-
-// E: of the operands; T: of the outputs.
-template <typename E, typename T> struct eight_operands : eight_outputs<T> {
-    using sum = typename E::sum;
-    static constexpr uint32_t depth = EIGHT_K, planes = 1;
-    static constexpr bool norms = false, logits = EIGHT_LOGITS<E>;
-
-    static __device__ constexpr bool roomy(int bm, int bn)
-    {
-        return bm * bn <= 128 * 64;
-    }
-
-    template <int BM, int BN, int STAGES>
-    static __device__ __forceinline__ void consume(const skinny_tile &t, uint32_t ring,
-                                                   uint32_t full, uint32_t empty, sum *staged)
-    {
-        skinny_consume<eight_operands, BM, BN, STAGES>(t, ring, full, empty, staged);
-    }
-
-    template <int N>
-    static __device__ __forceinline__ void multiply(sum (&d)[N / 2], uint64_t a, uint64_t b)
-    {
-        wgmma8<E, N>::run(d, a, b, 1);
-    }
-};
+#include "eight_few.cuh"
 
 #define FEW(E, name, T, BM, BN, STAGES)                                                            \
     extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, BM == 64 ? 3 : 2)                 \

@@ -33,6 +33,7 @@ template <typename T> struct eight_half_operands : eight_outputs<T> {
     static constexpr uint32_t depth = EIGHT_K, planes = 2;
     using type = T;
     static constexpr bool norms = PRODUCT_NORMS<T>;
+    static constexpr skinny_logits logits = SKINNY_NO_LOGITS;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {

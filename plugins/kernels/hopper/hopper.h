@@ -23,6 +23,7 @@
     X(SKINNY, skinny)                                                                              \
     X(WIDE, wide)                                                                                  \
     X(EIGHT_FEW, eight_few)                                                                        \
+    X(EIGHT_LOGITS, eight_logits)                                                                  \
     X(EIGHT_MANY, eight_many)                                                                      \
     X(EIGHT_HALF, eight_half)                                                                      \
     X(EIGHT_ONE, eight_one)                                                                        \

@@ -81,11 +81,8 @@ __device__ __forceinline__ float quantize_largest(const uint4 (&raw)[CHUNKS])
     return block_max<THREADS>(largest);
 }
 
-// Only rows that want logits are gathered: to int8, by the kernels for few rows.
-template <typename E, int THREADS> constexpr bool QUANTIZE_GATHERS = false;
-template <int THREADS> constexpr bool QUANTIZE_GATHERS<to_s8, THREADS> = THREADS >= 512;
-
-template <typename E, typename T, int THREADS, int CHUNKS>
+// GATHERS: row i is made of row p.row[i].
+template <typename E, typename T, int THREADS, int CHUNKS, bool GATHERS>
 __device__ __forceinline__ void quantize(const quantize_params &p)
 {
     const uint64_t row = static_cast<uint64_t>(blockIdx.x) * p.width;
@@ -97,9 +94,8 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
         quantize_prepare<THREADS>(p, weights);
     wait_for_predecessor();
     uint64_t from = row;
-    if constexpr (QUANTIZE_GATHERS<E, THREADS>)
-        if (p.row)
-            from = static_cast<uint64_t>(p.row[blockIdx.x]) * p.width;
+    if constexpr (GATHERS)
+        from = static_cast<uint64_t>(p.row[blockIdx.x]) * p.width;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * THREADS + threadIdx.x) * 8;
@@ -132,7 +128,14 @@ __device__ __forceinline__ void quantize(const quantize_params &p)
     extern "C" __global__ void __launch_bounds__(THREADS)                                          \
         quantize_##E##_##name##_##THREADS##x##CHUNKS(const __grid_constant__ quantize_params p)    \
     {                                                                                              \
-        quantize<to_##E, T, THREADS, CHUNKS>(p);                                                   \
+        quantize<to_##E, T, THREADS, CHUNKS, false>(p);                                            \
+    }
+
+#define GATHER(name, T, THREADS, CHUNKS)                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                          \
+        gather_s8_##name##_##THREADS##x##CHUNKS(const __grid_constant__ quantize_params p)         \
+    {                                                                                              \
+        quantize<to_s8, T, THREADS, CHUNKS, true>(p);                                              \
     }
 
 #define E4M3_BF16(THREADS, CHUNKS) QUANTIZE(e4m3, bf16, __nv_bfloat16, THREADS, CHUNKS)
@@ -143,3 +146,8 @@ QUANTIZE_SHAPES(E4M3_BF16)
 QUANTIZE_SHAPES(E4M3_F16)
 QUANTIZE_SHAPES(S8_BF16)
 QUANTIZE_SHAPES(S8_F16)
+
+#define GATHER_BF16(THREADS, CHUNKS) GATHER(bf16, __nv_bfloat16, THREADS, CHUNKS)
+#define GATHER_F16(THREADS, CHUNKS) GATHER(f16, __half, THREADS, CHUNKS)
+QUANTIZE_FEW_SHAPES(GATHER_BF16)
+QUANTIZE_FEW_SHAPES(GATHER_F16)

@@ -7,7 +7,7 @@ template <typename T> struct half_operands {
     using sum = float;
     static constexpr uint32_t depth = PRODUCT_K, planes = 1;
     using type = T;
-    static constexpr bool logits = true;
+    static constexpr skinny_logits logits = SKINNY_ALSO_LOGITS;
     static constexpr bool norms = PRODUCT_NORMS<T>;
 
     static __device__ constexpr bool roomy(int, int)

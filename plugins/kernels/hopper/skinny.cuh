@@ -10,7 +10,7 @@
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
 // with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
-// registers have room for those beside the sums. `logits`: it has them; `norms`: it can stand before or behind a norm that no
+// registers have room for those beside the sums. `logits`: SKINNY_NO_LOGITS or what else it has; `norms`: it can stand before or behind a norm that no
 // kernel does (product_norm), for values of `type`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
@@ -20,6 +20,12 @@
 #include "product.cuh"
 #include "tenon/dtype.h"
 #include "wgmma.cuh"
+
+enum skinny_logits {
+    SKINNY_NO_LOGITS,
+    SKINNY_ALSO_LOGITS,
+    SKINNY_ONLY_LOGITS // kernels of other finishes are spared their text, which each block would have to fetch
+};
 
 template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
     static constexpr uint32_t w_bytes = BM * 128, plane = BN * 128;
@@ -430,6 +436,20 @@ __device__ __forceinline__ void skinny_finish_norm(const typename O::params &q,
     }
 }
 
+template <typename O, int BM, int FINISH, int U>
+__device__ __forceinline__ void skinny_finish_splits(const typename O::params &q,
+                                                     const skinny_tile &t, const skinny_share &s,
+                                                     skinny_early<O, U> &e, uint32_t staged,
+                                                     uint32_t pitch, const float *factor)
+{
+    switch (t.splits) {
+    case 1: skinny_finish_share<O, BM, 1, FINISH, U>(q, t, s, e, staged, pitch, factor); break;
+    case 2: skinny_finish_share<O, BM, 2, FINISH, U>(q, t, s, e, staged, pitch, factor); break;
+    case 4: skinny_finish_share<O, BM, 4, FINISH, U>(q, t, s, e, staged, pitch, factor); break;
+    default: skinny_finish_share<O, BM, 8, FINISH, U>(q, t, s, e, staged, pitch, factor); break;
+    }
+}
+
 template <typename O, int BM, int U>
 __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
@@ -438,21 +458,10 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
 {
     const uint32_t finish = O::product(q).finish;
 
-    if (finish == PRODUCT_STORE || finish == PRODUCT_ADD) {
-        switch (t.splits) {
-        case 1:
-            skinny_finish_share<O, BM, 1, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
-            break;
-        case 2:
-            skinny_finish_share<O, BM, 2, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
-            break;
-        case 4:
-            skinny_finish_share<O, BM, 4, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
-            break;
-        default:
-            skinny_finish_share<O, BM, 8, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
-            break;
-        }
+    if constexpr (O::logits == SKINNY_ONLY_LOGITS) {
+        skinny_finish_splits<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch, factor);
+    } else if (finish == PRODUCT_STORE || finish == PRODUCT_ADD) {
+        skinny_finish_splits<O, BM, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_SILU && t.splits == 1) {
         skinny_finish_share<O, BM, 1, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
     } else if (finish == PRODUCT_SILU && t.splits == 2) {
@@ -465,7 +474,7 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
         skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch, factor);
     } else if (O::norms && U == 1 && finish == PRODUCT_ADD_NORM) {
         skinny_finish_norm<O, BM, U>(q, t, s, e, staged, pitch);
-    } else if constexpr (O::logits) {
+    } else if constexpr (O::logits == SKINNY_ALSO_LOGITS) {
         skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch, factor);
     }
 }
