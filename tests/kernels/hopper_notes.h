@@ -96,6 +96,11 @@ static inline void image_unload(tn_device *d, tn_image *image)
     n_images--;
 }
 
+static inline int is_kernel(const struct noted *n, const char *name)
+{
+    return strncmp(n->entry, name, strlen(name)) == 0;
+}
+
 static inline int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_launch *k,
                                   tn_err *err)
 {
@@ -107,16 +112,16 @@ static inline int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_la
     ck_assert_uint_le(n_launches, 8);
     n->entry = k->entry;
     n->k = *k;
-    if (strncmp(n->entry, "skinny", 6) == 0 || strncmp(n->entry, "wide", 4) == 0)
+    if (is_kernel(n, "skinny") || is_kernel(n, "wide"))
         n->products = *(const struct product_params *)k->params[0];
-    if (strncmp(n->entry, "few", 3) == 0 || strncmp(n->entry, "many", 4) == 0 ||
-        strncmp(n->entry, "half", 4) == 0 || strncmp(n->entry, "one", 3) == 0)
+    if (is_kernel(n, "few") || is_kernel(n, "many") || is_kernel(n, "half") ||
+        is_kernel(n, "one") || is_kernel(n, "logits"))
         n->eight = *(const struct eight_params *)k->params[0];
-    if (strncmp(n->entry, "quantize", 8) == 0 || strncmp(n->entry, "gather", 6) == 0)
+    if (is_kernel(n, "quantize") || is_kernel(n, "gather"))
         n->quantize = *(const struct quantize_params *)k->params[0];
-    if (strncmp(n->entry, "norm", 4) == 0)
+    if (is_kernel(n, "norm"))
         n->norm = *(const struct norm_params *)k->params[0];
-    if (strncmp(n->entry, "decode", 6) == 0 || strncmp(n->entry, "prefill", 7) == 0)
+    if (is_kernel(n, "decode") || is_kernel(n, "prefill"))
         n->attention = *(const struct attention_params *)k->params[0];
     ck_assert_uint_le(k->shared_bytes, SHARED_LIMIT);
     ck_assert_uint_eq(k->grid[0] % k->cluster[0], 0);
