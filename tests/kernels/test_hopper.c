@@ -42,11 +42,14 @@ START_TEST(tiles_that_fill_the_chip_once_have_long_rings_in_pairs_of_blocks)
     static const struct {
         uint32_t rows, n, k, cluster;
         const char *entry;
-    } wanted[] = {
-        {16, 4096, 14336, 2, "skinny_bf16_64x16x14"}, {16, 4096, 4096, 2, "skinny_bf16_64x16x10"},
-        {32, 4096, 14336, 2, "skinny_bf16_64x32x12"}, {64, 4096, 14336, 2, "skinny_bf16_64x64x12"},
-        {64, 4096, 4096, 2, "skinny_bf16_64x64x10"},  {64, 8192, 8192, 1, "skinny_bf16_64x64x12"},
-        {64, 2048, 16384, 4, "skinny_bf16_128x64x4"}, {8, 4096, 14336, 2, "skinny_bf16_128x8x8"}};
+    } wanted[] = {{16, 4096, 14336, 2, "skinny_bf16_64x16x14_sums"},
+                  {16, 4096, 4096, 2, "skinny_bf16_64x16x10_sums"},
+                  {32, 4096, 14336, 2, "skinny_bf16_64x32x12_sums"},
+                  {64, 4096, 14336, 2, "skinny_bf16_64x64x12_sums"},
+                  {64, 4096, 4096, 2, "skinny_bf16_64x64x10_sums"},
+                  {64, 8192, 8192, 1, "skinny_bf16_64x64x12_sums"},
+                  {64, 2048, 16384, 4, "skinny_bf16_128x64x4_sums"},
+                  {8, 4096, 14336, 2, "skinny_bf16_128x8x8_sums"}};
 
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         tn_batch b = batch_of(wanted[i].rows);
@@ -321,10 +324,11 @@ START_TEST(plan_of_one_row_covers_the_matrix)
     static const struct {
         uint32_t int8, n, k;
         const char *entry;
-    } wanted[] = {{0, 4096, 8192, "one_e4m3_bf16_2x2x14"}, {0, 12288, 4096, "one_e4m3_bf16_2x2x8"},
-                  {0, 12288, 8192, "half_bf16_64x8x7"},    {0, 4096, 4096, "half_bf16_64x8x7"},
-                  {0, 6144, 4096, "half_bf16_64x8x7"},     {1, 4096, 8192, "one_s8_bf16_2x2x14"},
-                  {1, 4096, 32768, "one_s8_bf16_2x2x14"}};
+    } wanted[] = {
+        {0, 4096, 8192, "one_e4m3_bf16_2x2x14"},   {0, 12288, 4096, "one_e4m3_bf16_2x2x8"},
+        {0, 12288, 8192, "half_bf16_64x8x7_sums"}, {0, 4096, 4096, "half_bf16_64x8x7_sums"},
+        {0, 6144, 4096, "half_bf16_64x8x7_sums"},  {1, 4096, 8192, "one_s8_bf16_2x2x14"},
+        {1, 4096, 32768, "one_s8_bf16_2x2x14"}};
 
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         uint32_t n = wanted[i].n, k = wanted[i].k, int8 = wanted[i].int8;
@@ -361,7 +365,7 @@ START_TEST(other_rows_of_int8_are_rounded_by_a_kernel)
     ck_assert_uint_eq(n_launches, 2);
     launch(&hopper_linear_int8, eight(0, TN_DT_I8, 12288, 4096), &one, NULL);
     ck_assert_uint_eq(n_launches, 2);
-    ck_assert_str_eq(launches[1].entry, "few_s8_bf16_64x8x7");
+    ck_assert_str_eq(launches[1].entry, "few_s8_bf16_64x8x7_sums");
     ck_assert_uint_eq(launches[1].k.grid[0], 384);
 }
 END_TEST

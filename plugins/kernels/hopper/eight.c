@@ -37,14 +37,29 @@
 #define LAUNCH_NS 1500.0
 
 #define SHAPE(tile, tokens, stages) {tile, tokens, stages},
-#define NAME_E4M3_BF16(tile, tokens, stages) "few_e4m3_bf16_" #tile "x" #tokens "x" #stages,
-#define NAME_E4M3_F16(tile, tokens, stages) "few_e4m3_f16_" #tile "x" #tokens "x" #stages,
-#define NAME_S8_BF16(tile, tokens, stages) "few_s8_bf16_" #tile "x" #tokens "x" #stages,
-#define NAME_S8_F16(tile, tokens, stages) "few_s8_f16_" #tile "x" #tokens "x" #stages,
+#define FEW(operands, type, tile, tokens, stages, finishes)                                        \
+    "few_" operands "_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
+#define E4M3_BF16_SUMS(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "sums")
+#define E4M3_F16_SUMS(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "sums")
+#define S8_BF16_SUMS(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "sums")
+#define S8_F16_SUMS(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "sums")
+#define E4M3_BF16_SILU(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "silu")
+#define E4M3_F16_SILU(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "silu")
+#define S8_BF16_SILU(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "silu")
+#define S8_F16_SILU(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "silu")
+#define E4M3_BF16_GELU(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "gelu")
+#define E4M3_F16_GELU(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "gelu")
+#define S8_BF16_GELU(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "gelu")
+#define S8_F16_GELU(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "gelu")
+#define FEW_TYPES 4 /* of the operands and the rows */
 
-/* By dtype of the operands, then of the rows, then by shape. */
-const char *const eight_few_entries[] = {SKINNY_SHAPES(NAME_E4M3_BF16) SKINNY_SHAPES(
-    NAME_E4M3_F16) SKINNY_SHAPES(NAME_S8_BF16) SKINNY_SHAPES(NAME_S8_F16)};
+/* In the order of skinny_entry. */
+const char *const eight_few_entries[] = {
+    SKINNY_SHAPES(E4M3_BF16_SUMS) SKINNY_SHAPES(E4M3_F16_SUMS) SKINNY_SHAPES(S8_BF16_SUMS)
+        SKINNY_SHAPES(S8_F16_SUMS) SKINNY_SHAPES(E4M3_BF16_SILU) SKINNY_SHAPES(E4M3_F16_SILU)
+            SKINNY_SHAPES(S8_BF16_SILU) SKINNY_SHAPES(S8_F16_SILU) SKINNY_SHAPES(E4M3_BF16_GELU)
+                SKINNY_SHAPES(E4M3_F16_GELU) SKINNY_SHAPES(S8_BF16_GELU)
+                    SKINNY_SHAPES(S8_F16_GELU)};
 const uint32_t n_eight_few_entries = sizeof eight_few_entries / sizeof *eight_few_entries;
 
 #define NAME_LOGITS(tile, tokens, stages) "logits_s8_" #tile "x" #tokens "x" #stages,
@@ -52,17 +67,28 @@ const uint32_t n_eight_few_entries = sizeof eight_few_entries / sizeof *eight_fe
 const char *const eight_logits_entries[] = {SKINNY_SHAPES(NAME_LOGITS)};
 const uint32_t n_eight_logits_entries = sizeof eight_logits_entries / sizeof *eight_logits_entries;
 
-#define NAME_HALF_BF16(tile, tokens, stages) "half_bf16_" #tile "x" #tokens "x" #stages,
-#define NAME_HALF_F16(tile, tokens, stages) "half_f16_" #tile "x" #tokens "x" #stages,
-
 static const struct shape {
     uint32_t tile, tokens, stages;
 } half_shapes[] = {HALF_SHAPES(SHAPE)};
 
 #define N_HALF ((uint32_t)(sizeof half_shapes / sizeof *half_shapes))
 
-const char *const eight_half_entries[] = {HALF_SHAPES(NAME_HALF_BF16) HALF_SHAPES(NAME_HALF_F16)};
-const uint32_t n_eight_half_entries = 2 * N_HALF;
+#define HALF(type, tile, tokens, stages, finishes)                                                 \
+    "half_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
+#define HALF_BF16_SUMS(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "sums")
+#define HALF_F16_SUMS(tile, tokens, stages) HALF("f16", tile, tokens, stages, "sums")
+#define HALF_BF16_SILU(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "silu")
+#define HALF_F16_SILU(tile, tokens, stages) HALF("f16", tile, tokens, stages, "silu")
+#define HALF_BF16_GELU(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "gelu")
+#define HALF_F16_GELU(tile, tokens, stages) HALF("f16", tile, tokens, stages, "gelu")
+#define HALF_BF16_NORM(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "norm")
+
+/* In the order of skinny_entry. */
+const char *const eight_half_entries[] = {
+    HALF_SHAPES(HALF_BF16_SUMS) HALF_SHAPES(HALF_F16_SUMS) HALF_SHAPES(HALF_BF16_SILU)
+        HALF_SHAPES(HALF_F16_SILU) HALF_SHAPES(HALF_BF16_GELU) HALF_SHAPES(HALF_F16_GELU)
+            HALF_SMALLEST(HALF_BF16_NORM)};
+const uint32_t n_eight_half_entries = sizeof eight_half_entries / sizeof *eight_half_entries;
 
 #define ONE(groups, chunks, stages) {groups, chunks, stages},
 #define NAME_ONE_E4M3_BF16(g, c, stages) "one_e4m3_bf16_" #g "x" #c "x" #stages,
@@ -218,6 +244,8 @@ struct plan {
     uint32_t early;         /* of product_params */
     uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
     uint32_t image, entry, threads, shared_bytes;
+    uint32_t
+        shape; /* of half_shapes: the entry follows from it and from what the product finishes */
 };
 
 static uint64_t rows_of(const tn_op *op, const struct form *f, uint32_t i)
@@ -272,7 +300,9 @@ static struct plan plan_few(const tn_op *op, const struct form *f, uint32_t rows
                          .blocks = s.blocks,
                          .runs = s.runs,
                          .image = logits ? IMAGE_EIGHT_LOGITS : IMAGE_EIGHT_FEW,
-                         .entry = logits ? s.shape : kind_of(op, f) * n_skinny_shapes + s.shape,
+                         .entry = logits ? s.shape
+                                         : skinny_entry(f->finish, SKINNY_LOGITS, kind_of(op, f),
+                                                        FEW_TYPES, s.shape, n_skinny_shapes),
                          .threads = SKINNY_THREADS,
                          .shared_bytes = s.shared_bytes};
 }
@@ -339,7 +369,7 @@ static struct plan plan_half(const tn_op *op, const struct form *f, uint32_t row
                       .early = is_gated(f) && rows == 1 ? ONE_GATED_EARLY : HALF_EARLY,
                       .runs = runs,
                       .image = IMAGE_EIGHT_HALF,
-                      .entry = hopper_type(op->in[0]) * N_HALF + (uint32_t)(s - half_shapes),
+                      .shape = (uint32_t)(s - half_shapes),
                       .threads = SKINNY_THREADS,
                       .shared_bytes =
                           s->stages * ((s->tile + 2 * s->tokens) * 128 + 16) + s->tokens * 4};
@@ -578,6 +608,9 @@ static int32_t half_product(const struct hopper_device *d, const tn_launch *l, c
         rc = tensor_map_matrix(d, l->op->in[0]->dtype, x, rows, k, 2 * k, plan.tokens, &q.p.x, err);
     if (norm)
         plan.threads = hopper_note_norm(norm, plan.tiles * plan.splits, &q.p);
+    if (!one)
+        plan.entry = skinny_entry(q.p.finish, SKINNY_LOGITS, hopper_type(l->op->in[0]), 2,
+                                  plan.shape, N_HALF);
     return rc ? rc : launch_product(d, l, f, &plan, &q, err);
 }
 

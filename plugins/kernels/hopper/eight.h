@@ -30,10 +30,11 @@ struct eight_params {
 
 /* -- Matrices of e4m3, rows of 16 bits (eight_half.cu) ------------------------------------------------- */
 
-/* X(rows of the matrix per tile, tokens, stages): the kernels of eight_half.cu, in the order of their entries. They take an
- * eight_params whose steps are unused and whose rows are in boxes of 64 elements; more rows than tokens in runs. */
+/* X(rows of the matrix per tile, tokens, stages): the kernels of eight_half.cu for each group of finishes, in the order of their
+ * entries. They take an eight_params whose steps are unused and whose rows are in boxes of 64 elements; more rows than tokens in runs. */
 #ifndef HALF_SHAPES
-#define HALF_SHAPES(X) X(64, 8, 7) X(64, 16, 5) X(64, 32, 5) X(128, 64, 3)
+#define HALF_SMALLEST(X) X(64, 8, 7) /* SKINNY_NORM, too */
+#define HALF_SHAPES(X) HALF_SMALLEST(X) X(64, 16, 5) X(64, 32, 5) X(128, 64, 3)
 #endif
 
 /* -- One row of 16 bits (eight_one.cu) ------------------------------------------------------------------ */

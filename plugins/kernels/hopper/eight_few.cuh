@@ -6,13 +6,12 @@
 #include "eight.cuh"
 #include "skinny.cuh"
 
-// E: of the operands; T: of the outputs.
-template <typename E, typename T, skinny_logits LOGITS = SKINNY_NO_LOGITS>
-struct eight_operands : eight_outputs<T> {
+// E: of the operands; T: of the outputs; F: what a kernel finishes.
+template <typename E, typename T, skinny_finishes F> struct eight_operands : eight_outputs<T> {
     using sum = typename E::sum;
     static constexpr uint32_t depth = EIGHT_K, planes = 1;
     static constexpr bool norms = false;
-    static constexpr skinny_logits logits = LOGITS;
+    static constexpr skinny_finishes finishes = F;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {

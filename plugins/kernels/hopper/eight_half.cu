@@ -27,13 +27,13 @@ __device__ __forceinline__ void half_multiply(float (&d)[BM / 64][BN / 8][4], ui
     }
 }
 
-// T: of the rows and the outputs.
-template <typename T> struct eight_half_operands : eight_outputs<T> {
+// T: of the rows and the outputs; F: what a kernel finishes.
+template <typename T, skinny_finishes F> struct eight_half_operands : eight_outputs<T> {
     using sum = float;
     static constexpr uint32_t depth = EIGHT_K, planes = 2;
     using type = T;
-    static constexpr bool norms = PRODUCT_NORMS<T>;
-    static constexpr skinny_logits logits = SKINNY_NO_LOGITS;
+    static constexpr bool norms = PRODUCT_NORMS<T> && F != SKINNY_GELU;
+    static constexpr skinny_finishes finishes = F;
 
     static __device__ constexpr bool roomy(int bm, int bn)
     {
@@ -74,14 +74,24 @@ template <typename T> struct eight_half_operands : eight_outputs<T> {
     }
 };
 
-#define HALF(name, T, BM, BN, STAGES)                                                              \
-    extern "C" __global__ void __launch_bounds__(SKINNY_NORM_THREADS, 2)                           \
-        half_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ eight_params p)               \
+// On a multiprocessor; erf beside the largest tile takes registers for one.
+template <skinny_finishes F, int BM>
+constexpr int HALF_BLOCKS = (F == SKINNY_GELU) && (BM > 64) ? 1 : 2;
+
+#define HALF(name, T, finishes, F, BM, BN, STAGES)                                                 \
+    extern "C" __global__ void __launch_bounds__(SKINNY_NORM_THREADS, HALF_BLOCKS<F, BM>)          \
+        half_##name##_##BM##x##BN##x##STAGES##_##finishes(const __grid_constant__ eight_params p)  \
     {                                                                                              \
-        skinny<eight_half_operands<T>, BM, BN, STAGES>(p);                                         \
+        skinny<eight_half_operands<T, F>, BM, BN, STAGES>(p);                                      \
     }
 
-#define HALF_BF16(BM, BN, STAGES) HALF(bf16, __nv_bfloat16, BM, BN, STAGES)
-#define HALF_F16(BM, BN, STAGES) HALF(f16, __half, BM, BN, STAGES)
-HALF_SHAPES(HALF_BF16)
-HALF_SHAPES(HALF_F16)
+#define BOTH(finishes, F, BM, BN, STAGES)                                                          \
+    HALF(bf16, __nv_bfloat16, finishes, F, BM, BN, STAGES)                                         \
+    HALF(f16, __half, finishes, F, BM, BN, STAGES)
+#define ALL(BM, BN, STAGES)                                                                        \
+    BOTH(sums, SKINNY_SUMS, BM, BN, STAGES)                                                        \
+    BOTH(silu, SKINNY_SILU, BM, BN, STAGES)                                                        \
+    BOTH(gelu, SKINNY_GELU, BM, BN, STAGES)
+#define NORM(BM, BN, STAGES) HALF(bf16, __nv_bfloat16, norm, SKINNY_NORM, BM, BN, STAGES)
+HALF_SHAPES(ALL)
+HALF_SMALLEST(NORM)

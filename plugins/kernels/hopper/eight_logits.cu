@@ -6,7 +6,7 @@
     extern "C" __global__ void __launch_bounds__(SKINNY_THREADS, BM == 64 ? 3 : 2)                 \
         logits_s8_##BM##x##BN##x##STAGES(const __grid_constant__ eight_params p)                   \
     {                                                                                              \
-        skinny<eight_operands<s8, __nv_bfloat16, SKINNY_ONLY_LOGITS>, BM, BN, STAGES>(p);          \
+        skinny<eight_operands<s8, __nv_bfloat16, SKINNY_LOGITS>, BM, BN, STAGES>(p);               \
     }
 
 SKINNY_SHAPES(LOGITS)

@@ -19,6 +19,7 @@ template <typename T> struct one_outputs : eight_outputs<T> {
 template <typename T> struct one_e4m3 : one_outputs<T> {
     using sum = float;
     static constexpr bool norms = PRODUCT_NORMS<T>, rounds = false;
+    static constexpr skinny_finishes finishes = norms ? SKINNY_NORM : SKINNY_SUMS;
     static constexpr uint32_t x_bytes = EIGHT_K * sizeof(T), operand_bytes = x_bytes;
 
     template <int GROUPS>
@@ -102,6 +103,7 @@ __device__ __forceinline__ float one_largest(float x, float *meet)
 template <typename T> struct one_s8 : one_outputs<T> {
     using sum = int;
     static constexpr bool norms = false, rounds = true;
+    static constexpr skinny_finishes finishes = SKINNY_SUMS;
     static constexpr uint32_t x_bytes = EIGHT_K * sizeof(T), operand_bytes = EIGHT_K;
 
     // Of the row at `row`, behind it. Returns what it was divided by.

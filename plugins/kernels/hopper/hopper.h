@@ -126,6 +126,20 @@ struct skinny_plan {
 
 extern const uint32_t n_skinny_shapes;
 
+/* Entries of kernels of skinny.cuh: by what they finish, then by `types`, then by `shapes`; behind them those of SKINNY_NORM, which
+ * are in bfloat16 alone, by shape. `groups`: of finishes before that. */
+static inline uint32_t skinny_entry(uint32_t finish, uint32_t groups, uint32_t type, uint32_t types,
+                                    uint32_t shape, uint32_t shapes)
+{
+    uint32_t group = finish <= PRODUCT_ADD      ? SKINNY_SUMS
+                     : finish == PRODUCT_SILU   ? SKINNY_SILU
+                     : finish == PRODUCT_LOGITS ? SKINNY_LOGITS
+                                                : SKINNY_GELU;
+
+    return finish == PRODUCT_ADD_NORM ? groups * types * shapes + shape
+                                      : (group * types + type) * shapes + shape;
+}
+
 /* How many blocks share a tile along K, if `tiles` tiles of so many stages should make `blocks` blocks. */
 uint32_t hopper_splits(uint32_t tiles, uint32_t blocks, uint32_t stages);
 

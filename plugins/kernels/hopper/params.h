@@ -27,6 +27,16 @@ enum product_finish {
     PRODUCT_ADD_NORM = 6 /* as PRODUCT_ADD, and what a product_norm says; of few tokens */
 };
 
+/* A kernel of skinny.cuh has the text of one of these groups of finishes: that of others, which no block runs, makes launches slower
+ * all the same. */
+enum skinny_finishes {
+    SKINNY_SUMS, /* PRODUCT_STORE, PRODUCT_ADD */
+    SKINNY_SILU,
+    SKINNY_GELU, /* and PRODUCT_GELU_TANH */
+    SKINNY_LOGITS,
+    SKINNY_NORM /* PRODUCT_ADD_NORM, of the smallest tiles */
+};
+
 struct product_part {
     void *out;          /* [rows, n]; of gated products only part 0 has one */
     const void *bias;   /* [n], or NULL */
@@ -64,14 +74,17 @@ struct product_params {
         norm; /* PRODUCT_ADD_NORM: what to leave; others: what was left of the rows, if there are squares */
 };
 
-/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu, in the order of their entries. */
+/* X(rows of the matrix per tile, tokens, stages): the kernels of skinny.cu for each group of finishes, in the order of their entries;
+ * only the smallest tiles have a SKINNY_NORM. */
 #ifndef SKINNY_SHAPES
-#define SKINNY_SHAPES(X)                                                                           \
+#define SKINNY_SMALLEST(X)                                                                         \
     X(128, 8, 8)                                                                                   \
     X(128, 8, 6)                                                                                   \
     X(128, 8, 4)                                                                                   \
     X(64, 8, 11)                                                                                   \
-    X(64, 8, 7)                                                                                    \
+    X(64, 8, 7)
+#define SKINNY_SHAPES(X)                                                                           \
+    SKINNY_SMALLEST(X)                                                                             \
     X(128, 16, 8)                                                                                  \
     X(128, 16, 6)                                                                                  \
     X(64, 16, 14)                                                                                  \

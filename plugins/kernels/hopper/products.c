@@ -13,9 +13,6 @@
 #define LAUNCH_NS 1500.0
 
 #define SHAPE(tile, tokens, stages) {tile, tokens, stages},
-#define NAME_BF16(tile, tokens, stages) "skinny_bf16_" #tile "x" #tokens "x" #stages,
-#define NAME_F16(tile, tokens, stages) "skinny_f16_" #tile "x" #tokens "x" #stages,
-
 static const struct shape {
     uint32_t tile, tokens, stages;
 } shapes[] = {SKINNY_SHAPES(SHAPE)};
@@ -23,8 +20,25 @@ static const struct shape {
 #define N_SHAPES ((uint32_t)(sizeof shapes / sizeof *shapes))
 
 const uint32_t n_skinny_shapes = N_SHAPES;
-const char *const skinny_entries[] = {SKINNY_SHAPES(NAME_BF16) SKINNY_SHAPES(NAME_F16)};
-const uint32_t n_skinny_entries = 2 * N_SHAPES;
+
+#define NAME(type, tile, tokens, stages, finishes)                                                 \
+    "skinny_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
+#define BF16_SUMS(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "sums")
+#define F16_SUMS(tile, tokens, stages) NAME("f16", tile, tokens, stages, "sums")
+#define BF16_SILU(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "silu")
+#define F16_SILU(tile, tokens, stages) NAME("f16", tile, tokens, stages, "silu")
+#define BF16_GELU(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "gelu")
+#define F16_GELU(tile, tokens, stages) NAME("f16", tile, tokens, stages, "gelu")
+#define BF16_LOGITS(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "logits")
+#define F16_LOGITS(tile, tokens, stages) NAME("f16", tile, tokens, stages, "logits")
+#define BF16_NORM(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "norm")
+
+/* In the order of skinny_entry. */
+const char *const skinny_entries[] = {
+    SKINNY_SHAPES(BF16_SUMS) SKINNY_SHAPES(F16_SUMS) SKINNY_SHAPES(BF16_SILU)
+        SKINNY_SHAPES(F16_SILU) SKINNY_SHAPES(BF16_GELU) SKINNY_SHAPES(F16_GELU)
+            SKINNY_SHAPES(BF16_LOGITS) SKINNY_SHAPES(F16_LOGITS) SKINNY_SMALLEST(BF16_NORM)};
+const uint32_t n_skinny_entries = sizeof skinny_entries / sizeof *skinny_entries;
 
 #define WIDE(tile, stages, blocks) {tile, stages, blocks},
 #define WIDE_BF16(tile, stages, blocks) "wide_bf16_" #tile "x" #stages "x" #blocks,
@@ -104,6 +118,7 @@ struct plan {
     uint32_t tiles, splits; /* tiles along the matrices; blocks of a cluster, which share one */
     uint32_t early;         /* of product_params; of skinny.cu alone */
     uint32_t blocks, image, entry, threads, shared_bytes;
+    uint32_t shape; /* of skinny.cu, whose entry follows from it and from what is finished */
 };
 
 static uint32_t count_tiles(const tn_op *op, enum product_finish f, uint32_t tile)
@@ -243,7 +258,7 @@ static struct plan plan_few(const tn_op *op, enum product_finish f, uint32_t row
                          .early = s.early,
                          .blocks = s.blocks,
                          .image = IMAGE_SKINNY,
-                         .entry = hopper_type(op->in[0]) * N_SHAPES + s.shape,
+                         .shape = s.shape,
                          .threads = SKINNY_THREADS,
                          .shared_bytes = s.shared_bytes};
 }
@@ -374,6 +389,9 @@ int32_t hopper_product(struct hopper_instance *in, const tn_launch *l, enum prod
     p.softcap = (float)tn_op_real(l->op, "softcap", 0.0);
     if (norm)
         plan.threads = hopper_note_norm(norm, plan.tiles * plan.splits, &p);
+    if (plan.image == IMAGE_SKINNY)
+        plan.entry =
+            skinny_entry(p.finish, SKINNY_NORM, hopper_type(l->op->in[0]), 2, plan.shape, N_SHAPES);
     if (!rc && f == PRODUCT_LOGITS)
         rc = gather(d, l, &x, err);
     if (!rc)

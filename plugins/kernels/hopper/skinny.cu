@@ -2,13 +2,14 @@
 // Products of few rows in 16-bit floats; see skinny.cuh.
 #include "skinny.cuh"
 
-template <typename T> struct half_operands {
+// F: what a kernel finishes.
+template <typename T, skinny_finishes F> struct half_operands {
     using params = product_params;
     using sum = float;
     static constexpr uint32_t depth = PRODUCT_K, planes = 1;
     using type = T;
-    static constexpr skinny_logits logits = SKINNY_ALSO_LOGITS;
-    static constexpr bool norms = PRODUCT_NORMS<T>;
+    static constexpr skinny_finishes finishes = F;
+    static constexpr bool norms = PRODUCT_NORMS<T> && F != SKINNY_GELU && F != SKINNY_LOGITS;
 
     static __device__ constexpr bool roomy(int, int)
     {
@@ -64,14 +65,23 @@ template <typename T> struct half_operands {
     }
 };
 
-#define SKINNY(name, T, BM, BN, STAGES)                                                            \
+#define SKINNY(name, T, finishes, F, BM, BN, STAGES)                                               \
     extern "C" __global__ void __launch_bounds__(SKINNY_NORM_THREADS, BM == 64 ? 3 : 2)            \
-        skinny_##name##_##BM##x##BN##x##STAGES(const __grid_constant__ product_params p)           \
+        skinny_##name##_##BM##x##BN##x##STAGES##_##finishes(                                       \
+            const __grid_constant__ product_params p)                                              \
     {                                                                                              \
-        skinny<half_operands<T>, BM, BN, STAGES>(p);                                               \
+        skinny<half_operands<T, F>, BM, BN, STAGES>(p);                                            \
     }
 
-#define SKINNY_BF16(BM, BN, STAGES) SKINNY(bf16, __nv_bfloat16, BM, BN, STAGES)
-#define SKINNY_F16(BM, BN, STAGES) SKINNY(f16, __half, BM, BN, STAGES)
-SKINNY_SHAPES(SKINNY_BF16)
-SKINNY_SHAPES(SKINNY_F16)
+#define BF16(finishes, F, BM, BN, STAGES) SKINNY(bf16, __nv_bfloat16, finishes, F, BM, BN, STAGES)
+#define F16(finishes, F, BM, BN, STAGES) SKINNY(f16, __half, finishes, F, BM, BN, STAGES)
+#define BOTH(finishes, F, BM, BN, STAGES)                                                          \
+    BF16(finishes, F, BM, BN, STAGES) F16(finishes, F, BM, BN, STAGES)
+#define ALL(BM, BN, STAGES)                                                                        \
+    BOTH(sums, SKINNY_SUMS, BM, BN, STAGES)                                                        \
+    BOTH(silu, SKINNY_SILU, BM, BN, STAGES)                                                        \
+    BOTH(gelu, SKINNY_GELU, BM, BN, STAGES)                                                        \
+    BOTH(logits, SKINNY_LOGITS, BM, BN, STAGES)
+#define NORM(BM, BN, STAGES) BF16(norm, SKINNY_NORM, BM, BN, STAGES)
+SKINNY_SHAPES(ALL)
+SKINNY_SMALLEST(NORM)

@@ -10,7 +10,7 @@
 // of K in a stage (`depth`), which are 128 bytes of a row of W and `planes` boxes of 128 bytes of a token, and how all stages are
 // consumed; of those that consume with skinny_consume, also how a stage is multiplied. Four neighbouring outputs are finished
 // with what load_column says of their rows of the matrix, a `column`, and load_row of their token, a `row`; tiles are `roomy` if
-// registers have room for those beside the sums. `logits`: SKINNY_NO_LOGITS or what else it has; `norms`: it can stand before or behind a norm that no
+// registers have room for those beside the sums. `finishes`: what a kernel is for; `norms`: it can stand before or behind a norm that no
 // kernel does (product_norm), for values of `type`.
 //
 // blockIdx.y counts runs of BN tokens: there is one, unless the class is made for more.
@@ -21,11 +21,8 @@
 #include "tenon/dtype.h"
 #include "wgmma.cuh"
 
-enum skinny_logits {
-    SKINNY_NO_LOGITS,
-    SKINNY_ALSO_LOGITS,
-    SKINNY_ONLY_LOGITS // kernels of other finishes are spared their text, which each block would have to fetch
-};
+template <typename O>
+constexpr bool SKINNY_GATED = O::finishes == SKINNY_SILU || O::finishes == SKINNY_GELU;
 
 template <typename O, int BM, int BN, int STAGES> struct skinny_shape {
     static constexpr uint32_t w_bytes = BM * 128, plane = BN * 128;
@@ -67,7 +64,7 @@ __device__ __forceinline__ void skinny_load_weights(const product_params &p, con
 {
     const int32_t x = static_cast<int32_t>(k * O::depth);
 
-    if (is_gated(p)) {
+    if constexpr (SKINNY_GATED<O>) {
         const int32_t y = static_cast<int32_t>(t.index * (BM / 2));
         copy_2d(to, &p.weights[0], x, y, barrier, EVICT_FIRST);
         copy_2d(to + BM / 2 * 128, &p.weights[1], x, y, barrier, EVICT_FIRST);
@@ -242,11 +239,11 @@ struct skinny_share {
     uint32_t end;   // of groups; 0 if there are none for the thread
 };
 
-template <int BM>
+template <typename O, int BM>
 __device__ __forceinline__ skinny_share skinny_find_share(const product_params &p,
                                                           const skinny_tile &t)
 {
-    const uint32_t outputs = is_gated(p) ? BM / 2 : BM;
+    constexpr uint32_t outputs = SKINNY_GATED<O> ? BM / 2 : BM;
     const uint32_t shift = __ffs(outputs / 4) - __ffs(t.splits);
     const uint32_t row = ((t.split << shift) + (threadIdx.x & ((1u << shift) - 1))) * 4;
     const uint32_t n = t.index * outputs + row;
@@ -346,7 +343,7 @@ __device__ __forceinline__ skinny_early<O, U> skinny_load_early(const typename O
 
     if (threadIdx.x < s.end)
         e.column = O::load_column(q, t.part, s.n);
-    if constexpr (O::norms && U == 1)
+    if constexpr (O::finishes == SKINNY_NORM) // or one.cuh, whose kernels are for sums, too
         if (O::product(q).finish == PRODUCT_ADD_NORM && threadIdx.x < s.end)
             e.weight = skinny_norm_weight(O::product(q).norm, s.n);
     wait_for_predecessor();
@@ -417,30 +414,26 @@ __device__ __forceinline__ void skinny_finish_rare(const typename O::params &q,
     skinny_finish_share<O, BM, 0, FINISH, 1>(q, t, s, one, staged, pitch, factor);
 }
 
-template <typename O, int BM, int U>
-__device__ __forceinline__ void skinny_finish_norm(const typename O::params &q,
+// FIRST and SECOND: splits that there are kernels' texts for.
+template <typename O, int BM, int FINISH, int FIRST, int SECOND, int U>
+__device__ __forceinline__ void skinny_finish_some(const typename O::params &q,
                                                    const skinny_tile &t, const skinny_share &s,
                                                    skinny_early<O, U> &e, uint32_t staged,
-                                                   uint32_t pitch)
+                                                   uint32_t pitch, const float *factor)
 {
-    if constexpr (O::norms && U == 1) {
-        switch (t.splits) {
-        case 2:
-            skinny_finish_share<O, BM, 2, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
-            break;
-        case 4:
-            skinny_finish_share<O, BM, 4, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
-            break;
-        default: skinny_finish_rare<O, BM, PRODUCT_ADD_NORM, U>(q, t, s, e, staged, pitch, nullptr);
-        }
-    }
+    if (t.splits == FIRST)
+        skinny_finish_share<O, BM, FIRST, FINISH, U>(q, t, s, e, staged, pitch, factor);
+    else if (t.splits == SECOND)
+        skinny_finish_share<O, BM, SECOND, FINISH, U>(q, t, s, e, staged, pitch, factor);
+    else
+        skinny_finish_rare<O, BM, FINISH, U>(q, t, s, e, staged, pitch, factor);
 }
 
 template <typename O, int BM, int FINISH, int U>
-__device__ __forceinline__ void skinny_finish_splits(const typename O::params &q,
-                                                     const skinny_tile &t, const skinny_share &s,
-                                                     skinny_early<O, U> &e, uint32_t staged,
-                                                     uint32_t pitch, const float *factor)
+__device__ __forceinline__ void skinny_finish_all(const typename O::params &q, const skinny_tile &t,
+                                                  const skinny_share &s, skinny_early<O, U> &e,
+                                                  uint32_t staged, uint32_t pitch,
+                                                  const float *factor)
 {
     switch (t.splits) {
     case 1: skinny_finish_share<O, BM, 1, FINISH, U>(q, t, s, e, staged, pitch, factor); break;
@@ -456,27 +449,18 @@ __device__ __forceinline__ void skinny_finish_tile(const typename O::params &q,
                                                    skinny_early<O, U> &e, uint32_t staged,
                                                    uint32_t pitch, const float *factor)
 {
-    const uint32_t finish = O::product(q).finish;
-
-    if constexpr (O::logits == SKINNY_ONLY_LOGITS) {
-        skinny_finish_splits<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_STORE || finish == PRODUCT_ADD) {
-        skinny_finish_splits<O, BM, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_SILU && t.splits == 1) {
-        skinny_finish_share<O, BM, 1, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_SILU && t.splits == 2) {
-        skinny_finish_share<O, BM, 2, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_SILU) {
-        skinny_finish_rare<O, BM, PRODUCT_SILU, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_GELU) {
+    if constexpr (O::finishes == SKINNY_SUMS)
+        skinny_finish_all<O, BM, PRODUCT_ADD, U>(q, t, s, e, staged, pitch, factor);
+    else if constexpr (O::finishes == SKINNY_SILU)
+        skinny_finish_some<O, BM, PRODUCT_SILU, 1, 2, U>(q, t, s, e, staged, pitch, factor);
+    else if constexpr (O::finishes == SKINNY_LOGITS)
+        skinny_finish_some<O, BM, PRODUCT_LOGITS, 1, 2, U>(q, t, s, e, staged, pitch, factor);
+    else if constexpr (O::finishes == SKINNY_NORM)
+        skinny_finish_some<O, BM, PRODUCT_ADD_NORM, 2, 4, U>(q, t, s, e, staged, pitch, factor);
+    else if (O::product(q).finish == PRODUCT_GELU)
         skinny_finish_rare<O, BM, PRODUCT_GELU, U>(q, t, s, e, staged, pitch, factor);
-    } else if (finish == PRODUCT_GELU_TANH) {
+    else
         skinny_finish_rare<O, BM, PRODUCT_GELU_TANH, U>(q, t, s, e, staged, pitch, factor);
-    } else if (O::norms && U == 1 && finish == PRODUCT_ADD_NORM) {
-        skinny_finish_norm<O, BM, U>(q, t, s, e, staged, pitch);
-    } else if constexpr (O::logits == SKINNY_ALSO_LOGITS) {
-        skinny_finish_rare<O, BM, PRODUCT_LOGITS, U>(q, t, s, e, staged, pitch, factor);
-    }
 }
 
 template <typename O, int BM, int BN, int STAGES>
@@ -492,7 +476,7 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
 
     if (threadIdx.x == 128) {
         map_prefetch(&p.weights[t.part]);
-        if (is_gated(p))
+        if constexpr (SKINNY_GATED<O>)
             map_prefetch(&p.weights[1]);
         map_prefetch(&p.x);
         for (int i = 0; i < STAGES; i++) {
@@ -501,10 +485,11 @@ __device__ __forceinline__ void skinny(const typename O::params &q)
         }
         barrier_init_fence();
     }
-    const skinny_share share = skinny_find_share<BM>(p, t);
-    constexpr int AT_ONCE = BN < 32 ? 1 : O::roomy(BM, BN) ? 4 : 2;
+    const skinny_share share = skinny_find_share<O, BM>(p, t);
+    constexpr bool SINGLE = BN < 32 || O::finishes == SKINNY_GELU; // the latter is rare
+    constexpr int AT_ONCE = SINGLE ? 1 : O::roomy(BM, BN) ? 4 : 2;
     skinny_early<O, AT_ONCE> early = {};
-    const bool scaled = shape::norms && p.norm.squares && p.finish != PRODUCT_ADD_NORM;
+    const bool scaled = shape::norms && O::finishes != SKINNY_NORM && p.norm.squares;
     static_assert(!shape::norms || (O::roomy(BM, BN) && AT_ONCE == 1), "norms follow early loads");
     __syncthreads();
     if (warp == 4) {
