@@ -32,7 +32,7 @@ struct cuda_code {
     tn_device *device; /* NULL: not loaded */
     tn_image *image;
     tn_device_info info;
-    void *entries[128];
+    void *entries[256];
 };
 
 static inline void code_unload(struct cuda_code *c)
