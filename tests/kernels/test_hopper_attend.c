@@ -306,6 +306,7 @@ START_TEST(a_single_row_is_stored_by_blocks_that_attend)
     uint32_t attending, shared;
 
     launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
+    ck_assert_str_eq(launches[0].entry, "decode_fp8_bf16_128x6");
     attending = launches[0].k.grid[0];
     shared = launches[0].k.shared_bytes;
     give_feedback(&kv);
@@ -314,11 +315,13 @@ START_TEST(a_single_row_is_stored_by_blocks_that_attend)
     ck_assert_uint_eq(launches[0].k.grid[0], attending);
     ck_assert_uint_eq(p->shaping.blocks, 0);
     ck_assert_ptr_eq(p->shaping.k, kv.k_feedback_f16);
+    ck_assert_str_eq(launches[0].entry, "decode_fp8_bf16_128x6_within");
     ck_assert_uint_ge(launches[0].k.shared_bytes, shared + SHAPE_ONE(128) + 8);
     b.max_context = 4 * DECODE_TILE;
     launch(&hopper_rope_attention_kv8_bf16, op, &b, &kv);
     ck_assert_uint_eq(launches[0].k.cluster[0], 4);
     ck_assert_uint_gt(p->shaping.blocks, 0);
+    ck_assert_str_eq(launches[0].entry, "decode_fp8_bf16_128x6_beside");
 }
 END_TEST
 

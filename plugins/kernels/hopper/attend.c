@@ -40,9 +40,17 @@ const uint32_t n_decode_entries = 2 * N_DECODE_SHAPES;
 #define NAME_INT8_BF16(dim, stages, blocks) "decode_int8_bf16_" #dim "x" #stages,
 #define NAME_INT8_F16(dim, stages, blocks) "decode_int8_f16_" #dim "x" #stages,
 
-const char *const decode8_entries[] = {DECODE8_SHAPES(NAME_FP8_BF16) DECODE8_SHAPES(
-    NAME_FP8_F16) DECODE8_SHAPES(NAME_INT8_BF16) DECODE8_SHAPES(NAME_INT8_F16)};
-const uint32_t n_decode8_entries = 4 * N_DECODE8_SHAPES;
+#define BESIDE_BF16(dim, stages, blocks) "decode_fp8_bf16_" #dim "x" #stages "_beside",
+#define BESIDE_F16(dim, stages, blocks) "decode_fp8_f16_" #dim "x" #stages "_beside",
+#define WITHIN_BF16(dim, stages, blocks) "decode_fp8_bf16_" #dim "x" #stages "_within",
+#define WITHIN_F16(dim, stages, blocks) "decode_fp8_f16_" #dim "x" #stages "_within",
+
+/* By cache and dtype of the rows, then by shape; behind those that store to the nearest those of decode_storing, of e4m3 alone. */
+const char *const decode8_entries[] = {
+    DECODE8_SHAPES(NAME_FP8_BF16) DECODE8_SHAPES(NAME_FP8_F16) DECODE8_SHAPES(NAME_INT8_BF16)
+        DECODE8_SHAPES(NAME_INT8_F16) DECODE8_SHAPES(BESIDE_BF16) DECODE8_SHAPES(BESIDE_F16)
+            DECODE8_SHAPES(WITHIN_BF16) DECODE8_SHAPES(WITHIN_F16)};
+const uint32_t n_decode8_entries = 8 * N_DECODE8_SHAPES;
 const char *const prefill_entries[] = {"prefill_bf16_128", "prefill_bf16_64", "prefill_f16_128",
                                        "prefill_f16_64"};
 const uint32_t n_prefill_entries = 4;
@@ -305,7 +313,7 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     uint32_t items = p->rows * p->kv_heads * p->subgroups, splits = choose_splits(l, items);
     uint32_t n_shapes = cells ? N_DECODE8_SHAPES : N_DECODE_SHAPES;
     const struct decode_shape *shapes = cells ? decode8_shapes : decode_shapes;
-    uint32_t element = cells ? 1 : 2, shape, slots, stages, shared;
+    uint32_t element = cells ? 1 : 2, shape, slots, stages, shared, storing;
     uint32_t box = p->block_tokens < DECODE_TILE ? p->block_tokens : DECODE_TILE;
     int32_t rc = cells ? tensor_map_cache8(d, l->kv, box, &p->cache, err)
                        : tensor_map_cache(d, l->kv, box, &p->cache, err);
@@ -321,7 +329,8 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
     if (shapes_beside(p, splits))
         p->shaping.items = p->shaping.blocks = 0;
     place_shaping(&p->shaping, slots, items * splits);
-    kind = (cells ? 2 * (cells - 1) + kind : kind) * n_shapes;
+    storing = p->shaping.blocks ? DECODE_BESIDE : p->shaping.k ? DECODE_WITHIN : DECODE_NEAREST;
+    kind += storing ? 2 + 2 * storing : cells ? 2 * (cells - 1) : 0;
     stages = shapes[shape].stages;
     shared = stages * (DECODE_TILE * dim * 2 * element + 16) + 8 * (dim + 8) * 2 +
              2 * dim * element + 16;
@@ -329,9 +338,9 @@ static int32_t decode(const struct hopper_device *d, const tn_launch *l, struct 
         shared = DECODE_BEHIND(shared) + DECODE_SENT(dim);
     if (p->shaping.blocks && shared < SHAPE_BYTES(dim, 1))
         shared = SHAPE_BYTES(dim, 1);
-    if (p->shaping.k && !p->shaping.blocks)
+    if (storing == DECODE_WITHIN)
         shared = SHAPE_BEHIND(shared) + SHAPE_ONE(dim);
-    return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind + shape,
+    return hopper_launch(d, l, cells ? IMAGE_DECODE8 : IMAGE_DECODE, kind * n_shapes + shape,
                          (struct cuda_grid){.x = items * splits + p->shaping.blocks,
                                             .threads = DECODE_THREADS,
                                             .cluster = splits,

@@ -7,7 +7,7 @@ template <typename T, int D, int STAGES> struct cells16 {
     using math = T; // of the products
     using cell = T;
     static constexpr int dim = D, stages = STAGES;
-    static constexpr bool shaped = false;
+    static constexpr decode_storing storing = DECODE_NEAREST;
     static constexpr uint32_t q_step = 2, q_second = 8, next = 8;
 
     static __device__ __forceinline__ float query_scale(const attention_params &,

@@ -209,7 +209,7 @@ template <typename C> struct decode_own {
         }
         barrier_arrive(barrier); // each lane, of what it wrote itself
         // Of several blocks only one, and none if others store rows with feedback.
-        if (t.first_head != t.kv_head * p.group || p.shaping.k)
+        if (C::storing != DECODE_NEAREST || t.first_head != t.kv_head * p.group)
             return;
         const decode_slot<C> slot(p, t);
 #pragma unroll
@@ -568,12 +568,10 @@ __device__ __forceinline__ void decode_finish(const attention_params &p, const d
     decode_store<C>(p, t, memory);
 }
 
-// What the block's warp that loads stores with feedback, if blocks of their own do not: 0 the keys of the item's head, 1 the values.
-template <typename C>
+// Whether the block's warp that loads stores with feedback: that of rank 0 the keys of the item's head, 1 the values.
 __device__ __forceinline__ bool decode_shapes(const attention_params &p, const decode_item &t)
 {
-    return C::shaped && p.shaping.k && !p.shaping.blocks && cluster_rank() < 2 &&
-           t.first_head == t.kv_head * p.group;
+    return cluster_rank() < 2 && t.first_head == t.kv_head * p.group;
 }
 
 template <typename C>
@@ -606,7 +604,7 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
         }
         barrier_init(ring + shape::own_there, 32);
         barrier_init(ring + shape::parts_there, 1);
-        if (C::shaped && p.shaping.k && !p.shaping.blocks)
+        if (C::storing == DECODE_WITHIN)
             barrier_init(ring + shape::shaping - 8, 1);
         barrier_init_fence();
     }
@@ -632,8 +630,8 @@ template <typename C> __device__ __forceinline__ void decode(const attention_par
             wait_for_predecessor();
             mine.store(p, t, own, ring + shape::own_there);
         }
-        if constexpr (C::shaped)
-            if (decode_shapes<C>(p, t))
+        if constexpr (C::storing == DECODE_WITHIN)
+            if (decode_shapes(p, t))
                 decode_shape_row<C>(p, t, memory);
         if (cluster_size() > 1)
             cluster_wait();

@@ -9,14 +9,12 @@
 #include "../common/cuda_kv8.cuh"
 #include "decode.cuh"
 
-#include <type_traits>
-
-template <typename T, typename E, int D, int STAGES> struct cells8 {
+template <typename T, typename E, int D, int STAGES, decode_storing S> struct cells8 {
     using type = T;
     using math = __half;
     using cell = uint8_t;
     static constexpr int dim = D, stages = STAGES;
-    static constexpr bool shaped = std::is_same<E, e4m3>::value;
+    static constexpr decode_storing storing = S;
     static constexpr uint32_t q_step = 4, q_second = 2, next = 1;
 
     static __device__ __forceinline__ float query_scale(const attention_params &p,
@@ -128,34 +126,32 @@ template <typename C> __device__ __forceinline__ void decode_or_shape(const atte
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t block = blockIdx.x - p.shaping.first;
 
-    if (!C::shaped || block >= p.shaping.blocks) {
+    if (block >= p.shaping.blocks) {
         decode<C>(p);
         return;
     }
     allow_successor();
-    if constexpr (C::shaped) {
-        if (block >= p.shaping.items)
-            return;
-        if (p.rows <= KV_SHAPE_ROWS)
-            shape_few<typename C::type, C::dim>(p, p.rope_k, memory, block);
-        else
-            shape_many<typename C::type, C::dim, 1, false>(p, p.rope_k, memory, block);
-    }
+    if (block >= p.shaping.items)
+        return;
+    if (p.rows <= KV_SHAPE_ROWS)
+        shape_few<typename C::type, C::dim>(p, p.rope_k, memory, block);
+    else
+        shape_many<typename C::type, C::dim, 1, false>(p, p.rope_k, memory, block);
 }
 
-#define DECODE(cells, E, name, T, D, STAGES, BLOCKS)                                               \
+#define DECODE(cells, E, name, T, way, S, run, D, STAGES, BLOCKS)                                  \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                  \
-        decode_##cells##_##name##_##D##x##STAGES(const __grid_constant__ attention_params p)       \
+        decode_##cells##_##name##_##D##x##STAGES##way(const __grid_constant__ attention_params p)  \
     {                                                                                              \
-        decode_or_shape<cells8<T, E, D, STAGES>>(p);                                               \
+        run<cells8<T, E, D, STAGES, S>>(p);                                                        \
     }
 
-#define DECODE_FP8_BF16(D, STAGES, BLOCKS) DECODE(fp8, e4m3, bf16, __nv_bfloat16, D, STAGES, BLOCKS)
-#define DECODE_FP8_F16(D, STAGES, BLOCKS) DECODE(fp8, e4m3, f16, __half, D, STAGES, BLOCKS)
-#define DECODE_INT8_BF16(D, STAGES, BLOCKS)                                                        \
-    DECODE(int8, int8_t, bf16, __nv_bfloat16, D, STAGES, BLOCKS)
-#define DECODE_INT8_F16(D, STAGES, BLOCKS) DECODE(int8, int8_t, f16, __half, D, STAGES, BLOCKS)
-DECODE8_SHAPES(DECODE_FP8_BF16)
-DECODE8_SHAPES(DECODE_FP8_F16)
-DECODE8_SHAPES(DECODE_INT8_BF16)
-DECODE8_SHAPES(DECODE_INT8_F16)
+#define BOTH(cells, E, way, S, run, D, STAGES, BLOCKS)                                             \
+    DECODE(cells, E, bf16, __nv_bfloat16, way, S, run, D, STAGES, BLOCKS)                          \
+    DECODE(cells, E, f16, __half, way, S, run, D, STAGES, BLOCKS)
+#define DECODE_ALL(D, STAGES, BLOCKS)                                                              \
+    BOTH(fp8, e4m3, , DECODE_NEAREST, decode, D, STAGES, BLOCKS)                                   \
+    BOTH(int8, int8_t, , DECODE_NEAREST, decode, D, STAGES, BLOCKS)                                \
+    BOTH(fp8, e4m3, _beside, DECODE_BESIDE, decode_or_shape, D, STAGES, BLOCKS)                    \
+    BOTH(fp8, e4m3, _within, DECODE_WITHIN, decode, D, STAGES, BLOCKS)
+DECODE8_SHAPES(DECODE_ALL)

@@ -152,6 +152,12 @@ struct rope_params {
 #define DECODE_SHAPES(X) X(128, 3, 2) X(64, 6, 2)
 #define DECODE8_SHAPES(X) X(128, 6, 2) X(128, 3, 4) X(64, 12, 2) X(64, 6, 4) /* decode8.cu */
 #define DECODE_THREADS 160
+/* How what a step appends is stored: kernels of decode8.cu for e4m3 have the text of one way. */
+enum decode_storing {
+    DECODE_NEAREST, /* or nothing is appended */
+    DECODE_BESIDE,  /* with feedback, by blocks beside those that attend */
+    DECODE_WITHIN   /* with feedback, by a warp of two of them */
+};
 #define DECODE_TILE 64 /* tokens per stage */
 /* What the blocks of a cluster send to each of them, behind what each has anyhow: outputs, and of eight heads maxima and sums. */
 #define DECODE_BEHIND(bytes) (((bytes) + 15) / 16 * 16)
