@@ -117,7 +117,7 @@ static inline int32_t note_launch(tn_device *d, tn_stream *s, const tn_kernel_la
     if (is_kernel(n, "few") || is_kernel(n, "many") || is_kernel(n, "half") ||
         is_kernel(n, "one") || is_kernel(n, "logits"))
         n->eight = *(const struct eight_params *)k->params[0];
-    if (is_kernel(n, "quantize") || is_kernel(n, "gather"))
+    if (is_kernel(n, "quantize") || is_kernel(n, "gather_s8"))
         n->quantize = *(const struct quantize_params *)k->params[0];
     if (is_kernel(n, "norm"))
         n->norm = *(const struct norm_params *)k->params[0];

@@ -427,8 +427,8 @@ class Heads(Case):
         self.assertEqual(self.logits(engine), ["logits.int8"])
         got = self.perplexity(engine)
         self.assertLess(got / base, 1.01)
-        # Linears whose columns ranks share round their parts of rows, each by its own largest element; this one's rows they share.
-        self.assertLess(abs(self.perplexity(engine, "--tp-size", "2") / got - 1), 5e-3)
+        # Linears whose columns ranks share round their parts of rows, each by its own largest element; of this one they share the rows.
+        self.assertLess(abs(self.perplexity(engine, "--tp-size", "2") / got - 1), 1e-2)
         self.assertLess(abs(self.perplexity(engine, "--kernels", "reference", window=16) / self.perplexity(engine, window=16) - 1), 1e-3)
 
     def test_others_stay(self):
