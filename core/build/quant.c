@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "build/matrix.h"
+#include "engine/opset.h"
 #include "tenon/ops.h"
 
 /* -- Opening ----------------------------------------------------------------------------------------- */
@@ -210,6 +211,8 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
     if (!plan->op || plan->n_tensors < 1 || plan->n_tensors > TN_QUANT_MAX_TENSORS ||
         plan->n_attrs > TN_QUANT_MAX_ATTRS)
         return refuse_plan(q, l, "states no op, no tensors or too many", err);
+    if (strcmp(l->made.op.name, TN_OP_LOGITS) == 0 && !opset_makes_logits(plan->op))
+        return refuse_plan(q, l, "makes an op of the output projection that makes no logits", err);
     for (uint32_t i = 0; i < plan->n_tensors; i++)
         if ((rc = check_tensor(q, l, &plan->tensors[i], err)) != TN_OK)
             return rc;

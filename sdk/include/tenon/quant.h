@@ -17,7 +17,7 @@
  * row was routed to the expert, and those of all rows for its gate and up.
  *
  * A scheme with the flag ::TN_QUANT_HEADS is asked about output projections as about linears; the op's name is "logits" then, and
- * that of the plan ::TN_OP_LOGITS_INT8 or a vendor's that makes logits. Attributes of the op stay, those of the plan come behind them.
+ * that of the plan ::TN_OP_LOGITS_INT8. Attributes of the op stay, those of the plan come behind them.
  */
 #ifndef TENON_QUANT_H
 #define TENON_QUANT_H
