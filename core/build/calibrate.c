@@ -137,6 +137,14 @@ static bool keeps_products(const struct quant *q, bool all, const struct plan_op
            plan_attr(op, "head_dim")->i <= CALIBRATION_DIM;
 }
 
+/* Whether an op is an output projection, which is no linear of this scheme: schemes that take it want what it reads. */
+static bool keeps_head(const struct quant *q, bool all, const struct plan_op *op)
+{
+    return all && strcmp(op->name, TN_OP_LOGITS) == 0 &&
+           quant_users(q->from->plan, op->weights[0]) == 1 &&
+           !(q->scheme && q->scheme->flags & TN_QUANT_HEADS);
+}
+
 /* What is kept of a group; false: nothing. Of rows that gate and up of an expert read, only Hessians are wanted. */
 static bool keep_of(const struct quant *q, const struct quant_group *g, bool all, uint32_t *keep)
 {
@@ -155,6 +163,9 @@ static int32_t check_memory(const struct quant *q, bool all, tn_err *err)
         if (keeps_products(q, all, &p->ops[i]))
             sum += 2 * calibration_products_bytes((uint64_t)plan_attr(&p->ops[i], "n_kv_heads")->i,
                                                   (uint64_t)plan_attr(&p->ops[i], "head_dim")->i);
+    for (size_t i = 0; i < p->n_ops; i++)
+        if (keeps_head(q, all, &p->ops[i]))
+            sum += calibration_bytes(p->values[p->ops[i].in[0]].width, what_to_keep(q, all));
     for (uint32_t i = 0; i < q->n_groups; i++)
         if (keep_of(q, &q->groups[i], all, &keep))
             sum += calibration_bytes(q->groups[i].n_channels, keep);
@@ -235,17 +246,13 @@ static int32_t add_queries(struct calibrating *x, const struct plan_op *op, uint
                : rc;
 }
 
-/* What the output projection reads, for schemes that take it; for others it is no linear. */
 static int32_t add_head(struct calibrating *x, const struct plan_op *op, uint64_t seed, tn_err *err)
 {
     const struct plan *p = x->q->from->plan;
-    const char *name = p->weights[op->weights[0]].name;
     struct calibration_input *in;
 
-    if (quant_users(p, op->weights[0]) > 1 || calibration_find(x->c, name))
-        return TN_OK;
-    return calibration_add(x->c, name, p->values[op->in[0]].width,
-                           CALIBRATION_SAMPLES | CALIBRATION_HISTOGRAM, seed, &in, err);
+    return calibration_add(x->c, p->weights[op->weights[0]].name, p->values[op->in[0]].width,
+                           what_to_keep(x->q, true), seed, &in, err);
 }
 
 static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err *err)
@@ -275,7 +282,7 @@ static int32_t add_inputs(struct calibrating *x, uint64_t seed, bool all, tn_err
         if (keeps_products(x->q, all, &p->ops[i]))
             rc = add_queries(x, &p->ops[i], seed, err);
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
-        if (all && strcmp(p->ops[i].name, TN_OP_LOGITS) == 0)
+        if (keeps_head(x->q, all, &p->ops[i]))
             rc = add_head(x, &p->ops[i], seed, err);
     return rc;
 }

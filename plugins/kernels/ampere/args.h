@@ -7,7 +7,7 @@
 
 #include "../common/cuda_product.h"
 
-/* -- Rows of linear.int8, logits.int8 ---------------------------------------------------------------------------------- */
+/* -- Rows of linear.int8, logits.int8 --------------------------------------------------------------------- */
 
 #define QUANTIZE_THREADS 512
 #define QUANTIZE_WIDEST 32768 /* elements */

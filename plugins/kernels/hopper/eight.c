@@ -37,20 +37,24 @@
 #define LAUNCH_NS 1500.0
 
 #define SHAPE(tile, tokens, stages) {tile, tokens, stages},
-#define FEW(operands, type, tile, tokens, stages, finishes)                                        \
-    "few_" operands "_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
-#define E4M3_BF16_SUMS(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "sums")
-#define E4M3_F16_SUMS(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "sums")
-#define S8_BF16_SUMS(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "sums")
-#define S8_F16_SUMS(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "sums")
-#define E4M3_BF16_SILU(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "silu")
-#define E4M3_F16_SILU(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "silu")
-#define S8_BF16_SILU(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "silu")
-#define S8_F16_SILU(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "silu")
-#define E4M3_BF16_GELU(tile, tokens, stages) FEW("e4m3", "bf16", tile, tokens, stages, "gelu")
-#define E4M3_F16_GELU(tile, tokens, stages) FEW("e4m3", "f16", tile, tokens, stages, "gelu")
-#define S8_BF16_GELU(tile, tokens, stages) FEW("s8", "bf16", tile, tokens, stages, "gelu")
-#define S8_F16_GELU(tile, tokens, stages) FEW("s8", "f16", tile, tokens, stages, "gelu")
+#define E4M3_BF16_SUMS(tile, tokens, stages)                                                       \
+    SKINNY_NAME("few_e4m3_bf16", tile, tokens, stages, "sums")
+#define E4M3_F16_SUMS(tile, tokens, stages)                                                        \
+    SKINNY_NAME("few_e4m3_f16", tile, tokens, stages, "sums")
+#define S8_BF16_SUMS(tile, tokens, stages) SKINNY_NAME("few_s8_bf16", tile, tokens, stages, "sums")
+#define S8_F16_SUMS(tile, tokens, stages) SKINNY_NAME("few_s8_f16", tile, tokens, stages, "sums")
+#define E4M3_BF16_SILU(tile, tokens, stages)                                                       \
+    SKINNY_NAME("few_e4m3_bf16", tile, tokens, stages, "silu")
+#define E4M3_F16_SILU(tile, tokens, stages)                                                        \
+    SKINNY_NAME("few_e4m3_f16", tile, tokens, stages, "silu")
+#define S8_BF16_SILU(tile, tokens, stages) SKINNY_NAME("few_s8_bf16", tile, tokens, stages, "silu")
+#define S8_F16_SILU(tile, tokens, stages) SKINNY_NAME("few_s8_f16", tile, tokens, stages, "silu")
+#define E4M3_BF16_GELU(tile, tokens, stages)                                                       \
+    SKINNY_NAME("few_e4m3_bf16", tile, tokens, stages, "gelu")
+#define E4M3_F16_GELU(tile, tokens, stages)                                                        \
+    SKINNY_NAME("few_e4m3_f16", tile, tokens, stages, "gelu")
+#define S8_BF16_GELU(tile, tokens, stages) SKINNY_NAME("few_s8_bf16", tile, tokens, stages, "gelu")
+#define S8_F16_GELU(tile, tokens, stages) SKINNY_NAME("few_s8_f16", tile, tokens, stages, "gelu")
 #define FEW_TYPES 4 /* of the operands and the rows */
 
 /* In the order of skinny_entry. */
@@ -73,15 +77,13 @@ static const struct shape {
 
 #define N_HALF ((uint32_t)(sizeof half_shapes / sizeof *half_shapes))
 
-#define HALF(type, tile, tokens, stages, finishes)                                                 \
-    "half_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
-#define HALF_BF16_SUMS(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "sums")
-#define HALF_F16_SUMS(tile, tokens, stages) HALF("f16", tile, tokens, stages, "sums")
-#define HALF_BF16_SILU(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "silu")
-#define HALF_F16_SILU(tile, tokens, stages) HALF("f16", tile, tokens, stages, "silu")
-#define HALF_BF16_GELU(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "gelu")
-#define HALF_F16_GELU(tile, tokens, stages) HALF("f16", tile, tokens, stages, "gelu")
-#define HALF_BF16_NORM(tile, tokens, stages) HALF("bf16", tile, tokens, stages, "norm")
+#define HALF_BF16_SUMS(tile, tokens, stages) SKINNY_NAME("half_bf16", tile, tokens, stages, "sums")
+#define HALF_F16_SUMS(tile, tokens, stages) SKINNY_NAME("half_f16", tile, tokens, stages, "sums")
+#define HALF_BF16_SILU(tile, tokens, stages) SKINNY_NAME("half_bf16", tile, tokens, stages, "silu")
+#define HALF_F16_SILU(tile, tokens, stages) SKINNY_NAME("half_f16", tile, tokens, stages, "silu")
+#define HALF_BF16_GELU(tile, tokens, stages) SKINNY_NAME("half_bf16", tile, tokens, stages, "gelu")
+#define HALF_F16_GELU(tile, tokens, stages) SKINNY_NAME("half_f16", tile, tokens, stages, "gelu")
+#define HALF_BF16_NORM(tile, tokens, stages) SKINNY_NAME("half_bf16", tile, tokens, stages, "norm")
 
 /* In the order of skinny_entry. */
 const char *const eight_half_entries[] = {
@@ -244,8 +246,7 @@ struct plan {
     uint32_t early;         /* of product_params */
     uint32_t blocks, runs;  /* runs: of tokens, in the grid's y; 0: the kernel counts them */
     uint32_t image, entry, threads, shared_bytes;
-    uint32_t
-        shape; /* of half_shapes: the entry follows from it and from what the product finishes */
+    uint32_t shape; /* of half_shapes; the entry follows from it and from what is finished */
 };
 
 static uint64_t rows_of(const tn_op *op, const struct form *f, uint32_t i)

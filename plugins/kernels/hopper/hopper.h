@@ -126,6 +126,10 @@ struct skinny_plan {
 
 extern const uint32_t n_skinny_shapes;
 
+/* Names of kernels of skinny.cuh; `kernel`: "skinny_bf16", say. */
+#define SKINNY_NAME(kernel, tile, tokens, stages, finishes)                                        \
+    kernel "_" #tile "x" #tokens "x" #stages "_" finishes,
+
 /* Entries of kernels of skinny.cuh: by what they finish, then by `types`, then by `shapes`; behind them those of SKINNY_NORM, which
  * are in bfloat16 alone, by shape. `groups`: of finishes before that. */
 static inline uint32_t skinny_entry(uint32_t finish, uint32_t groups, uint32_t type, uint32_t types,

@@ -21,17 +21,15 @@ static const struct shape {
 
 const uint32_t n_skinny_shapes = N_SHAPES;
 
-#define NAME(type, tile, tokens, stages, finishes)                                                 \
-    "skinny_" type "_" #tile "x" #tokens "x" #stages "_" finishes,
-#define BF16_SUMS(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "sums")
-#define F16_SUMS(tile, tokens, stages) NAME("f16", tile, tokens, stages, "sums")
-#define BF16_SILU(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "silu")
-#define F16_SILU(tile, tokens, stages) NAME("f16", tile, tokens, stages, "silu")
-#define BF16_GELU(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "gelu")
-#define F16_GELU(tile, tokens, stages) NAME("f16", tile, tokens, stages, "gelu")
-#define BF16_LOGITS(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "logits")
-#define F16_LOGITS(tile, tokens, stages) NAME("f16", tile, tokens, stages, "logits")
-#define BF16_NORM(tile, tokens, stages) NAME("bf16", tile, tokens, stages, "norm")
+#define BF16_SUMS(tile, tokens, stages) SKINNY_NAME("skinny_bf16", tile, tokens, stages, "sums")
+#define F16_SUMS(tile, tokens, stages) SKINNY_NAME("skinny_f16", tile, tokens, stages, "sums")
+#define BF16_SILU(tile, tokens, stages) SKINNY_NAME("skinny_bf16", tile, tokens, stages, "silu")
+#define F16_SILU(tile, tokens, stages) SKINNY_NAME("skinny_f16", tile, tokens, stages, "silu")
+#define BF16_GELU(tile, tokens, stages) SKINNY_NAME("skinny_bf16", tile, tokens, stages, "gelu")
+#define F16_GELU(tile, tokens, stages) SKINNY_NAME("skinny_f16", tile, tokens, stages, "gelu")
+#define BF16_LOGITS(tile, tokens, stages) SKINNY_NAME("skinny_bf16", tile, tokens, stages, "logits")
+#define F16_LOGITS(tile, tokens, stages) SKINNY_NAME("skinny_f16", tile, tokens, stages, "logits")
+#define BF16_NORM(tile, tokens, stages) SKINNY_NAME("skinny_bf16", tile, tokens, stages, "norm")
 
 /* In the order of skinny_entry. */
 const char *const skinny_entries[] = {
