@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "build/quant.h"
+#include "tenon/hadamard.h"
 #include "tenon/ops.h"
 
 /* Factors are within 2^-4 and 2^4 of a head's mean, so that queries stay within float16. */
@@ -35,20 +36,40 @@ struct layer {
     struct side keys, queries;
 };
 
+/* The factor of order m of tenon/hadamard.h, on m elements that lie `apart`. */
+static void turn_base(float *x, uint32_t m, size_t apart, const uint32_t *rows)
+{
+    float before[TN_HADAMARD_MOST];
+
+    for (uint32_t c = 0; c < m; c++)
+        before[c] = x[c * apart];
+    for (uint32_t r = 0; r < m; r++) {
+        float sum = 0.0f;
+        for (uint32_t c = 0; c < m; c++)
+            sum += rows[r] >> c & 1 ? -before[c] : before[c];
+        x[r * apart] = sum;
+    }
+}
+
 void quant_turn(float *x, size_t n, uint64_t dim)
 {
-    size_t order = (size_t)(dim & (~dim + 1));
+    uint32_t order = tn_hadamard_order((uint32_t)dim), m = tn_hadamard_base(order), two = order / m;
+    uint32_t rows[TN_HADAMARD_MOST];
     float by = 1.0f / sqrtf((float)order);
 
     for (size_t i = 0; i < n; i++)
         x[i] *= by;
-    for (size_t h = 1; h < order; h *= 2)
+    for (size_t h = 1; h < two; h *= 2)
         for (size_t i = 0; i < n; i++)
             if (!(i & h)) {
                 float a = x[i], b = x[i + h];
                 x[i] = a + b;
                 x[i + h] = a - b;
             }
+    tn_hadamard_rows(m, rows);
+    for (size_t run = 0; run < n && m > 1; run += order)
+        for (size_t i = run; i < run + two; i++)
+            turn_base(x + i, m, two, rows);
 }
 
 /* -- What takes the factors ----------------------------------------------------------------------------- */

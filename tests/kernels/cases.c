@@ -350,7 +350,7 @@ static void rope_cases(const struct subject *s)
 /* Sums of up to 256 elements. */
 static void hadamard_cases(const struct subject *s)
 {
-    static const uint32_t dims[] = {64, 80, 128, 96, 1, 256, 7, 4};
+    static const uint32_t dims[] = {64, 80, 128, 96, 1, 256, 7, 4, 48, 112, 12, 36, 100};
 
     for (uint32_t i = 0; i < sizeof dims / sizeof *dims; i++) {
         struct shape x = {.in_width = {(uint64_t)(3 - i % 2) * dims[i]}, .head_dim = dims[i]};

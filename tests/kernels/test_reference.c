@@ -359,29 +359,65 @@ START_TEST(rope_turns_pairs_by_their_angles)
 }
 END_TEST
 
-START_TEST(hadamard_spreads_one_channel_and_is_its_own_inverse)
+/* The sign of (i, j) in Paley's matrix of order 2 q + 2, q a prime, as his paper has it. */
+static int paley(uint32_t q, uint32_t i, uint32_t j)
 {
-    struct shape s = {.in_width = {2 * 24}, .head_dim = 24}; /* runs of 8 */
+    uint32_t a = i / 2, b = j / 2, squares = 0;
+    int c = 1;
+
+    for (uint32_t x = 1; x < q; x++)
+        squares |= 1u << x * x % q;
+    if (a == b)
+        return i % 2 || j % 2 ? -1 : 1;
+    if (a > 0 && b > 0)
+        c = squares >> (a + q - b) % q & 1 ? 1 : -1;
+    return i % 2 && j % 2 ? -c : c;
+}
+
+/* What an element of the first row's second head, 4 and all else 0, becomes: each element of a head in turn. */
+static void spread(uint32_t dim, uint32_t order, uint32_t q)
+{
+    struct shape s = {.in_width = {2 * dim}, .head_dim = dim};
+    uint32_t two = order / (q ? 2 * q + 2 : 1), width = 2 * dim;
     tn_batch *b = rows_at(0, 3);
     struct env e = {.kv = NULL};
     tn_op *op = compose_basic(&k, TN_OP_HADAMARD, &s);
-    float x[3 * 48], *in;
+    float x[3 * 2 * 80], *in;
 
     env_fill(&k, &e, op->in[0], b, 2.0f, false);
     in = floats(&e, op->in[0]);
-    memset(in, 0, 48 * sizeof *in);
-    in[11] = 4.0f; /* element 3 of the second run of the first head */
-    memcpy(x, in, sizeof x);
-    run_reference(&k, &reference, op, b, &e);
-    for (uint32_t i = 0; i < 48; i++) {
-        double sign =
-            i == 9 || i == 10 || i == 13 || i == 14 ? -1.0 : 1.0; /* odd parity of i & 3 */
-        near(at(op->out[0], &e, 0, i), i / 8 == 1 ? sign * 4.0 / sqrt(8.0) : 0.0, 1e-6, "hadamard");
+    memcpy(x, in, 3 * width * sizeof *x);
+    for (uint32_t from = 0; from < dim; from++) {
+        memset(x, 0, width * sizeof *x);
+        x[dim + from] = 4.0f;
+        memcpy(in, x, 3 * width * sizeof *x);
+        run_reference(&k, &reference, op, b, &e);
+        for (uint32_t i = 0; i < width; i++) {
+            uint32_t to = i - dim, r = to % order, c = from % order;
+            double sign = __builtin_parity(r % two & c % two) ? -1.0 : 1.0;
+            double want = i >= dim && to / order == from / order ? 4.0 / sqrt(order) : 0.0;
+            double is = at(op->out[0], &e, 0, i);
+            if (q == 9) /* no prime: its squares are no residues, and sizes have to do */
+                near(fabs(is), want, 1e-6, "hadamard");
+            else
+                near(is, want * sign * (q ? paley(q, r / two, c / two) : 1), 1e-6, "hadamard");
+        }
+        memcpy(in, floats(&e, op->out[0]), 3 * width * sizeof *x);
+        run_reference(&k, &reference, op, b, &e);
+        for (uint32_t i = 0; i < 3 * width; i++)
+            near(at(op->out[0], &e, i / width, i % width), x[i], 2e-6, "hadamard, twice");
     }
-    memcpy(in, floats(&e, op->out[0]), sizeof x);
-    run_reference(&k, &reference, op, b, &e);
-    for (uint32_t i = 0; i < 3 * 48; i++)
-        near(at(op->out[0], &e, i / 48, i % 48), x[i], 1e-6, "hadamard, twice");
+}
+
+START_TEST(hadamard_spreads_each_channel_and_is_its_own_inverse)
+{
+    static const struct {
+        uint32_t dim, order, q;
+    } cases[] = {{8, 8, 0},   {10, 2, 0},  {7, 1, 0},   {12, 12, 5},  {48, 48, 5},
+                 {36, 12, 5}, {20, 20, 9}, {80, 80, 9}, {28, 28, 13}, {56, 56, 13}};
+
+    for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        spread(cases[i].dim, cases[i].order, cases[i].q);
 }
 END_TEST
 
@@ -723,7 +759,7 @@ int main(void)
     tcase_add_test(c, products_of_all_dtypes);
     tcase_add_test(c, tables_are_gathered_and_scaled);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
-    tcase_add_test(c, hadamard_spreads_one_channel_and_is_its_own_inverse);
+    tcase_add_test(c, hadamard_spreads_each_channel_and_is_its_own_inverse);
     tcase_add_test(c, reorder_takes_elements_from_where_its_order_says);
     tcase_add_loop_test(c, feedback_leaves_of_a_sum_the_error_of_its_first_elements, 0, 2);
     tcase_add_test(c, attention_sees_what_was_appended);

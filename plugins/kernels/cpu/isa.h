@@ -59,8 +59,7 @@ struct isa {
     void (*rope_head)(float *y, const float *x, const float *cosine, const float *sine,
                       uint64_t half, uint64_t dim, int pairs);
 
-    /* y[n] = every run of `order` elements of x times the Walsh-Hadamard matrix of that order, a power of two that divides
-     * n, divided by its root. */
+    /* y[n] = every run of `order` elements of x, which divides n, times the matrix of tenon/hadamard.h. */
     void (*hadamard)(float *y, const float *x, uint64_t n, uint64_t order);
 
     /* Attention of the queries of `t` to one chunk of keys: t->score, t->largest, t->sum, t->mean. */

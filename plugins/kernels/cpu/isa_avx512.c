@@ -8,6 +8,7 @@
 #include "simd_avx512.h"
 #include "simd_math.h"
 #include "simd_tail.h"
+#include "tenon/hadamard.h"
 /* then the templates */
 #include "attend_tmpl.h"
 #include "finish_tmpl.h"

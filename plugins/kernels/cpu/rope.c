@@ -6,6 +6,7 @@
 #include "check.h"
 #include "rows.h"
 #include "share.h"
+#include "tenon/hadamard.h"
 
 #define MAX_HALF 512                /* rotary_dim / 2: angles of a row live on the stack */
 #define MAX_DIM KV_FEEDBACK_MAX_DIM /* head_dim: so does a head */
@@ -229,7 +230,7 @@ static void hadamard_rows(void *arg, uint32_t first, uint32_t last, uint32_t wor
     (void)worker;
     for (uint64_t at = first * width; at < last * width; at += width)
         job->isa->hadamard((float *)job->l->out[0] + at, (const float *)job->l->in[0] + at, width,
-                           dim & (~dim + 1));
+                           tn_hadamard_order((uint32_t)dim));
 }
 
 static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)

@@ -172,14 +172,33 @@ static void rope_head(float *y, const float *x, const float *cosine, const float
         memcpy(y + 2 * half, x + 2 * half, (dim - 2 * half) * sizeof *y);
 }
 
-/* Butterflies of growing width; those that lie within a vector go one by one. */
+/* y[two] = by times the sum of m runs x[two], each by its sign. */
+static void add_signed(float *y, const float *x, uint64_t m, uint64_t two, uint32_t negative,
+                       float by)
+{
+    for (uint64_t i = 0; i < two; i += LANES) {
+        vf sum = v_zero();
+        for (uint64_t c = 0; c < m; c++) {
+            vf v = v_load_some(x + c * two + i, two - i);
+            sum = negative >> c & 1 ? v_sub(sum, v) : v_add(sum, v);
+        }
+        v_store_some(y + i, v_mul(sum, v_set1(by)), two - i);
+    }
+}
+
+/* The factor that is no power of two first, then butterflies of growing width; those that lie within a vector go one by one. */
 static void hadamard(float *y, const float *x, uint64_t n, uint64_t order)
 {
+    uint64_t m = tn_hadamard_base((uint32_t)order), two = order / m;
     float by = 1.0f / sqrtf((float)order);
+    uint32_t rows[TN_HADAMARD_MOST];
 
-    for (uint64_t i = 0; i < n; i++)
+    tn_hadamard_rows((uint32_t)m, rows);
+    for (uint64_t i = 0; i < n && m == 1; i++)
         y[i] = x[i] * by;
-    for (uint64_t h = 1; h < order; h *= 2)
+    for (uint64_t at = 0; at < n && m > 1; at += two)
+        add_signed(y + at, x + at / order * order, m, two, rows[at % order / two], by);
+    for (uint64_t h = 1; h < two; h *= 2)
         for (uint64_t run = 0; run < n; run += 2 * h) {
             float *a = y + run, *b = y + run + h;
             for (uint64_t i = 0; h >= LANES && i < h; i += LANES) {

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "tenon/device.h"
+#include "tenon/hadamard.h"
 
 #define FEW_THREADS 256
 
@@ -165,11 +166,12 @@ struct rope_args {
     int64_t max_position;
 };
 
-/* One block per head of `dim` elements, in runs of `order`. */
+/* One block per head of `dim` elements, in runs of base * two: see tenon/hadamard.h, whose signs `negative` has. */
 struct hadamard_args {
     const void *x;
     void *y;
-    uint32_t dim, order;
+    uint32_t dim, base, two;
+    uint32_t negative[TN_HADAMARD_MOST];
 };
 
 /* One block per row: y[t][i] = x[t][order[i]]. */

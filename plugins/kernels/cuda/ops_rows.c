@@ -493,11 +493,14 @@ int32_t rope_launch(void *instance, const tn_launch *l, tn_err *err)
 int32_t hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     uint32_t dim = (uint32_t)tn_op_int(l->op, "head_dim", 1);
-    struct hadamard_args a = {.x = l->in[0], .y = l->out[0], .dim = dim, .order = dim & (~dim + 1)};
+    uint32_t order = tn_hadamard_order(dim), base = tn_hadamard_base(order);
+    struct hadamard_args a = {
+        .x = l->in[0], .y = l->out[0], .dim = dim, .base = base, .two = order / base};
     struct cuda_grid g = {.x = l->batch->n_rows * (uint32_t)tn_op_int(l->op, "n_heads", 1),
                           .threads = dim <= 128 ? 64 : 256,
                           .shared_bytes = dim * (uint32_t)sizeof(float)};
 
+    tn_hadamard_rows(base, a.negative);
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
                       ENTRY_hadamard + cuda_float_index(l->op->out[0]->dtype), g, &a, err);
 }

@@ -632,18 +632,30 @@ extern "C" __global__ void __launch_bounds__(256) gather(gather_args p)
 
 /* -- Hadamard ------------------------------------------------------------------------------------------------ */
 
+/* Element i of a head times its row of the factor of order `base`. */
+__device__ __forceinline__ float add_signed(const hadamard_args &p, const float *head, uint32_t i)
+{
+    const uint32_t order = p.base * p.two, negative = p.negative[i % order / p.two];
+    const float *x = head + i / order * order + i % p.two;
+    float sum = 0.0f;
+
+    for (uint32_t c = 0; c < p.base; c++)
+        sum += negative >> c & 1 ? -x[c * p.two] : x[c * p.two];
+    return sum;
+}
+
 /* One block per head: butterflies of growing width in shared memory. */
 template <typename T> __device__ __forceinline__ void hadamard(const hadamard_args &p)
 {
     extern __shared__ float head[]; /* [dim] */
     const T *x = (const T *)p.x + blockIdx.x * (uint64_t)p.dim;
     T *y = (T *)p.y + blockIdx.x * (uint64_t)p.dim;
-    float by = 1.0f / sqrtf((float)p.order);
+    float by = 1.0f / sqrtf((float)(p.base * p.two));
 
     wait_for_previous();
     for (uint32_t i = threadIdx.x; i < p.dim; i += blockDim.x)
         head[i] = widen(x[i]) * by;
-    for (uint32_t h = 1; h < p.order; h *= 2) {
+    for (uint32_t h = 1; h < p.two; h *= 2) {
         __syncthreads();
         for (uint32_t i = threadIdx.x; i < p.dim / 2; i += blockDim.x) {
             float *pair = head + i / h * 2 * h + i % h;
@@ -654,7 +666,7 @@ template <typename T> __device__ __forceinline__ void hadamard(const hadamard_ar
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < p.dim; i += blockDim.x)
-        y[i] = narrow<T>(head[i]);
+        y[i] = narrow<T>(p.base == 1 ? head[i] : add_signed(p, head, i));
 }
 
 /* -- Order --------------------------------------------------------------------------------------------------- */

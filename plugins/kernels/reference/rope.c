@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rope: rotary position embedding (Su et al. 2021), with dynamic NTK scaling. hadamard: heads times a Walsh-Hadamard
+ * rope: rotary position embedding (Su et al. 2021), with dynamic NTK scaling. hadamard: heads times a Hadamard
  * matrix. Any thread.
  * Angles are computed in float32 as Hugging Face does: float32(pos) * f[j], then cosf and sinf.
  */
 #include "ref.h"
+#include "tenon/hadamard.h"
 
 int32_t ref_rope_check(void *instance, const tn_op *op, tn_err *err)
 {
@@ -89,22 +90,33 @@ int32_t ref_hadamard_check(void *instance, const tn_op *op, tn_err *err)
                        "the width must be n_heads * head_dim", err);
 }
 
+/* Element i of a run of x times row i of the matrix, which has elements of +-1. */
+static float hadamard_sum(struct ref_matrix x, uint32_t t, uint64_t first, uint64_t i,
+                          uint64_t order, const uint32_t *rows)
+{
+    uint64_t two = order / tn_hadamard_base((uint32_t)order); /* the power of two */
+    float sum = 0.0f;
+
+    for (uint64_t j = 0; j < order; j++) {
+        uint32_t negative =
+            (rows[i / two] >> j / two & 1) ^ (uint32_t)__builtin_parityll(i & j & (two - 1));
+        sum += negative ? -ref_get(x, t, first + j) : ref_get(x, t, first + j);
+    }
+    return sum;
+}
+
 int32_t ref_hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     struct ref_matrix x = ref_in(l, 0), y = ref_out(l, 0);
-    uint64_t dim = (uint64_t)tn_op_int(l->op, "head_dim", 1), order = dim & (~dim + 1);
+    uint64_t order = tn_hadamard_order((uint32_t)tn_op_int(l->op, "head_dim", 1));
+    uint32_t rows[TN_HADAMARD_MOST];
     float by = 1.0f / sqrtf((float)order);
 
     (void)instance;
     (void)err;
+    tn_hadamard_rows(tn_hadamard_base((uint32_t)order), rows);
     for (uint32_t t = 0; t < l->batch->n_rows; t++)
-        for (uint64_t i = 0; i < l->op->in[0]->width; i++) {
-            uint64_t first = i & ~(order - 1); /* of its run: heads are whole runs */
-            float sum = 0.0f;
-            for (uint64_t j = first; j < first + order; j++)
-                sum +=
-                    __builtin_parityll(i & j & (order - 1)) ? -ref_get(x, t, j) : ref_get(x, t, j);
-            ref_set(y, t, i, sum * by);
-        }
+        for (uint64_t i = 0; i < l->op->in[0]->width; i++) /* heads are whole runs */
+            ref_set(y, t, i, by * hadamard_sum(x, t, i / order * order, i % order, order, rows));
     return TN_OK;
 }

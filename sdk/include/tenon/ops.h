@@ -69,9 +69,9 @@
  *             depends on the length: with n = max(prompt length of the sequence, pos + 1), if
  *             max_position > 0 and n > max_position then f[j] is replaced by b^(-2j/R) where
  *             b = base * (factor * n / max_position - (factor - 1))^(R / (R - 2)).
- * hadamard    Multiplies every run of b elements of every head by the Walsh-Hadamard matrix of that order, b the largest power
- *             of two that divides head_dim: y[i] = sum_j (-1)^popcount(i & j) x[j] / sqrt(b). It is its own inverse
- *             and keeps scalar products. Engines for a cache in float8_e4m3 have it on queries and keys: what is
+ * hadamard    Multiplies every run of b elements of every head by the Hadamard matrix of that order, b the largest of 2^k,
+ *             12 2^k, 20 2^k and 28 2^k that divides head_dim: y[i] = sum_j H[i][j] x[j] / sqrt(b), H's signs as hadamard.h has
+ *             them; of a power of two they are (-1)^popcount(i & j). It is its own inverse and keeps scalar products. Engines for a cache in float8_e4m3 have it on queries and keys: what is
  *             large in one channel of keys is spread over all, and rounding them disturbs scores less.
  * reorder     y[t][i] = x[t][p[i]], bit by bit. p is int32, and every entry is from 0 to N - 1: the host checks that before a
  *             kernel reads it. Linears whose groups of columns lie scattered over their input (GPTQ with act-order) get it in
