@@ -113,7 +113,7 @@ static int32_t on_moment(void *arg, const struct run_moment *m, tn_err *err)
         return TN_OK;
     if (quant_multiplies(m->op->name) || strcmp(m->op->name, TN_OP_LOGITS) == 0) {
         int32_t rc;
-        in = calibration_find(x->c, m->op->weights[0]->name);
+        in = calibration_find(x->c, quant_matrix_name(x->q, m->op));
         rc = in ? take_rows(x, in, m, 0, err) : TN_OK;
         return rc == TN_OK && x->routed && m->op->n_in > 1 ? routed_take(x->routed, x->c, m, err)
                                                            : rc;
@@ -141,7 +141,6 @@ static bool keeps_products(const struct quant *q, bool all, const struct plan_op
 static bool keeps_head(const struct quant *q, bool all, const struct plan_op *op)
 {
     return all && strcmp(op->name, TN_OP_LOGITS) == 0 &&
-           quant_users(q->from->plan, op->weights[0]) == 1 &&
            !(q->scheme && q->scheme->flags & TN_QUANT_HEADS);
 }
 

@@ -139,11 +139,12 @@ struct measuring {
 
 static struct quant_linear *find_linear(struct quant *q, const tn_op *op)
 {
-    for (uint32_t i = 0; i < q->n_linears; i++) {
+    const char *is = quant_matrix_name(q, op);
+
+    for (uint32_t i = 0; i < q->n_linears && is; i++) {
         const char *name = q->linears[i].made.source.name;
         size_t n = strlen(name);
-        if (op->n_weights && strncmp(op->weights[0]->name, name, n) == 0 &&
-            (op->weights[0]->name[n] == '\0' || q->linears[i].chosen) &&
+        if (strncmp(is, name, n) == 0 && (is[n] == '\0' || q->linears[i].chosen) &&
             op->layer == q->linears[i].made.op.layer)
             return &q->linears[i];
     }

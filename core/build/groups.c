@@ -6,7 +6,7 @@
  *   mul(act(gate), up) -> down    the rows of `up`: the product is linear in it
  *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
  *
- * The output projection is a linear like others, if the scheme takes it and no embedding shares its matrix.
+ * The output projection is a linear like others, if the scheme takes it.
  *
  * A norm may stand before experts, too: gate and up of all of them read what the router does. What their down reads is inside
  * of the op moe_mlp, see experts.c.
@@ -91,13 +91,11 @@ static struct quant_group *add_group(struct quant *q, uint32_t value, const stru
     return g->linears ? g : NULL;
 }
 
-/* Of heads those that share their matrix stay: another copy of it would be needed. */
 static uint32_t matrices_of(const struct quant *q, const struct plan_op *op)
 {
     if (!is_op(op, TN_OP_LOGITS))
         return quant_matrices(op);
-    return q->scheme && q->scheme->flags & TN_QUANT_HEADS &&
-           quant_users(q->from->plan, op->weights[0]) == 1;
+    return q->scheme && q->scheme->flags & TN_QUANT_HEADS;
 }
 
 /* Matrix `part` of `n` of the op; the last of experts reads what stays inside. */

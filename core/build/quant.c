@@ -106,13 +106,14 @@ int32_t quant_open(const struct quant_options *o, const struct emission *from, s
 
     if (!q)
         return err_nomem(err, "quantization");
-    q->from = from;
     q->o = *o;
     if (o->stored) {
         q->plugin = stored_plugin(o->stored);
         q->name = stored_method(o->stored);
     }
-    rc = o->scheme ? open_scheme(q, err) : TN_OK;
+    rc = quant_part_head(q, from, err);
+    if (rc == TN_OK && o->scheme)
+        rc = open_scheme(q, err);
     if (rc == TN_OK)
         rc = quant_survey(q, err);
     for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
@@ -135,6 +136,7 @@ void quant_close(struct quant *q)
         hessian_release(&q->groups[i].hessian);
     if (q->opened && q->scheme->close)
         q->scheme->close(q->instance, q->build);
+    emission_release(&q->parted);
     arena_release(&q->arena);
     mem_free(q);
 }
@@ -294,6 +296,7 @@ struct rewriting {
     struct quant_linear **made; /* per old weight: the linear it is the chosen matrix of */
     uint32_t *ordered; /* per linear: 1 + the value that a `reorder` for it (and others) makes */
     bool stored;       /* ranges of the cache come from the checkpoint */
+    bool shares_head;  /* see heads.c */
     tn_err *err;
 };
 
@@ -362,6 +365,10 @@ static int32_t put_weights(struct rewriting *r)
         struct weight_origin origin = from->origins[i];
         if (r->made[i]) {
             rc = put_parts(r, r->made[i]);
+            continue;
+        }
+        if (r->shares_head && i == r->q->head) {
+            r->ids[i] = r->ids[r->q->shared];
             continue;
         }
         if (s->divide || s->multiply || s->rows || s->turn_rows || s->turn_columns)
@@ -713,24 +720,13 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
     return rc;
 }
 
-static int32_t put_hyper(struct rewriting *r, const struct plan_hyper *h)
-{
-    struct plan *p = r->out->plan;
-
-    switch (h->kind) {
-    case TN_ATTR_I64: return plan_set_int(p, h->name, h->i, r->err);
-    case TN_ATTR_F64: return plan_set_real(p, h->name, h->f, r->err);
-    default: return plan_set_str(p, h->name, h->s, r->err);
-    }
-}
-
 static int32_t put_all(struct rewriting *r, bool ranges)
 {
     const struct plan *p = r->q->from->plan;
     int32_t rc = TN_OK;
 
     for (size_t i = 0; i < p->n_hyper && rc == TN_OK; i++)
-        rc = put_hyper(r, &p->hyper[i]);
+        rc = plan_set_as(r->out->plan, &p->hyper[i], r->err);
     if (rc == TN_OK)
         rc = put_weights(r);
     for (size_t i = 0; i < p->n_ops && rc == TN_OK; i++)
@@ -761,6 +757,7 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
     r.values = mem_zarray(q->from->plan->n_values, sizeof *r.values);
     r.made = mem_zarray(n, sizeof *r.made);
     r.ordered = mem_zarray(q->n_linears, sizeof *r.ordered);
+    r.shares_head = quant_shares_head(q);
     quant_fold(q);
     rc = r.ids && r.values && r.made && r.ordered ? plan_new(&e.plan, err)
                                                   : err_nomem(err, "a quantized plan");

@@ -107,7 +107,9 @@ struct quant_options {
 
 struct quant {
     struct arena arena;
-    const struct emission *from;
+    const struct emission *from; /* the model's, or `parted` */
+    struct emission parted; /* see heads.c: whose plan is NULL unless embeddings share a head */
+    uint32_t head, shared;  /* then, its weight for the head, and the one that both have */
     struct quant_options o;
     const tn_quant_scheme *scheme; /* NULL: none */
     void *instance, *build;
@@ -141,6 +143,13 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
 
 /* Whether the checkpoint brings scales for an 8-bit cache, which then needs no calibration. */
 bool quant_has_cache_scales(const struct quant *q);
+
+/* heads.c: fills q->from, whose output projection shares its matrix with nobody. */
+int32_t quant_part_head(struct quant *q, const struct emission *from, tn_err *err);
+/* heads.c: what q->from calls the first matrix of an op of the model or of what it became; NULL: it has none. */
+const char *quant_matrix_name(const struct quant *q, const tn_op *op);
+/* heads.c: whether the plan that is written shares the matrix again: nothing was made of the head's. It then is smoothed no more. */
+bool quant_shares_head(struct quant *q);
 
 /* groups.c: fills linears and groups of a new quant. */
 int32_t quant_survey(struct quant *q, tn_err *err);

@@ -189,6 +189,15 @@ static int32_t check_weight(const struct plan_weight *w, tn_err *err)
     return check_shard(w, err);
 }
 
+int32_t plan_set_as(struct plan *p, const struct plan_hyper *h, tn_err *err)
+{
+    switch (h->kind) {
+    case TN_ATTR_I64: return plan_set_int(p, h->name, h->i, err);
+    case TN_ATTR_F64: return plan_set_real(p, h->name, h->f, err);
+    default: return plan_set_str(p, h->name, h->s, err);
+    }
+}
+
 int32_t plan_add_weight(struct plan *p, const struct plan_weight *w, uint32_t *id, tn_err *err)
 {
     struct plan_weight copy = *w;

@@ -73,6 +73,7 @@ void plan_free(struct plan *p); /* NULL is allowed */
 int32_t plan_set_int(struct plan *p, const char *name, int64_t value, tn_err *err);
 int32_t plan_set_real(struct plan *p, const char *name, double value, tn_err *err);
 int32_t plan_set_str(struct plan *p, const char *name, const char *value, tn_err *err);
+int32_t plan_set_as(struct plan *p, const struct plan_hyper *h, tn_err *err); /* another plan's */
 int32_t plan_add_weight(struct plan *p, const struct plan_weight *w, uint32_t *id, tn_err *err);
 
 /* Inputs and weights must exist. Outputs are described by `out` (n_out of them); their ids are written to

@@ -11,6 +11,7 @@ Only the standard library. The whole protocol, over all windows, is bench/quant_
 import array
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -392,19 +393,13 @@ class Outliers(Case):
         self.assertGreater(rough, smooth)
 
 
-class Heads(Case):
-    """Output projections with a matrix of their own: the model with a copy of the one that it shares with its embeddings."""
+class AnyHead(Case):
+    """Output projections of a copy of the model."""
 
     def setUp(self):
         super().setUp()
-        self.model = self.path("untied")
+        self.model = self.path("changed")
         shutil.copytree(OPTIONS["model"], self.model)
-        self.change(lambda s: s.copy("model.embed_tokens.weight", "lm_head.weight"))
-        with open(os.path.join(self.model, "config.json"), "r+", encoding="utf-8") as f:
-            fields = {**json.load(f), "tie_word_embeddings": False}
-            f.seek(0)
-            f.truncate()
-            json.dump(fields, f)
 
     def change(self, how):
         file = os.path.join(self.model, "model.safetensors")
@@ -416,7 +411,22 @@ class Heads(Case):
         return [x for x in self.meta(engine)["quant"]["linears"] if x["name"] == "head.weight"]
 
     def logits(self, engine):
-        return [x.split(" = ")[1].split("(")[0] for x in self.ok("engine", "plan", engine).splitlines() if " = logits" in x]
+        """The op that makes them, and the matrix that it reads."""
+        lines = [x.split(" = ")[1] for x in self.ok("engine", "plan", engine).splitlines() if " = logits" in x]
+        return [re.match(r"([a-z0-9.]+)\(v\d+, ([a-z_.]+)", x).groups() for x in lines]
+
+
+class Heads(AnyHead):
+    """With a matrix of their own: a copy of the one that the model shares with its embeddings."""
+
+    def setUp(self):
+        super().setUp()
+        self.change(lambda s: s.copy("model.embed_tokens.weight", "lm_head.weight"))
+        with open(os.path.join(self.model, "config.json"), "r+", encoding="utf-8") as f:
+            fields = {**json.load(f), "tie_word_embeddings": False}
+            f.seek(0)
+            f.truncate()
+            json.dump(fields, f)
 
     def test_int8_takes_them_and_ranks_agree(self):
         base = self.perplexity(self.build("base", model=self.model))
@@ -424,7 +434,7 @@ class Heads(Case):
         (head,) = self.head(engine)
         self.assertEqual((head["op"], head["smoothed"]), ("logits.int8", True))
         self.assertTrue(0 < head["error"] < 0.03, head)
-        self.assertEqual(self.logits(engine), ["logits.int8"])
+        self.assertEqual(self.logits(engine), [("logits.int8", "head.weight.qweight")])
         got = self.perplexity(engine)
         self.assertLess(got / base, 1.01)
         # Linears whose columns ranks share round their parts of rows, each by its own largest element; of this one they share the rows.
@@ -434,13 +444,10 @@ class Heads(Case):
     def test_others_stay(self):
         whole = self.build("off", "--quant", "int8_sq", "--quant-option", "head=off", *self.calibrated(), model=self.model)
         self.assertRegex(self.head(whole)[0]["kept"], "head=off")
-        shared = self.build("tied", "--quant", "int8_sq", *self.calibrated())
         other = self.build("fp8", "--quant", "fp8", *self.calibrated(), model=self.model)
-        for engine in (whole, shared, other):
-            self.assertEqual(self.logits(engine), ["logits"])
-        self.assertEqual(self.head(shared) + self.head(other), [])
-        size = [self.meta(e)["quant"]["bytes"] for e in (whole, shared)]
-        self.assertEqual(*size)
+        for engine in (whole, other):
+            self.assertEqual(self.logits(engine), [("logits", "head.weight")])
+        self.assertEqual(self.head(other), [])
 
     def test_statistics_of_a_scheme_that_leaves_them_serve(self):
         stats = self.path("stats.safetensors")
@@ -463,6 +470,61 @@ class Heads(Case):
         ]
         self.assertLess(errors[0], 0.05)
         self.assertGreater(errors[1], 2 * errors[0])
+
+
+class SharedHeads(AnyHead):
+    """With the matrix of the embeddings, which int8 makes one of their own of."""
+
+    def uneven(self, s):
+        """Three channels of what the last norm leaves are large, and columns of the matrix small, but for a row."""
+        s.scale("model.norm.weight", (3, 77, 130), 128.0)
+        before = s.floats("model.embed_tokens.weight")
+        s.scale("model.embed_tokens.weight", (3, 77, 130), 1 / 128.0)
+        s.replace("model.embed_tokens.weight", before[:1] + s.floats("model.embed_tokens.weight")[1:])
+
+    def test_int8_makes_a_matrix_of_it(self):
+        base = self.build("base")
+        engine = self.build("int8", "--quant", "int8_sq", *self.calibrated())
+        whole = self.build("off", "--quant", "int8_sq", "--quant-option", "head=off", *self.calibrated())
+        (head,) = self.head(engine)
+        self.assertEqual((head["op"], head["smoothed"]), ("logits.int8", True))
+        self.assertTrue(0 < head["error"] < 0.03, head)
+        self.assertEqual(self.logits(engine), [("logits.int8", "head.weight.qweight")])
+        self.assertEqual(self.logits(whole), self.logits(base))
+        self.assertEqual(self.logits(base), [("logits", "embed.weight")])
+        self.assertRegex(self.head(whole)[0]["kept"], "head=off")
+        # Linears alone are counted; of the file, the embeddings stay, and half of them comes.
+        meta = [self.meta(e) for e in (engine, whole)]
+        self.assertEqual(*(m["quant"]["bytes"] for m in meta))
+        size = [os.path.getsize(os.path.join(e, "model.engine")) for e in (engine, whole)]
+        self.assertLess(abs(size[0] - size[1] - 8192 * (256 + 4)), 8192)
+        got = self.perplexity(engine)
+        self.assertLess(got / self.perplexity(base), 1.01)
+        self.assertLess(abs(self.perplexity(engine, "--tp-size", "2") / got - 1), 1e-2)
+
+    def test_statistics_of_a_scheme_that_leaves_it_serve(self):
+        stats = self.path("stats.safetensors")
+        self.build("fp8", "--quant", "fp8", *self.calibrated(), "--calib-stats", stats)
+        read = self.build("read", "--quant", "int8_sq", "--calib-stats", stats)
+        seen = self.build("seen", "--quant", "int8_sq", *self.calibrated())
+        self.assertEqual(self.head(read), self.head(seen))
+
+    def test_raised_it_is_shared_again(self):
+        self.change(self.uneven)
+        base = self.build("base", model=self.model)
+        # By columns alone nothing is smoothed that one row has large.
+        options = ["--quant", "int8_sq", "--quant-option", "alpha=0", *self.calibrated(), "--eval-data", self.eval]
+        loose = self.build("loose", *options, "--max-kl", "10", model=self.model)
+        (head,) = self.head(loose)
+        gate = self.meta(loose)["quant"]["gate"]
+        self.assertTrue(head["smoothed"])
+        self.assertGreater(head["error"], 0.05)
+        engine = self.build("tight", *options, "--max-kl", str(gate["kl"] / 2), model=self.model)
+        self.assertRegex(self.head(engine)[0]["kept"], "raised by the gate")
+        self.assertNotIn("smoothed", self.head(engine)[0])
+        self.assertEqual(self.logits(engine), self.logits(base))
+        # What the last norm leaves is divided no more: else it would be far from the model.
+        self.assertLess(self.perplexity(engine) / self.perplexity(base), 1.05)
 
 
 class Experts(Case):
