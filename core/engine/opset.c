@@ -148,6 +148,13 @@ static int32_t expect_feedback(const struct shapes *s, uint32_t i, uint64_t widt
     return name_weight(s, i, rc);
 }
 
+static int32_t expect_dtype(const struct shapes *s, uint32_t i, const char *what, uint32_t dtype)
+{
+    int32_t rc = expect_text(s, what, tn_dtype_name(weight(s, i)->dtype), tn_dtype_name(dtype));
+
+    return name_weight(s, i, rc);
+}
+
 /* -- Shape rules --------------------------------------------------------------------------------- */
 
 static int32_t shape_embedding(const struct shapes *s)
@@ -155,6 +162,18 @@ static int32_t shape_embedding(const struct shapes *s)
     int32_t rc = expect_rows(s);
 
     return rc == TN_OK ? expect_matrix(s, 0, 2, weight(s, 0)->dims[0], s->out[0].width) : rc;
+}
+
+/* The matrix, as the output projection has it, scales of its rows, and a factor per column. */
+static int32_t shape_embedding_int8(const struct shapes *s)
+{
+    int32_t rc = shape_embedding(s);
+
+    if (rc == TN_OK)
+        rc = expect_dtype(s, 0, "the dtype of the matrix", TN_DT_I8);
+    if (rc == TN_OK)
+        rc = expect_vector(s, 1, weight(s, 0)->dims[0]);
+    return rc == TN_OK ? expect_vector(s, 2, s->out[0].width) : rc;
 }
 
 static int32_t equal_widths(const struct shapes *s)
@@ -211,13 +230,6 @@ static int32_t shape_linear(const struct shapes *s)
     for (uint32_t i = 1; i < s->op->n_weights && rc == TN_OK; i++)
         rc = expect_vector(s, i, s->out[0].width);
     return rc;
-}
-
-static int32_t expect_dtype(const struct shapes *s, uint32_t i, const char *what, uint32_t dtype)
-{
-    int32_t rc = expect_text(s, what, tn_dtype_name(weight(s, i)->dtype), tn_dtype_name(dtype));
-
-    return name_weight(s, i, rc);
 }
 
 /* The exact sum of that many products of 127 * 127 just fits int32. */
@@ -500,6 +512,7 @@ static int32_t shape_sample(const struct shapes *s)
 
 static const struct op_rule rules[] = {
     {TN_OP_EMBEDDING, 0, 1, 1, 1, shape_embedding, {REAL("scale", false, -1e6, 1e6)}},
+    {TN_OP_EMBEDDING_INT8, 0, 3, 3, 1, shape_embedding_int8, {REAL("scale", false, -1e6, 1e6)}},
     {TN_OP_POSITION, 0, 1, 1, 1, shape_embedding, {INT("offset", false, 0, 65536)}},
     {TN_OP_RMS_NORM, 1, 1, 1, 1, shape_rms_norm, {EPS, REAL("offset", false, -1.0, 1.0)}},
     {TN_OP_LAYER_NORM, 1, 1, 2, 1, shape_layer_norm, {EPS}},
@@ -580,6 +593,11 @@ static const struct op_rule rules[] = {
 bool opset_makes_logits(const char *name)
 {
     return strcmp(name, TN_OP_LOGITS) == 0 || strcmp(name, TN_OP_LOGITS_INT8) == 0;
+}
+
+bool opset_embeds(const char *name)
+{
+    return strcmp(name, TN_OP_EMBEDDING) == 0 || strcmp(name, TN_OP_EMBEDDING_INT8) == 0;
 }
 
 const char *opset_name(size_t i)

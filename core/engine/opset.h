@@ -18,6 +18,8 @@ int32_t opset_check(const struct plan *p, const struct plan_op *op, const struct
 
 /* Whether an op of that name makes logits: of a matrix of floats, or of a quantized one. */
 bool opset_makes_logits(const char *name);
+/* Whether it looks tokens up in a table. */
+bool opset_embeds(const char *name);
 
 /* Name of the ith basic op; NULL past the last. */
 const char *opset_name(size_t i);

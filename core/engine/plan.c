@@ -466,7 +466,7 @@ static int32_t check_tables(const struct plan *p, tn_err *err)
         const struct plan_weight *w = op->n_weights ? &p->weights[op->weights[0]] : NULL;
         const tn_attr *offset = plan_attr(op, "offset");
         uint64_t logits = op->n_out ? p->values[op->out[0]].width : 0;
-        if (strcmp(op->name, TN_OP_EMBEDDING) == 0 && w->dims[0] != (uint64_t)vocab)
+        if (opset_embeds(op->name) && w->dims[0] != (uint64_t)vocab)
             return table_error(p, op, "entries", w->dims[0], vocab, err);
         if (strcmp(op->name, TN_OP_POSITION) == 0 &&
             w->dims[0] < (uint64_t)(positions + (offset ? offset->i : 0)))

@@ -48,7 +48,7 @@ static int32_t share(const struct topology *t, const char *what, uint64_t size, 
 
 static bool is_table(const struct plan_op *op)
 {
-    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || opset_makes_logits(op->name);
+    return opset_embeds(op->name) || opset_makes_logits(op->name);
 }
 
 /* Whether the ranks hold the op's vocabulary whole (see may_be_whole): each computes all of it, and the collective behind it
@@ -80,7 +80,7 @@ static int32_t cut_value(struct graph *g, uint32_t id, tn_err *err)
  * that look nothing up. */
 static const char *first_attr(const struct plan_op *op)
 {
-    return strcmp(op->name, TN_OP_EMBEDDING) == 0 ? "vocab_first"
+    return opset_embeds(op->name)                 ? "vocab_first"
            : strcmp(op->name, TN_OP_MOE_MLP) == 0 ? "expert_first"
                                                   : NULL;
 }

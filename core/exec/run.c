@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "engine/opset.h"
 #include "exec/bound.h"
 #include "exec/judge.h"
 #include "tenon/ops.h"
@@ -113,7 +114,7 @@ static bool first_feeds(const struct binding *b, const tn_batch *batch)
 {
     const struct bound_step *s = b->steps;
 
-    return b->n_steps > 0 && strcmp(s->launch.op->name, TN_OP_EMBEDDING) == 0 &&
+    return b->n_steps > 0 && opset_embeds(s->launch.op->name) &&
            selected_runs(s->sel, batch->n_rows) &&
            (choice_for(&s->sel->choice, batch->n_rows)->v->flags & TN_VARIANT_FEEDS);
 }

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/dummy.h"
+#include "engine/opset.h"
 #include "exec/bound.h"
 #include "exec/upload.h"
 #include "tenon/ops.h"
@@ -299,7 +300,7 @@ static int32_t place_canonical(struct binding *b, uint32_t id, tn_err *err)
 /* Reads a row of its table per token, not the whole of it. */
 static bool gathers(const tn_op *op)
 {
-    return strcmp(op->name, TN_OP_EMBEDDING) == 0 || strcmp(op->name, TN_OP_POSITION) == 0;
+    return opset_embeds(op->name) || strcmp(op->name, TN_OP_POSITION) == 0;
 }
 
 /* Whether weight `i` of `op` is one of kv_append's, which kernels see as tn_kv_layer only (kv_scale.c). */

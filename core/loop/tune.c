@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/opset.h"
 #include "exec/judge.h"
 #include "loop/tune_subject.h"
 #include "tenon/ops.h"
@@ -399,8 +400,8 @@ static uint32_t candidates(const struct tune_options *o, const struct binding *b
     uint32_t n = binding_candidates(b, sel, list, MAX_CANDIDATES, max_rows), most = *max_rows;
 
     /* No fusion takes these: where there is one variant, there is nothing to choose. */
-    if (n == 1 && (strcmp(op->name, TN_OP_EMBEDDING) == 0 ||
-                   strcmp(op->name, TN_OP_POSITION) == 0 || strcmp(op->name, TN_OP_SAMPLE) == 0))
+    if (n == 1 && (opset_embeds(op->name) || strcmp(op->name, TN_OP_POSITION) == 0 ||
+                   strcmp(op->name, TN_OP_SAMPLE) == 0))
         return 0;
     *max_rows = rows_to_measure(op, most);
     for (uint32_t i = 0; i < n; i++)

@@ -84,7 +84,7 @@ START_TEST(table_and_names_agree)
         for (size_t i = 0; i < n; i++)
             ck_assert_str_ne(name, opset_name(i));
     }
-    ck_assert_uint_eq(n, 29);
+    ck_assert_uint_eq(n, 30);
     ck_assert(!opset_has("acme.x"));
     ck_assert(!opset_has(""));
 }
@@ -213,6 +213,23 @@ START_TEST(rope)
     a[0].i = 2;
     a[1].flags = TN_ATTR_SHARDED; /* heads may be divided, their size may not */
     bad(TN_E_FORMAT, "head_dim", .name = TN_OP_ROPE, IN(x16), WEIGHTS(f), ATTRS(a), OUT(ROWS(16)));
+}
+END_TEST
+
+START_TEST(embedding_in_eight_bits)
+{
+    uint32_t w = odd_weight(TN_ROLE_HEAD, TN_DT_I8, 32, 16, 0);
+
+    good(.name = TN_OP_EMBEDDING_INT8, WEIGHTS(w, vector(32), vector(16)), OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "2 weights", .name = TN_OP_EMBEDDING_INT8, WEIGHTS(w, vector(32)),
+        OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "dimension 0", .name = TN_OP_EMBEDDING_INT8,
+        WEIGHTS(w, vector(16), vector(16)), OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "dimension 0", .name = TN_OP_EMBEDDING_INT8,
+        WEIGHTS(w, vector(32), vector(32)), OUT(ROWS(16)));
+    bad(TN_E_FORMAT, "int8", .name = TN_OP_EMBEDDING_INT8,
+        WEIGHTS(odd_weight(TN_ROLE_EMBEDDING, TN_DT_F16, 32, 16, 0), vector(32), vector(16)),
+        OUT(ROWS(16)));
 }
 END_TEST
 
@@ -513,6 +530,7 @@ int main(void)
     tcase_add_test(t, norms);
     tcase_add_test(t, linear_and_its_int8_form);
     tcase_add_test(t, rope);
+    tcase_add_test(t, embedding_in_eight_bits);
     tcase_add_test(t, hadamard);
     tcase_add_test(t, reorder);
     tcase_add_test(t, kv_append);

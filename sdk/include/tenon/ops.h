@@ -43,6 +43,7 @@
  * | linear.fp8    | x[T,K]         | W[N,K] float8_e4m3, s[N], b[N]?  | y[T,N] | act_scale (0.0)
  * | linear.int4   | x[T,K]         | W[N,K] int4, s[N,K/G], z[N,K/G] int8 if zero, b[N]? | y[T,N]
  * |               |                |                |         | group (G), zero (0)
+ * | embedding.int8 | -             | W[V,H] int8, s[V], m[H] | y[T,H] | scale (1.0)
  * | logits.int8   | x[T,H]         | W[V,H] int8, s[V], b[V]?         | y[L,V] float32 | scale (1.0),
  * |               |                |                |         | softcap (0.0), act_scale (0.0)
  * | feed          | -              | -              | -       | -
@@ -131,10 +132,12 @@
  *             without the attribute zero. K is a multiple of G.
  * logits.int8 What logits is to linear, this is to linear.int8: y = softcap(scale * linear.int8(x[r])) for the L rows r that
  *             want it, with the same steps, and the sum exact.
+ * embedding.int8 What embedding is, with a matrix that logits.int8 has, too: y[t][k] = scale * s[v] * W[v][k] * m[k], v = token[t]
+ *             less vocab_first. m takes back what columns were multiplied by for the sake of the output projection.
  * feed        Never in a plan. On a device that does not compute in host memory the core runs it before the first op
  *             of a step, if a kernel set of the device offers it, so that a step can be enqueued before the host knows
  *             the tokens of the step ahead: for every row t with token_row[t] >= 0, tokens[t] = max(0,
- *             sampled[token_row[t]]). Without it steps wait for the host. A variant of `embedding` may do this, too
+ *             sampled[token_row[t]]). Without it steps wait for the host. A variant of `embedding` (or `embedding.int8`) may do this, too
  *             (::TN_VARIANT_FEEDS), which spares a launch between two steps.
  * read        Never in a plan. Reads x, a gigabyte of any bytes, as fast as the device can; what it stores in y, if anything,
  *             hangs on every byte. It is the bandwidth that `tenon bench` holds against the time of a step.
@@ -176,6 +179,7 @@
 #define TN_OP_LINEAR_FP8 "linear.fp8"
 #define TN_OP_LINEAR_INT4 "linear.int4"
 #define TN_OP_LOGITS_INT8 "logits.int8"
+#define TN_OP_EMBEDDING_INT8 "embedding.int8"
 #define TN_OP_FEED "feed"
 #define TN_OP_READ "read"
 #define TN_OP_DUMMY "dummy"
