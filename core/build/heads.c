@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An output projection whose matrix the embeddings share, too. Every token reads all of it, of the embeddings one row: so a scheme
- * that takes output projections makes a matrix of its own of it, smaller by half, and the embeddings keep the one that was shared. To
- * all that asks what there is to quantize, the plan has two weights, which come of the same tensors. Where nothing is made of the
- * second, the plan that is written has one, as before.
+ * An output projection whose matrix the embeddings share, too. To all that asks what there is to quantize, the plan has two weights,
+ * which come of the same tensors. What is written has one: that which was made of the output projection's, if an embedding can read
+ * it, too, or the matrix as it was, if nothing was made. It has both where smoothing has made columns so uneven that rounding
+ * them would tell in embeddings: every token reads all of the output projection, of the embeddings one row.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "build/quant.h"
 #include "engine/opset.h"
+#include "tenon/ops.h"
 
 /* As models call the matrix where it is not shared. */
 #define NAME "head.weight"
@@ -89,7 +91,7 @@ int32_t quant_part_head(struct quant *q, const struct emission *from, tn_err *er
 
 const char *quant_matrix_name(const struct quant *q, const tn_op *op)
 {
-    const char *name = op->n_weights ? op->weights[0]->name : NULL;
+    const char *name = op->n_weights && !opset_embeds(op->name) ? op->weights[0]->name : NULL;
 
     if (q->from == &q->parted && name && opset_makes_logits(op->name) &&
         strcmp(name, q->from->plan->weights[q->shared].name) == 0)
@@ -107,16 +109,54 @@ static void unsmooth(struct quant *q, struct quant_group *g)
     g->divide = NULL;
 }
 
-bool quant_shares_head(struct quant *q)
+/* Whether rows that were multiplied by the factors (NULL: by 1) and rounded are still good for an embedding: an element then is
+ * off by up to half of its row's largest over 127, over its factor. Of rows whose elements are much alike (the largest four times the
+ * usual), that is 0.9% of a row's length where all factors are equal, and 1.8% at the limit. */
+static bool embeds_well(const float *factors, uint64_t n)
 {
-    if (q->from != &q->parted)
-        return false;
-    for (uint32_t i = 0; i < q->n_linears; i++) {
-        struct quant_linear *l = &q->linears[i];
-        if (l->weight == q->head && l->chosen)
-            return false;
-        if (l->weight == q->head && q->groups[l->group].divide)
-            unsmooth(q, &q->groups[l->group]);
+    double most = 0.0, sum = 0.0;
+
+    for (uint64_t k = 0; factors && k < n; k++) {
+        most = fmax(most, (double)factors[k]);
+        sum += 1.0 / ((double)factors[k] * (double)factors[k]);
     }
-    return true;
+    return most * most * sum <= 4.0 * (double)n;
+}
+
+static bool is_embedding_alone(const struct plan *p, uint32_t weight)
+{
+    return quant_users(p, weight) == 1 && strcmp(p->ops[0].name, TN_OP_EMBEDDING) == 0 &&
+           p->ops[0].weights[0] == weight;
+}
+
+void quant_settle_head(struct quant *q)
+{
+    const struct quant_linear *head = NULL;
+
+    q->sharing = QUANT_HEAD_APART;
+    if (q->from != &q->parted)
+        return;
+    for (uint32_t i = 0; i < q->n_linears; i++)
+        if (q->linears[i].weight == q->head)
+            head = &q->linears[i];
+    if (!head || !head->chosen) {
+        q->sharing = QUANT_HEAD_SHARES;
+        if (head && q->groups[head->group].divide)
+            unsmooth(q, &q->groups[head->group]);
+    } else if (head->made.plan.embedding && is_embedding_alone(q->from->plan, q->shared) &&
+               embeds_well(q->scales[q->head].multiply, head->made.source.dims[1])) {
+        q->sharing = QUANT_HEAD_EMBEDS;
+    }
+}
+
+const float *quant_column_factors(struct quant *q, uint64_t n, tn_err *err)
+{
+    const float *multiplied = q->scales[q->head].multiply;
+    float *factors = arena_array(&q->arena, (size_t)n, sizeof *factors);
+
+    for (uint64_t k = 0; k < n && factors; k++)
+        factors[k] = multiplied ? 1.0f / multiplied[k] : 1.0f;
+    if (!factors)
+        err_nomem(err, "factors of an embedding");
+    return factors;
 }

@@ -105,11 +105,19 @@ struct quant_options {
     bool hadamard; /* queries and keys go through the op of that name, for a cache in float8_e4m3 */
 };
 
+/* A head that shared its matrix with embeddings, in the plan that is written. */
+enum quant_sharing {
+    QUANT_HEAD_APART,  /* it never did, or has one of its own now */
+    QUANT_HEAD_SHARES, /* as before */
+    QUANT_HEAD_EMBEDS  /* the embeddings read what was made of it */
+};
+
 struct quant {
     struct arena arena;
     const struct emission *from; /* the model's, or `parted` */
     struct emission parted; /* see heads.c: whose plan is NULL unless embeddings share a head */
     uint32_t head, shared;  /* then, its weight for the head, and the one that both have */
+    enum quant_sharing sharing;
     struct quant_options o;
     const tn_quant_scheme *scheme; /* NULL: none */
     void *instance, *build;
@@ -146,10 +154,12 @@ bool quant_has_cache_scales(const struct quant *q);
 
 /* heads.c: fills q->from, whose output projection shares its matrix with nobody. */
 int32_t quant_part_head(struct quant *q, const struct emission *from, tn_err *err);
-/* heads.c: what q->from calls the first matrix of an op of the model or of what it became; NULL: it has none. */
+/* heads.c: what q->from calls the first matrix of an op of the model or of what it became; NULL: it has none, or looks up a table. */
 const char *quant_matrix_name(const struct quant *q, const tn_op *op);
-/* heads.c: whether the plan that is written shares the matrix again: nothing was made of the head's. It then is smoothed no more. */
-bool quant_shares_head(struct quant *q);
+/* heads.c: finds q->sharing, of linears that have been decided. A head that shares is smoothed no more. */
+void quant_settle_head(struct quant *q);
+/* heads.c: what the columns of the head's matrix are to be multiplied by to be an embedding again; NULL: no memory. */
+const float *quant_column_factors(struct quant *q, uint64_t n, tn_err *err);
 
 /* groups.c: fills linears and groups of a new quant. */
 int32_t quant_survey(struct quant *q, tn_err *err);

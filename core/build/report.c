@@ -34,6 +34,8 @@ static json_t *linear_json(const struct quant *q, const struct quant_linear *l)
                                                   : "in order by reorder"));
     if (q->scales[l->weight].multiply)
         json_object_set_new(o, "smoothed", json_true());
+    if (q->sharing == QUANT_HEAD_EMBEDS && l->weight == q->head)
+        json_object_set_new(o, "embedding", json_string(l->made.plan.embedding));
     if (l->error >= 0.0)
         json_object_set_new(o, "error", json_real(l->error));
     if (l->chosen && l->made.weight_error >= 0.0)

@@ -17,12 +17,15 @@ __device__ __forceinline__ float rope_freq(const rope_params &r, uint32_t i)
     return rope_turns(r, i) ? static_cast<const float *>(r.freqs)[i] : 0.0f;
 }
 
-// cos and sin of a pair's angle, times mscale.
+// cos and sin of a pair's angle, times mscale. Whole turns are taken off in two steps, 2 pi being the sum of their constants to 48
+// bits; what is left is off by some 2e-7, and functions of the hardware by 5e-7. sincosf has long text for angles that no model has.
 __device__ __forceinline__ float2 rope_angle(const rope_params &r, int32_t position, float freq)
 {
+    const float x = static_cast<float>(position) * freq, turns = rintf(x * 0.159154943f);
+    const float rest = fmaf(turns, 1.74845553e-7f, fmaf(-turns, 6.28318548f, x));
     float s, c;
 
-    sincosf(static_cast<float>(position) * freq, &s, &c);
+    __sincosf(rest, &s, &c);
     return make_float2(c * r.mscale, s * r.mscale);
 }
 

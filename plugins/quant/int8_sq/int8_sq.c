@@ -279,6 +279,7 @@ static int32_t plan(void *build, const tn_op *op, const tn_quant_stats *stats, t
         return tn_err_set(err, TN_E_UNSUPPORTED, "%llu inputs; sums of up to %llu are exact",
                           (unsigned long long)scheme_cols(op), (unsigned long long)MAX_INPUTS);
     scheme_by_row(op, is_head(op) ? TN_OP_LOGITS_INT8 : TN_OP_LINEAR_INT8, TN_DT_I8, out);
+    out->embedding = is_head(op) ? TN_OP_EMBEDDING_INT8 : NULL;
     if (b->act == ACT_TENSOR && stats && stats->absmax > 0.0f)
         out->attrs[out->n_attrs++] = (tn_attr)TN_ATTR_REAL("act_scale", (double)fixed_step(stats));
     return TN_OK;

@@ -77,6 +77,10 @@ typedef struct tn_quant_plan {
     tn_quant_tensor tensors[TN_QUANT_MAX_TENSORS];
     tn_attr attrs[TN_QUANT_MAX_ATTRS]; /**< of that op; names and texts are static */
     const char *note; /**< what people should know about this linear; static, or NULL */
+    /** Of an output projection: the op that an embedding with the same matrix becomes ("embedding.int8"), whose weights are the
+     *  tensors, and behind them, float32 [K], what columns have to be multiplied by to be what they were before smoothing; static. NULL:
+     *  such an embedding keeps the matrix as it is, beside the tensors. */
+    const char *embedding;
 } tn_quant_plan;
 
 /** Statistics of a linear's input over the calibration data, after smoothing; fields not asked for are NULL or 0. */
