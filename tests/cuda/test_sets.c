@@ -51,12 +51,12 @@ static void teardown(void)
 START_TEST(the_portable_set_has_every_op_in_every_float_dtype)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING,   TN_OP_POSITION, TN_OP_RMS_NORM,   TN_OP_LAYER_NORM,  TN_OP_LINEAR,
-        TN_OP_REORDER,     TN_OP_HADAMARD, TN_OP_ROPE,       TN_OP_KV_APPEND,   TN_OP_ATTENTION,
-        TN_OP_ADD,         TN_OP_MUL,      TN_OP_SILU,       TN_OP_GELU,        TN_OP_GELU_TANH,
-        TN_OP_RELU,        TN_OP_RELU2,    TN_OP_SCALE,      TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
-        TN_OP_MOE_MLP,     TN_OP_LOGITS,   TN_OP_SAMPLE,     TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
-        TN_OP_LINEAR_INT4, TN_OP_FEED,     TN_OP_LOGITS_INT8};
+        TN_OP_EMBEDDING,   TN_OP_POSITION, TN_OP_RMS_NORM,    TN_OP_LAYER_NORM,    TN_OP_LINEAR,
+        TN_OP_REORDER,     TN_OP_HADAMARD, TN_OP_ROPE,        TN_OP_KV_APPEND,     TN_OP_ATTENTION,
+        TN_OP_ADD,         TN_OP_MUL,      TN_OP_SILU,        TN_OP_GELU,          TN_OP_GELU_TANH,
+        TN_OP_RELU,        TN_OP_RELU2,    TN_OP_SCALE,       TN_OP_SOFTCAP,       TN_OP_MOE_ROUTE,
+        TN_OP_MOE_MLP,     TN_OP_LOGITS,   TN_OP_SAMPLE,      TN_OP_LINEAR_INT8,   TN_OP_LINEAR_FP8,
+        TN_OP_LINEAR_INT4, TN_OP_FEED,     TN_OP_LOGITS_INT8, TN_OP_EMBEDDING_INT8};
     const uint32_t floats = TN_DT_BIT(TN_DT_F32) | TN_DT_BIT(TN_DT_F16) | TN_DT_BIT(TN_DT_BF16);
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
@@ -166,6 +166,25 @@ START_TEST(shapes_that_do_not_fit_are_refused_with_the_reason)
     s.head_dim = 264;
     s.in_width[0] = 528;
     expect_refusal(&cuda, "attention.cuda", &s, "up to 256");
+}
+END_TEST
+
+START_TEST(tables_of_int8_have_scales_and_factors)
+{
+    struct shape s = {.linear_width = {24}, .matrix = TN_DT_I8, .table = 100};
+    const tn_variant *v = variant(&cuda, "embedding_int8.cuda");
+
+    expect_taken(&cuda, v->name, &s);
+    s.matrix = TN_DT_BF16;
+    expect_refusal(&cuda, v->name, &s, "a table of int8");
+    s.matrix = TN_DT_I8;
+    for (uint32_t i = 1; i < 3; i++) {
+        tn_op *op = compose(&k, v, &s);
+        tn_err err = TN_ERR_INIT;
+        ((tn_weight *)(uintptr_t)op->weights[i])->dims[0]++;
+        ck_assert_int_eq(v->can_run(cuda.instance, op, &err), TN_E_UNSUPPORTED);
+        ck_assert_err_has(&err, "a float32 scale per entry and a float32 factor per column");
+    }
 }
 END_TEST
 
@@ -327,9 +346,12 @@ static bool overlaps(const struct fake_launch *l)
 /* Kernels that begin early read the arrays of the step before they wait: so the first waits for the copy of these as a whole. */
 START_TEST(a_step_begins_when_its_arrays_are_in_place)
 {
-    struct shape s = {.linear_width = {64}, .act = TN_DT_BF16, .matrix = TN_DT_BF16, .table = 100};
+    struct shape s = {.linear_width = {64}, .act = TN_DT_BF16, .table = 100};
     const tn_variant *feed = variant(&cuda, "feed.cuda");
-    const tn_variant *embedding = variant(&cuda, "embedding.cuda");
+    const tn_variant *embedding = variant(&cuda, _i ? "embedding_int8.cuda" : "embedding.cuda");
+
+    s.matrix = _i ? TN_DT_I8 : TN_DT_BF16;
+    ck_assert(embedding->flags & TN_VARIANT_FEEDS);
 
     ck_assert(!overlaps(launched(&cuda, feed, kit_op(&k, TN_OP_FEED), 300, 10, NULL)));
     ck_assert_uint_eq(fake->last_launch()->config.gridDimX, 2);
@@ -603,10 +625,11 @@ int main(void)
     tcase_add_test(c, without_cublaslt_its_variants_say_so_and_plain_ones_serve);
     tcase_add_test(c, shapes_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, few_rows_fill_the_grid_and_fit_the_smallest_shared_memory);
+    tcase_add_test(c, tables_of_int8_have_scales_and_factors);
     tcase_add_test(c, narrow_weights_that_do_not_fit_are_refused_with_the_reason);
     tcase_add_test(c, unrounded_rows_of_fp8_are_for_gpus_without_e4m3);
     tcase_add_test(c, narrow_products_cover_rows_and_outputs);
-    tcase_add_test(c, a_step_begins_when_its_arrays_are_in_place);
+    tcase_add_loop_test(c, a_step_begins_when_its_arrays_are_in_place, 0, 2);
     tcase_add_test(c, contexts_are_split_where_sequences_do_not_fill_the_chip);
     tcase_add_test(c, caches_of_8_bits_take_kernels_that_fit_the_smallest_shared_memory);
     tcase_add_test(c, the_portable_set_keeps_caches_of_every_dtype);

@@ -273,25 +273,47 @@ static void rows_case(const struct subject *s, struct shape x, uint32_t rows, do
     kit_free(&k);
 }
 
+static bool embeds(const tn_variant *v)
+{
+    return is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_EMBEDDING_INT8);
+}
+
+/* Rows of int8 that begin at multiples of 16 bytes: whole ones, and those that end in the midst of 16. */
+static void int8_table_cases(const struct subject *s)
+{
+    static const uint64_t widths[] = {352, 344, 16, 8};
+
+    for (uint32_t i = 0; i < 4; i++) {
+        struct shape x = {.linear_width = {widths[i]}, .matrix = TN_DT_I8, .table = 60};
+        x.gap = widths[i] % 16 + (i ? 0 : 16);
+        x.scale = i % 2 ? 19.5 : 0.0;
+        rows_case(s, x, 5 + i, 0.0);
+    }
+}
+
 static void table_cases(const struct subject *s)
 {
     struct shape wide = {.linear_width = {9008}}; /* more than a block has under way */
+    bool int8 = is(s->v->op, TN_OP_EMBEDDING_INT8);
 
     for (int i = 0; i < 3; i++) {
-        wide.matrix = float_dtypes[i];
+        wide.matrix = int8 ? TN_DT_I8 : float_dtypes[i];
         wide.table = 60;
         wide.scale = i == 1 ? 19.5 : 0.0;
         rows_case(s, wide, 3, 0.0);
     }
-    if (is(s->v->op, TN_OP_EMBEDDING))
+    if (embeds(s->v))
         fed_cases(s);
+    if (int8)
+        int8_table_cases(s);
     for (int i = 0; i < 3; i++) {
-        struct shape x = {.linear_width = {i == 1 ? 352 : 37}, .matrix = float_dtypes[i]};
+        struct shape x = {.linear_width = {i == 1 ? 352 : 37}};
+        x.matrix = int8 ? TN_DT_I8 : float_dtypes[i];
         x.table = 60;
         x.gap = i * 4u;
         x.scale = i == 1 ? 19.5 : 0.0;
         rows_case(s, x, 5, 0.0);
-        if (is(s->v->op, TN_OP_EMBEDDING)) { /* a rank's part of the vocabulary */
+        if (embeds(s->v)) { /* a rank's part of the vocabulary */
             x.table = 20;
             x.first = 30;
             rows_case(s, x, 40, 0.0);
@@ -730,7 +752,7 @@ void cases_of(const struct subject *s)
         layer_cases(s);
     else if (has_product(v))
         product_cases(s);
-    else if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))
+    else if (embeds(v) || is(v->op, TN_OP_POSITION))
         table_cases(s);
     else if (strstr(v->op, "norm"))
         norm_cases(s);

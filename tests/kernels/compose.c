@@ -68,9 +68,22 @@ static void finish_linear(struct kit *k, tn_op *op, const struct shape *s, uint6
     add_out(k, op, kind, kind == TN_VALUE_LOGITS ? TN_DT_F32 : act(s), n);
 }
 
+static bool is_table(const char *name)
+{
+    return is(name, TN_OP_EMBEDDING) || is(name, TN_OP_EMBEDDING_INT8) || is(name, TN_OP_POSITION);
+}
+
 static void finish_table(struct kit *k, tn_op *op, const struct shape *s)
 {
-    op_weight(op, kit_weight(k, s->matrix, (uint64_t)s->table, s->linear_width[0], 1.0f, s->gap));
+    bool int8 = is(op->name, TN_OP_EMBEDDING_INT8);
+
+    op_weight(op, kit_weight(k, s->matrix, (uint64_t)s->table, s->linear_width[0],
+                             int8 ? 127.99f : 1.0f, s->gap));
+    if (int8) {
+        op_weight(op, kit_weight(k, TN_DT_F32, (uint64_t)s->table, 0, 0.02f, 0));
+        op_weight(op, kit_weight(k, TN_DT_F32, s->linear_width[0], 0, 1.0f, 0));
+        *(int8_t *)op->weights[0]->data = -128; /* random entries stop at -127 */
+    }
     if (is(op->name, TN_OP_POSITION)) {
         op_int(op, "offset", (int64_t)s->offset);
     } else {
@@ -203,7 +216,7 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
         finish_linear(k, op, s, s->linear_width[(*linears)++], TN_VALUE_ROWS);
     else if (strncmp(name, TN_OP_LOGITS, strlen(TN_OP_LOGITS)) == 0)
         finish_linear(k, op, s, s->linear_width[0], TN_VALUE_LOGITS);
-    else if (is(name, TN_OP_EMBEDDING) || is(name, TN_OP_POSITION))
+    else if (is_table(name))
         finish_table(k, op, s);
     else if (is(name, TN_OP_RMS_NORM) || is(name, TN_OP_LAYER_NORM))
         finish_norm(k, op, s);
@@ -229,7 +242,7 @@ static void finish(struct kit *k, tn_op *op, const struct shape *s, uint32_t *li
 
 static uint32_t inputs_of(const char *name)
 {
-    if (is(name, TN_OP_EMBEDDING) || is(name, TN_OP_POSITION))
+    if (is_table(name))
         return 0;
     if (is(name, TN_OP_MOE_MLP))
         return 3;
@@ -371,7 +384,7 @@ struct shape shape_for(const tn_variant *v)
 
     while (v->weight_dtypes && !(v->weight_dtypes & TN_DT_BIT(s.matrix)))
         s.matrix++;
-    if (is(v->op, TN_OP_EMBEDDING) || is(v->op, TN_OP_POSITION))
+    if (is_table(v->op))
         s.table = 2000;
     if (!v->pack_layout && !v->kv_dtypes) /* row by row: all inputs are equally wide */
         s.in_width[1] = s.in_width[0];

@@ -318,6 +318,28 @@ START_TEST(tables_are_gathered_and_scaled)
 }
 END_TEST
 
+/* To the bit: other sets are held to what is multiplied with what, in which order. */
+START_TEST(tables_of_int8_have_scales_and_factors)
+{
+    struct shape s = {.linear_width = {17}, .matrix = TN_DT_I8, .table = 12, .first = 20};
+    tn_batch *b = rows_at(5, 40);
+    struct env e = {.kv = NULL};
+
+    s.scale = 19.6;
+    s.gap = 10;
+    tn_op *op = compose_basic(&k, TN_OP_EMBEDDING_INT8, &s);
+    const float *scale = op->weights[1]->data, *by = op->weights[2]->data;
+    run_reference(&k, &reference, op, b, &e);
+    for (uint32_t t = 0; t < 40; t++)
+        for (uint32_t i = 0; i < 17; i++) {
+            int32_t v = b->host->tokens[t] - 20;
+            float w = v < 0 || v >= 12 ? 0.0f : (float)weight_at(op->weights[0], (uint64_t)v, i);
+            float want = v < 0 || v >= 12 ? 0.0f : 19.6f * scale[v] * w * by[i];
+            ck_assert(at(op->out[0], &e, t, i) == (double)want);
+        }
+}
+END_TEST
+
 static double rope_frequency(const tn_op *op, uint32_t j, double n, int64_t limit)
 {
     double rotary = (double)tn_op_int(op, "rotary_dim", 0), base = 10000.0;
@@ -655,12 +677,12 @@ END_TEST
 START_TEST(every_op_but_collectives_is_there)
 {
     static const char *const ops[] = {
-        TN_OP_EMBEDDING,  TN_OP_POSITION, TN_OP_RMS_NORM, TN_OP_LAYER_NORM,  TN_OP_LINEAR,
-        TN_OP_REORDER,    TN_OP_HADAMARD, TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,
-        TN_OP_ADD,        TN_OP_MUL,      TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,
-        TN_OP_RELU,       TN_OP_RELU2,    TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
-        TN_OP_MOE_MLP,    TN_OP_LOGITS,   TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
-        TN_OP_LINEAR_INT4};
+        TN_OP_EMBEDDING,   TN_OP_POSITION,      TN_OP_RMS_NORM, TN_OP_LAYER_NORM,  TN_OP_LINEAR,
+        TN_OP_REORDER,     TN_OP_HADAMARD,      TN_OP_ROPE,     TN_OP_KV_APPEND,   TN_OP_ATTENTION,
+        TN_OP_ADD,         TN_OP_MUL,           TN_OP_SILU,     TN_OP_GELU,        TN_OP_GELU_TANH,
+        TN_OP_RELU,        TN_OP_RELU2,         TN_OP_SCALE,    TN_OP_SOFTCAP,     TN_OP_MOE_ROUTE,
+        TN_OP_MOE_MLP,     TN_OP_LOGITS,        TN_OP_SAMPLE,   TN_OP_LINEAR_INT8, TN_OP_LINEAR_FP8,
+        TN_OP_LINEAR_INT4, TN_OP_EMBEDDING_INT8};
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         const tn_variant *v = plug_variant(&reference, ops[i]);
@@ -758,6 +780,7 @@ int main(void)
     tcase_add_test(c, activations_follow_their_formulas);
     tcase_add_test(c, products_of_all_dtypes);
     tcase_add_test(c, tables_are_gathered_and_scaled);
+    tcase_add_test(c, tables_of_int8_have_scales_and_factors);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
     tcase_add_test(c, hadamard_spreads_each_channel_and_is_its_own_inverse);
     tcase_add_test(c, reorder_takes_elements_from_where_its_order_says);

@@ -59,12 +59,12 @@ START_TEST(names_are_unique_and_needs_are_declared)
 }
 END_TEST
 
-/* What a plain LLaMA needs must be there at every level of instruction sets from AVX2 on. */
+/* What a plain LLaMA needs, and its embeddings in eight bits, must be there at every level of instruction sets from AVX2 on. */
 START_TEST(older_machines_have_all_ops_of_a_llama)
 {
-    static const char *const ops[] = {TN_OP_EMBEDDING, TN_OP_RMS_NORM,  TN_OP_ROPE,
-                                      TN_OP_KV_APPEND, TN_OP_ATTENTION, TN_OP_ADD,
-                                      TN_OP_MUL,       TN_OP_SILU,      TN_OP_SAMPLE};
+    static const char *const ops[] = {
+        TN_OP_EMBEDDING, TN_OP_RMS_NORM, TN_OP_ROPE, TN_OP_KV_APPEND, TN_OP_ATTENTION,
+        TN_OP_ADD,       TN_OP_MUL,      TN_OP_SILU, TN_OP_SAMPLE,    TN_OP_EMBEDDING_INT8};
     static const char *const products[] = {TN_OP_LINEAR, TN_OP_LOGITS, "cpu.qkv", "cpu.gate_silu"};
     static const uint64_t levels[] = {TN_CPU_X86_AVX2, TN_CPU_X86_AVX512};
 
@@ -224,6 +224,36 @@ START_TEST(what_does_not_fit_is_refused_with_a_reason)
 }
 END_TEST
 
+/* Nor is a table of int8 whose scales and factors are not what its entries and columns need. */
+START_TEST(tables_of_int8_that_do_not_fit_are_refused)
+{
+    const struct plug *plugs[] = {&cpu, &reference};
+    struct shape s = {.linear_width = {17}, .matrix = TN_DT_I8, .table = 12};
+    struct kit k;
+
+    load_plugins();
+    kit_init(&k, 1);
+    for (uint32_t i = 0; i < 2 * 3; i++) {
+        const struct plug *p = plugs[i / 3];
+        const tn_variant *v = plug_variant(p, TN_OP_EMBEDDING_INT8);
+        tn_op *op = compose(&k, v, &s);
+        tn_weight *w = (tn_weight *)(uintptr_t)op->weights[i % 3];
+        uint32_t dtype = w->dtype;
+        ck_assert_int_eq(v->can_run(p->instance, op, NULL), TN_OK);
+        w->dtype = TN_DT_BF16;
+        ck_assert_int_eq(v->can_run(p->instance, op, NULL), TN_E_UNSUPPORTED);
+        w->dtype = dtype;
+        w->dims[w->n_dims - 1]++;
+        ck_assert_int_eq(v->can_run(p->instance, op, NULL), TN_E_UNSUPPORTED);
+        w->dims[w->n_dims - 1]--;
+        op->n_weights = 2;
+        ck_assert_int_eq(v->can_run(p->instance, op, NULL), TN_E_UNSUPPORTED);
+    }
+    kit_free(&k);
+    unload_plugins();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kernels_variants");
@@ -235,6 +265,7 @@ int main(void)
     tcase_add_test(c, the_newest_instructions_are_cheapest_for_any_number_of_rows);
     tcase_add_test(c, rows_are_rounded_only_where_that_is_asked_for);
     tcase_add_test(c, what_does_not_fit_is_refused_with_a_reason);
+    tcase_add_test(c, tables_of_int8_that_do_not_fit_are_refused);
     suite_add_tcase(s, c);
     return run_suite(s);
 }

@@ -17,11 +17,20 @@ static tn_batch *batch_of(struct kit *k)
     return b;
 }
 
+/* Of tables that the variant takes. */
+static uint32_t table_dtype(const tn_variant *v)
+{
+    return v->weight_dtypes & TN_DT_BIT(TN_DT_BF16) ? TN_DT_BF16 : TN_DT_I8;
+}
+
 /* Tokens count as they stand when the op runs: where they came from, if from the step before, is no business of it. */
 static void fed_case(const struct subject *s, int64_t table, int64_t first)
 {
-    struct shape x = {
-        .act = s->act, .linear_width = {64}, .matrix = TN_DT_BF16, .table = table, .first = first};
+    struct shape x = {.act = s->act,
+                      .linear_width = {64},
+                      .matrix = table_dtype(s->v),
+                      .table = table,
+                      .first = first};
     struct kit k;
 
     kit_init(&k, 4);
@@ -44,7 +53,7 @@ static void feeding_case(const struct subject *s, uint64_t width, int64_t table,
 {
     struct shape x = {.act = s->act,
                       .linear_width = {width},
-                      .matrix = TN_DT_BF16,
+                      .matrix = table_dtype(s->v),
                       .table = table,
                       .first = first};
     struct env got = {.feed = 1}, want = {.feed = 0};

@@ -41,6 +41,20 @@ static int32_t check_table(const tn_op *op, tn_err *err)
                          "needs a table as wide as the float32 output", err);
 }
 
+/* Of int8: scales of its entries, and factors of its columns. */
+static int32_t check_int8_table(const tn_op *op, tn_err *err)
+{
+    const tn_weight *const *w = op->weights;
+
+    if (!check_form(op, 0, 1, 3, 3) || w[0]->n_dims != 2 || w[0]->dims[1] != op->out[0]->width ||
+        w[0]->dtype != TN_DT_I8)
+        return check_require(op, 0, "needs a table of int8 as wide as the float32 output", err);
+    return check_require(op,
+                         w[1]->dtype == TN_DT_F32 && check_vector(w[1], w[0]->dims[0]) &&
+                             w[2]->dtype == TN_DT_F32 && check_vector(w[2], op->out[0]->width),
+                         "needs a float32 scale per entry and a float32 factor per column", err);
+}
+
 static void table_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 {
     const struct job *job = arg;
@@ -65,16 +79,58 @@ int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
     return check_table(op, err);
 }
 
-int32_t embedding_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,
-                         tn_err *err)
+static void launch_tokens(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,
+                          share_fn fn, double element_ns)
 {
     struct job job = {.l = l, .isa = isa, .entry = l->batch->dev->tokens};
 
-    (void)err;
     job.first = tn_op_int(l->op, "vocab_first", 0);
     job.factor = (float)tn_op_real(l->op, "scale", 1.0);
-    share_items(in, l, table_rows, &job, l->batch->n_rows,
-                COPY_NS * (double)(l->batch->n_rows * l->op->out[0]->width));
+    share_items(in, l, fn, &job, l->batch->n_rows,
+                element_ns * (double)(l->batch->n_rows * l->op->out[0]->width));
+}
+
+int32_t embedding_launch(const struct cpu_instance *in, const tn_launch *l, const struct isa *isa,
+                         tn_err *err)
+{
+    (void)err;
+    launch_tokens(in, l, isa, table_rows, COPY_NS);
+    return TN_OK;
+}
+
+static void int8_table_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)
+{
+    const struct job *job = arg;
+    const tn_launch *l = job->l;
+    const tn_weight *w = l->op->weights[0];
+    const float *scale = l->weights[1], *by = l->weights[2];
+    uint64_t width = l->op->out[0]->width;
+
+    (void)worker;
+    for (uint32_t t = first; t < last; t++) {
+        int64_t entry = job->entry[t] - job->first;
+        float *y = (float *)l->out[0] + t * width;
+        if (entry < 0 || (uint64_t)entry >= w->dims[0]) { /* another rank has it */
+            memset(y, 0, width * sizeof *y);
+            continue;
+        }
+        job->isa->widen(y, (const char *)l->weights[0] + (uint64_t)entry * w->stride0, TN_DT_I8,
+                        width, job->factor * scale[entry]);
+        job->isa->map(MAP_MUL, y, y, by, width, 0.0f);
+    }
+}
+
+int32_t embedding_int8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    (void)instance;
+    return check_int8_table(op, err);
+}
+
+int32_t embedding_int8_launch(const struct cpu_instance *in, const tn_launch *l,
+                              const struct isa *isa, tn_err *err)
+{
+    (void)err;
+    launch_tokens(in, l, isa, int8_table_rows, COPY_NS + MAP_NS);
     return TN_OK;
 }
 

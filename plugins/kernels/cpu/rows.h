@@ -16,6 +16,7 @@
 /* X(id, op, composition or NULL, dtypes of its matrices, dtypes of the cache) */
 #define ROWS_OPS(X)                                                                                \
     X(embedding, TN_OP_EMBEDDING, NULL, ROWS_FLOATS, 0)                                            \
+    X(embedding_int8, TN_OP_EMBEDDING_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)                          \
     X(position, TN_OP_POSITION, NULL, ROWS_FLOATS, 0)                                              \
     X(rms_norm, TN_OP_RMS_NORM, NULL, 0, 0)                                                        \
     X(add_rms_norm, "cpu.add_rms_norm", "(a, b) -> (s, y): s = add(a, b); y = rms_norm(s)", 0, 0)  \

@@ -113,6 +113,10 @@ struct reduce_norm_args {
     struct norm_args norm;     /* x is sum; add NULL */
 };
 
+/* Elements that a thread moves at a time: of floats, of int8. */
+#define TABLE_RUN 8
+#define TABLE8_RUN 16
+
 /* embedding and position. */
 struct table_args {
     int32_t *entry;                     /* [rows] tokens or positions */
@@ -124,9 +128,15 @@ struct table_args {
     uint64_t width;
     float factor;
     uint32_t table_dtype;
-    uint32_t aligned;  /* entries and rows begin at multiples of 16 bytes, of a multiple of 8 */
+    uint32_t aligned;  /* entries and rows begin at multiples of 16 bytes, of whole runs */
     uint32_t in_place; /* the step's arrays are, when it begins: so the next kernel may begin */
     uint32_t early;    /* entries are known then */
+};
+
+/* embedding.int8. */
+struct table8_args {
+    struct table_args table; /* aligned: `by`, too */
+    const float *scale, *by; /* of entries; of columns */
 };
 
 /* The cache in layout "hnd"; scales, center and feedback as in tn_kv_layer. */

@@ -272,12 +272,10 @@ static int32_t check_table(const tn_op *op, tn_err *err)
                         "needs a table as wide as the output", err);
 }
 
-/* `a` has the entries, and what else differs between tokens and positions. */
-static int32_t launch_table(void *instance, const tn_launch *l, struct table_args *a, tn_err *err)
+/* `a` has the entries, and what else differs between tokens and positions. A thread moves `run` elements at a time. */
+static void set_table(const tn_launch *l, uint32_t run, struct table_args *a)
 {
     const tn_weight *w = l->op->weights[0];
-    struct cuda_grid g = {
-        .x = cuda_rows(l), .threads = 256, .flags = l->feed ? 0 : TN_LAUNCH_OVERLAP};
 
     a->table = l->weights[0];
     a->y = l->out[0];
@@ -287,9 +285,17 @@ static int32_t launch_table(void *instance, const tn_launch *l, struct table_arg
     a->table_dtype = w->dtype;
     a->in_place = l->feed || (l->batch->flags & TN_BATCH_CAPTURED);
     a->aligned =
-        ((uintptr_t)a->table | (uintptr_t)a->y | w->stride0) % 16 == 0 && a->width % 8 == 0;
+        ((uintptr_t)a->table | (uintptr_t)a->y | w->stride0) % 16 == 0 && a->width % run == 0;
+}
+
+static int32_t launch_table(void *instance, const tn_launch *l, uint32_t entry, void *args,
+                            tn_err *err)
+{
+    struct cuda_grid g = {
+        .x = cuda_rows(l), .threads = 256, .flags = l->feed ? 0 : TN_LAUNCH_OVERLAP};
+
     return set_launch(set_device_of(instance, l->device), l, IMAGE_rows,
-                      ENTRY_table + cuda_float_index(l->op->out[0]->dtype), g, a, err);
+                      entry + cuda_float_index(l->op->out[0]->dtype), g, args, err);
 }
 
 int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
@@ -299,7 +305,7 @@ int32_t embedding_can_run(void *instance, const tn_op *op, tn_err *err)
 }
 
 /* Where it feeds it is the first kernel of a step, and launched so that it begins when all that was ahead has ended, as `feed` is. */
-int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
+static struct table_args token_table(const tn_launch *l, uint32_t run)
 {
     const tn_batch_arrays *b = l->batch->dev;
     struct table_args a = {.entry = (int32_t *)b->tokens,
@@ -309,7 +315,38 @@ int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
                            .first = tn_op_int(l->op, "vocab_first", 0),
                            .factor = (float)tn_op_real(l->op, "scale", 1.0)};
 
-    return launch_table(instance, l, &a, err);
+    set_table(l, run, &a);
+    return a;
+}
+
+int32_t embedding_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct table_args a = token_table(l, TABLE_RUN);
+
+    return launch_table(instance, l, ENTRY_table, &a, err);
+}
+
+int32_t embedding_int8_can_run(void *instance, const tn_op *op, tn_err *err)
+{
+    const tn_weight *const *w = op->weights;
+
+    (void)instance;
+    if (!cuda_form(op, 0, 1, 3, 3) || w[0]->dtype != TN_DT_I8 || w[0]->n_dims != 2 ||
+        w[0]->dims[1] != op->out[0]->width)
+        return cuda_require(op, 0, "needs a table of int8 as wide as the output", err);
+    return cuda_require(op,
+                        w[1]->dtype == TN_DT_F32 && cuda_vector(w[1], w[0]->dims[0]) &&
+                            w[2]->dtype == TN_DT_F32 && cuda_vector(w[2], op->out[0]->width),
+                        "needs a float32 scale per entry and a float32 factor per column", err);
+}
+
+int32_t embedding_int8_launch(void *instance, const tn_launch *l, tn_err *err)
+{
+    struct table8_args a = {
+        .table = token_table(l, TABLE8_RUN), .scale = l->weights[1], .by = l->weights[2]};
+
+    a.table.aligned &= (uintptr_t)a.by % 16 == 0;
+    return launch_table(instance, l, ENTRY_table8, &a, err);
 }
 
 int32_t position_can_run(void *instance, const tn_op *op, tn_err *err)
@@ -326,10 +363,12 @@ int32_t position_launch(void *instance, const tn_launch *l, tn_err *err)
                            .first = -tn_op_int(l->op, "offset", 0),
                            .factor = 1.0f};
 
-    return launch_table(instance, l, &a, err);
+    set_table(l, TABLE_RUN, &a);
+    return launch_table(instance, l, ENTRY_table, &a, err);
 }
 
 ROWS_COST(embedding)
+ROWS_COST(embedding_int8)
 ROWS_COST(position)
 
 /* -- Rope and the cache --------------------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Portable kernels that go row by row: element-wise ops, norms, tables, rope and the cache. Arithmetic is float32 in the
+ * Portable kernels that go row by row: element-wise ops, norms, tables (table.cuh), rope and the cache. Arithmetic is float32 in the
  * order of the reference set; products and sums that it rounds one by one are written so that none is contracted
  * where a later comparison would hang on it.
  */
@@ -10,6 +10,7 @@
 #include "act.cuh"
 #include "args.h"
 #include "peers.cuh"
+#include "table.cuh"
 
 #define TN_NOISE_FUNCTION __device__ __forceinline__
 #include "tenon/noise.h"
@@ -188,143 +189,6 @@ __device__ __forceinline__ void reduce_norm(const reduce_norm_args &p)
             rms_norm<T>(p.norm, base);
         __syncthreads(); /* before the next group's sums lie in the same place */
     }
-}
-
-/* -- Tables ----------------------------------------------------------------------------------------------- */
-
-#define TABLE_RUN 8   /* elements that a thread moves at a time */
-#define TABLE_AHEAD 4 /* runs that it has under way: a row is taken from memory that is far away */
-
-template <typename W> struct table_run {
-    uint4 raw[TABLE_RUN / per16<W>];
-};
-
-__device__ __forceinline__ bool table_has(const table_args &p, int64_t entry)
-{
-    return entry >= 0 && (uint64_t)entry < p.entries;
-}
-
-template <typename W>
-__device__ __forceinline__ const W *table_entry(const table_args &p, int64_t entry)
-{
-    return (const W *)((const char *)p.table + (uint64_t)entry * p.stride);
-}
-
-/* Runs of an entry from element `at` on, a block apart. */
-template <typename W>
-__device__ __forceinline__ void table_load(const table_args &p, int64_t entry, uint64_t at,
-                                           table_run<W> (&run)[TABLE_AHEAD])
-{
-    const W *from = table_entry<W>(p, entry);
-
-#pragma unroll
-    for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
-        const uint64_t i = at + k * TABLE_RUN * blockDim.x;
-#pragma unroll
-        for (uint32_t j = 0; j < TABLE_RUN / per16<W>; j++)
-            if (i < p.width)
-                run[k].raw[j] = ((const uint4 *)(from + i))[j];
-    }
-}
-
-template <typename T, typename W>
-__device__ __forceinline__ void table_store(const table_args &p, T *y, uint64_t at,
-                                            const table_run<W> (&run)[TABLE_AHEAD])
-{
-#pragma unroll
-    for (uint32_t k = 0; k < TABLE_AHEAD; k++) {
-        const uint64_t i = at + k * TABLE_RUN * blockDim.x;
-        float x[TABLE_RUN];
-        if (i >= p.width)
-            continue;
-#pragma unroll
-        for (uint32_t j = 0; j < TABLE_RUN / per16<W>; j++)
-            widen16<W>(run[k].raw[j], x + j * per16<W>);
-#pragma unroll
-        for (uint32_t j = 0; j < TABLE_RUN; j++)
-            x[j] *= p.factor;
-#pragma unroll
-        for (uint32_t j = 0; j < TABLE_RUN / per16<T>; j++)
-            ((uint4 *)(y + i))[j] = narrow16<T>(x + j * per16<T>);
-    }
-}
-
-/* The entry that this block's row takes. Outside of graphs the kernel may be the first of a step, and those behind it trust that the
- * arrays are in place: then the next may begin once the kernel ahead has ended. */
-__device__ __forceinline__ int64_t table_row(const table_args &p)
-{
-    if (!p.early)
-        wait_for_previous();
-    if (!p.in_place)
-        let_next_begin();
-    const int32_t from = p.token_row ? p.token_row[blockIdx.x] : -1;
-    if (from < 0)
-        return (int64_t)__ldcg(p.entry + blockIdx.x) - p.first;
-    const int32_t token = max(p.sampled[from], 0);
-    if (threadIdx.x == 0)
-        p.entry[blockIdx.x] = token; /* for whoever else reads tokens */
-    return (int64_t)token - p.first;
-}
-
-template <typename T> __device__ __forceinline__ void table_zeros(const table_args &p, T *y)
-{
-    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
-        y[i] = narrow<T>(0.0f);
-}
-
-/* A row in runs of 16 bytes. */
-template <typename T, typename W>
-__device__ __forceinline__ void table_runs(const table_args &p, int64_t entry, T *y)
-{
-    const uint64_t first = threadIdx.x * TABLE_RUN;
-    table_run<W> run[TABLE_AHEAD];
-
-    table_load<W>(p, entry, first, run);
-    wait_for_previous();
-    for (uint64_t at = first; at < p.width; at += TABLE_AHEAD * TABLE_RUN * blockDim.x) {
-        if (at != first)
-            table_load<W>(p, entry, at, run);
-        table_store<T, W>(p, y, at, run);
-    }
-}
-
-/* A row of any width, one element at a time. */
-template <typename T, typename W>
-__device__ __forceinline__ void table_elements(const table_args &p, int64_t entry, T *y)
-{
-    wait_for_previous();
-    for (uint64_t i = threadIdx.x; i < p.width; i += blockDim.x)
-        y[i] = narrow<T>(p.factor * widen(table_entry<W>(p, entry)[i]));
-}
-
-template <typename T, typename W>
-__device__ __forceinline__ void table_of(const table_args &p, int64_t entry, T *y)
-{
-    if (p.aligned)
-        table_runs<T, W>(p, entry, y);
-    else
-        table_elements<T, W>(p, entry, y);
-}
-
-/* One block per row; 0 for an entry that the table does not have. */
-template <typename T> __device__ __forceinline__ void table(const table_args &p)
-{
-    T *y = (T *)p.y + blockIdx.x * p.width;
-
-    if (p.in_place)
-        let_next_begin();
-    const int64_t entry = table_row(p);
-    if (!table_has(p, entry)) {
-        wait_for_previous();
-        table_zeros(p, y);
-        return;
-    }
-    if (p.table_dtype == TN_DT_BF16)
-        table_of<T, bf16>(p, entry, y);
-    else if (p.table_dtype == TN_DT_F16)
-        table_of<T, f16>(p, entry, y);
-    else
-        table_of<T, float>(p, entry, y);
 }
 
 /* -- Rope and the cache ------------------------------------------------------------------------------------- */
@@ -713,6 +577,10 @@ template <typename T> __device__ __forceinline__ void reorder(const reorder_args
     extern "C" __global__ void __launch_bounds__(256) table_##id(table_args p)                     \
     {                                                                                              \
         table<T>(p);                                                                               \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) table8_##id(table8_args p)                   \
+    {                                                                                              \
+        table8<T>(p);                                                                              \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_##id(rope_args p)              \
     {                                                                                              \

@@ -24,6 +24,7 @@
     F(reduce_rms_norm)                                                                             \
     F(reduce_layer_norm)                                                                           \
     F(table)                                                                                       \
+    F(table8)                                                                                      \
     F(rope) F(shape) X(feed) X(gather) X(stream_read) F(hadamard) X(dummy_weight) F(reorder)
 #define ATTENTION_ENTRIES(X, F) F(attention)
 /* Per dtype of rows, then of weights. */
@@ -144,7 +145,9 @@ double set_time_ns(double bytes, double flops, double flops_per_ns);
     X(moe_route, TN_OP_MOE_ROUTE, NULL, 0, 0)
 
 /* The same, of TN_VARIANT_FEEDS. */
-#define FEEDS_OPS(X) X(embedding, TN_OP_EMBEDDING, NULL, CUDA_FLOATS, 0)
+#define FEEDS_OPS(X)                                                                               \
+    X(embedding, TN_OP_EMBEDDING, NULL, CUDA_FLOATS, 0)                                            \
+    X(embedding_int8, TN_OP_EMBEDDING_INT8, NULL, TN_DT_BIT(TN_DT_I8), 0)
 
 /* The same, of TN_VARIANT_PARTS. */
 #define PARTS_OPS(X)                                                                               \

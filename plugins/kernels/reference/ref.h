@@ -123,6 +123,7 @@ ref_function ref_activation(const char *name);
 #define REF_CACHE (REF_FLOATS | TN_DT_BIT(TN_DT_F8E4M3) | TN_DT_BIT(TN_DT_I8))
 #define REF_OPS(X)                                                                                 \
     X(embedding, TN_OP_EMBEDDING, REF_FLOATS, 0)                                                   \
+    X(embedding_int8, TN_OP_EMBEDDING_INT8, TN_DT_BIT(TN_DT_I8), 0)                                \
     X(position, TN_OP_POSITION, REF_FLOATS, 0)                                                     \
     X(rms_norm, TN_OP_RMS_NORM, 0, 0)                                                              \
     X(layer_norm, TN_OP_LAYER_NORM, 0, 0)                                                          \
