@@ -341,7 +341,7 @@ __device__ __forceinline__ void decode_softmax(const attention_params &p, const 
         const int32_t j = token + (i >= 2 ? 8 : 0);
         s[i] *= scale;
         if (p.softcap > 0.0f)
-            s[i] = p.softcap * short_tanh(s[i] / p.softcap);
+            s[i] = p.softcap * tanhf(s[i] / p.softcap);
         s[i] = j < t.start || j > t.position ? -INFINITY : s[i] * 1.44269504f;
     }
 #pragma unroll

@@ -139,7 +139,7 @@ __device__ __forceinline__ void prefill_softmax(const attention_params &p, prefi
     if (p.softcap > 0.0f)
 #pragma unroll
         for (int i = 0; i < TILE / 2; i++)
-            a.s[i] = p.softcap * short_tanh(a.s[i] * scale / p.softcap);
+            a.s[i] = p.softcap * tanhf(a.s[i] * scale / p.softcap);
     if (masked) {
         const int32_t window = p.window ? static_cast<int32_t>(p.window) : INT32_MAX;
 #pragma unroll

@@ -271,12 +271,6 @@ __device__ __forceinline__ float power_of_two(float x)
     return y;
 }
 
-// tanh(x), off by some 3e-7 at most. Few models cap scores, and of the others no kernel should have the long text of tanhf in its loop.
-__device__ __forceinline__ float short_tanh(float x)
-{
-    return 1.0f - __fdividef(2.0f, 1.0f + power_of_two(2.88539008f * x));
-}
-
 // -- Elements ------------------------------------------------------------------------------------------
 
 // What a 16-bit float type needs beyond its own operators.

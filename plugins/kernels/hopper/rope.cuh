@@ -17,27 +17,8 @@ __device__ __forceinline__ float rope_freq(const rope_params &r, uint32_t i)
     return rope_turns(r, i) ? static_cast<const float *>(r.freqs)[i] : 0.0f;
 }
 
-// cos and sin of a pair's angle, times mscale. Quarter turns are taken off in two steps, pi / 2 being the sum of their constants to 48
-// bits, and of what is left polynomials are taken (Moshier 1992, sinf.c), both to some 1e-7. sincosf has long text for angles that no
-// model has.
+// cos and sin of a pair's angle, times mscale.
 __device__ __forceinline__ float2 rope_angle(const rope_params &r, int32_t position, float freq)
-{
-    const float x = static_cast<float>(position) * freq, quarters = rintf(x * 0.636619772f);
-    const float t = fmaf(quarters, 4.37113883e-8f, fmaf(-quarters, 1.57079637f, x)), z = t * t;
-    const float a = fmaf(z, -1.9515295891e-4f, 8.3321608736e-3f);
-    const float b = fmaf(z, 2.443315711809948e-5f, -1.388731625493765e-3f);
-    const float sine = fmaf(t * z, fmaf(z, a, -1.6666654611e-1f), t);
-    const float cosine = fmaf(z, fmaf(z, fmaf(z, b, 4.166664568298827e-2f), -0.5f), 1.0f);
-    const int32_t turn = static_cast<int32_t>(quarters);
-    const float s = turn & 1 ? cosine : sine, c = turn & 1 ? sine : cosine;
-
-    return make_float2((turn + 1) & 2 ? -c * r.mscale : c * r.mscale,
-                       turn & 2 ? -s * r.mscale : s * r.mscale);
-}
-
-// The same by the library's functions, for a kernel whose registers ptxas spills with those above (CUDA 13.0: decode8's for float16).
-__device__ __forceinline__ float2 rope_angle_long(const rope_params &r, int32_t position,
-                                                  float freq)
 {
     float s, c;
 

@@ -56,8 +56,11 @@ template <typename T, int CHUNKS> __device__ __forceinline__ void norm_row(const
 // cos and sin of a row's pairs, times mscale.
 __device__ __forceinline__ void rope_table(const rope_params &r, int32_t position, float2 *table)
 {
-    for (uint32_t i = threadIdx.x; i < r.rotary / 2; i += blockDim.x)
-        table[i] = rope_angle(r, position, static_cast<const float *>(r.freqs)[i]);
+    for (uint32_t i = threadIdx.x; i < r.rotary / 2; i += blockDim.x) {
+        float s, c;
+        sincosf(static_cast<float>(position) * static_cast<const float *>(r.freqs)[i], &s, &c);
+        table[i] = make_float2(c * r.mscale, s * r.mscale);
+    }
 }
 
 // Where elements of a head go: as they are, or as a cache of 8 bits keeps them.

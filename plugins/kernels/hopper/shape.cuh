@@ -129,7 +129,7 @@ template <typename T, int D> struct shape_turn {
 
 #pragma unroll
         for (int j = 0; j < D / 64; j++)
-            angles[j] = rope_angle_long(r, position, freq[j]);
+            angles[j] = rope_angle(r, position, freq[j]);
         copies_wait<0>();
         __syncwarp();
         rope_read<T, D>(r, row, x);
