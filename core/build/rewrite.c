@@ -496,29 +496,36 @@ static bool is_dummy(const struct emission *e)
     return true;
 }
 
+static int32_t open_rewriting(struct rewriting *r)
+{
+    const struct plan *p = r->q->from->plan;
+
+    r->ids = mem_zarray(p->n_weights, sizeof *r->ids);
+    r->values = mem_zarray(p->n_values, sizeof *r->values);
+    r->made = mem_zarray(p->n_weights, sizeof *r->made);
+    r->ordered = mem_zarray(r->q->n_linears, sizeof *r->ordered);
+    if (!r->ids || !r->values || !r->made || !r->ordered)
+        return err_nomem(r->err, "a quantized plan");
+    return plan_new(&r->out->plan, r->err);
+}
+
 int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct emission *out,
                       tn_err *err)
 {
-    size_t n = q->from->plan->n_weights;
     struct emission e = {0};
     struct rewriting r = {.q = q, .calib = calib, .out = &e, .err = err};
     bool dummy = is_dummy(q->from);
-    int32_t rc;
+    int32_t rc = open_rewriting(&r);
 
     r.stored = !calib && quant_has_cache_scales(q);
-    r.ids = mem_zarray(n, sizeof *r.ids);
-    r.values = mem_zarray(q->from->plan->n_values, sizeof *r.values);
-    r.made = mem_zarray(n, sizeof *r.made);
-    r.ordered = mem_zarray(q->n_linears, sizeof *r.ordered);
     quant_settle_head(q);
     quant_fold(q);
-    rc = r.ids && r.values && r.made && r.ordered ? plan_new(&e.plan, err)
-                                                  : err_nomem(err, "a quantized plan");
-    for (uint32_t i = 0; i < q->n_linears && rc == TN_OK; i++)
-        if (q->linears[i].chosen)
-            r.made[q->linears[i].weight] = &q->linears[i];
-    if (rc == TN_OK)
+    if (rc == TN_OK) {
+        for (uint32_t i = 0; i < q->n_linears; i++)
+            if (q->linears[i].chosen)
+                r.made[q->linears[i].weight] = &q->linears[i];
         rc = put_all(&r, calib || dummy || r.stored);
+    }
     mem_free(r.ids);
     mem_free(r.values);
     mem_free(r.made);

@@ -109,7 +109,7 @@ int32_t ref_hadamard_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     struct ref_matrix x = ref_in(l, 0), y = ref_out(l, 0);
     uint64_t order = tn_hadamard_order((uint32_t)tn_op_int(l->op, "head_dim", 1));
-    uint32_t rows[TN_HADAMARD_MOST];
+    uint32_t rows[TN_HADAMARD_MOST] = {0};
     float by = 1.0f / sqrtf((float)order);
 
     (void)instance;
