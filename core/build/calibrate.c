@@ -141,6 +141,7 @@ static bool keeps_products(const struct quant *q, bool all, const struct plan_op
 static bool keeps_head(const struct quant *q, bool all, const struct plan_op *op)
 {
     return all && strcmp(op->name, TN_OP_LOGITS) == 0 &&
+           quant_users(q->from->plan, op->weights[0]) == 1 &&
            !(q->scheme && q->scheme->flags & TN_QUANT_HEADS);
 }
 

@@ -7,7 +7,7 @@
  *
  * It does for nothing where what stands before is element by element down to linears of its own, as in
  * mul(silu(gate), up) -> down: their rows change places. That holds for any number of ranks, since a rank has the same part of
- * those rows as of the columns. Elsewhere a `reorder` goes in front (quant.c), which needs the whole row on every rank.
+ * those rows as of the columns. Elsewhere a `reorder` goes in front (rewrite.c), which needs the whole row on every rank.
  */
 #include <inttypes.h>
 #include <string.h>

@@ -6,7 +6,7 @@
  *   mul(act(gate), up) -> down    the rows of `up`: the product is linear in it
  *   attention -> o                the rows of v: heads are linear in their values. Heads that share a kv head share factors
  *
- * The output projection is a linear like others, if the scheme takes it.
+ * The output projection is a linear like others, if the scheme takes it and nothing shares its matrix (but see heads.c).
  *
  * A norm may stand before experts, too: gate and up of all of them read what the router does. What their down reads is inside
  * of the op moe_mlp, see experts.c.
@@ -95,7 +95,8 @@ static uint32_t matrices_of(const struct quant *q, const struct plan_op *op)
 {
     if (!is_op(op, TN_OP_LOGITS))
         return quant_matrices(op);
-    return q->scheme && q->scheme->flags & TN_QUANT_HEADS;
+    return q->scheme && q->scheme->flags & TN_QUANT_HEADS &&
+           quant_users(q->from->plan, op->weights[0]) == 1;
 }
 
 /* Matrix `part` of `n` of the op; the last of experts reads what stays inside. */

@@ -16,12 +16,19 @@
 /* As models call the matrix where it is not shared. */
 #define NAME "head.weight"
 
-static const struct plan_op *find_head(const struct plan *p)
+/* The output projection, if an embedding and nobody else shares its matrix. */
+static const struct plan_op *find_shared(const struct plan *p)
 {
+    const struct plan_op *head = NULL;
+    uint32_t embeddings = 0;
+
     for (size_t i = 0; i < p->n_ops; i++)
         if (opset_makes_logits(p->ops[i].name))
-            return &p->ops[i];
-    return NULL;
+            head = &p->ops[i];
+    for (size_t i = 0; i < p->n_ops && head; i++)
+        embeddings += strcmp(p->ops[i].name, TN_OP_EMBEDDING) == 0 &&
+                      p->ops[i].weights[0] == head->weights[0];
+    return head && embeddings == 1 && quant_users(p, head->weights[0]) == 2 ? head : NULL;
 }
 
 static int32_t copy_weights(struct quant *q, const struct emission *from, tn_err *err)
@@ -66,13 +73,12 @@ static int32_t copy_ops(struct quant *q, const struct plan *from, const struct p
 
 int32_t quant_part_head(struct quant *q, const struct emission *from, tn_err *err)
 {
-    const struct plan_op *head = find_head(from->plan);
+    const struct plan_op *head = find_shared(from->plan);
     uint64_t other;
     int32_t rc;
 
     q->from = from;
-    if (!head || quant_users(from->plan, head->weights[0]) == 1 ||
-        map_get(&from->plan->weight_names, NAME, strlen(NAME), &other))
+    if (!head || map_get(&from->plan->weight_names, NAME, strlen(NAME), &other))
         return TN_OK;
     q->shared = head->weights[0];
     rc = plan_new(&q->parted.plan, err);
@@ -99,13 +105,12 @@ const char *quant_matrix_name(const struct quant *q, const tn_op *op)
     return name;
 }
 
-/* What reads the matrix is not divided any more, nor are others behind the same norm. */
+/* What the matrix alone reads is divided no more. */
 static void unsmooth(struct quant *q, struct quant_group *g)
 {
     for (uint32_t i = 0; i < g->n_targets; i++)
         q->scales[g->targets[i]].divide = NULL;
-    for (uint32_t i = 0; i < g->n_linears; i++)
-        q->scales[q->linears[g->linears[i]].weight].multiply = NULL;
+    q->scales[q->head].multiply = NULL;
     g->divide = NULL;
 }
 
@@ -123,15 +128,10 @@ static bool embeds_well(const float *factors, uint64_t n)
     return most * most * sum <= 4.0 * (double)n;
 }
 
-static bool is_embedding_alone(const struct plan *p, uint32_t weight)
-{
-    return quant_users(p, weight) == 1 && strcmp(p->ops[0].name, TN_OP_EMBEDDING) == 0 &&
-           p->ops[0].weights[0] == weight;
-}
-
 void quant_settle_head(struct quant *q)
 {
     const struct quant_linear *head = NULL;
+    struct quant_group *g;
 
     q->sharing = QUANT_HEAD_APART;
     if (q->from != &q->parted)
@@ -139,11 +139,15 @@ void quant_settle_head(struct quant *q)
     for (uint32_t i = 0; i < q->n_linears; i++)
         if (q->linears[i].weight == q->head)
             head = &q->linears[i];
+    g = head ? &q->groups[head->group] : NULL;
     if (!head || !head->chosen) {
+        /* Factors that other linears behind the norm have, too, stay, and the matrix that was multiplied by them. */
+        if (g && g->divide && g->n_linears > 1)
+            return;
         q->sharing = QUANT_HEAD_SHARES;
-        if (head && q->groups[head->group].divide)
-            unsmooth(q, &q->groups[head->group]);
-    } else if (head->made.plan.embedding && is_embedding_alone(q->from->plan, q->shared) &&
+        if (g && g->divide)
+            unsmooth(q, g);
+    } else if (head->made.plan.embedding &&
                embeds_well(q->scales[q->head].multiply, head->made.source.dims[1])) {
         q->sharing = QUANT_HEAD_EMBEDS;
     }

@@ -186,6 +186,18 @@ static int32_t ask(const struct quant *q, const struct quant_linear *l, tn_quant
     return stored_plan(q->o.stored, o->sources, o->n_sources, plan, why);
 }
 
+/* The only op that embeddings become reads a matrix of int8 and a scale of each row. */
+static bool may_embed(const struct quant_linear *l)
+{
+    const tn_quant_plan *plan = &l->made.plan;
+    const tn_quant_tensor *t = plan->tensors;
+
+    return strcmp(l->made.op.name, TN_OP_LOGITS) == 0 &&
+           strcmp(plan->embedding, TN_OP_EMBEDDING_INT8) == 0 && plan->n_tensors == 2 &&
+           t[0].dtype == TN_DT_I8 && t[0].rows && t[0].n_dims == 2 && !t[0].group &&
+           t[1].dtype == TN_DT_F32 && t[1].rows && t[1].n_dims == 1;
+}
+
 /* Asks; fills l->chosen or l->why. */
 static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
 {
@@ -214,8 +226,9 @@ static int32_t decide(struct quant *q, struct quant_linear *l, tn_err *err)
         return refuse_plan(q, l, "states no op, no tensors or too many", err);
     if (strcmp(l->made.op.name, TN_OP_LOGITS) == 0 && !opset_makes_logits(plan->op))
         return refuse_plan(q, l, "makes an op of the output projection that makes no logits", err);
-    if (plan->embedding && !opset_embeds(plan->embedding))
-        return refuse_plan(q, l, "names an op for embeddings that is none", err);
+    if (plan->embedding && !may_embed(l))
+        return refuse_plan(q, l, "names an op for embeddings that does not read what it makes",
+                           err);
     for (uint32_t i = 0; i < plan->n_tensors; i++)
         if ((rc = check_tensor(q, l, &plan->tensors[i], err)) != TN_OK)
             return rc;

@@ -152,7 +152,7 @@ int32_t quant_rewrite(struct quant *q, const struct calibration *calib, struct e
 /* Whether the checkpoint brings scales for an 8-bit cache, which then needs no calibration. */
 bool quant_has_cache_scales(const struct quant *q);
 
-/* heads.c: fills q->from, whose output projection shares its matrix with nobody. */
+/* heads.c: fills q->from, in which an output projection has a weight of its own where an embedding shares it in `from`. */
 int32_t quant_part_head(struct quant *q, const struct emission *from, tn_err *err);
 /* heads.c: what q->from calls the first matrix of an op of the model or of what it became; NULL: it has none, or looks up a table. */
 const char *quant_matrix_name(const struct quant *q, const tn_op *op);

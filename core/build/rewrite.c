@@ -453,7 +453,8 @@ static int32_t put_op(struct rewriting *r, const struct plan_op *from, bool rang
         op.weights[i] = r->ids[from->weights[i]];
     for (uint32_t i = 0; i < op.n_out; i++)
         values[i] = p->values[from->out[i]];
-    if (r->q->sharing == QUANT_HEAD_EMBEDS && strcmp(op.name, TN_OP_EMBEDDING) == 0)
+    if (r->q->sharing == QUANT_HEAD_EMBEDS && strcmp(op.name, TN_OP_EMBEDDING) == 0 &&
+        from->weights[0] == r->q->shared)
         put_embedding(r, &op);
     if (l) {
         rc = put_tensors(r, from, &op);

@@ -10,6 +10,7 @@ Only the standard library. The whole protocol, over all windows, is bench/quant_
 
 import array
 import json
+import math
 import os
 import re
 import shutil
@@ -511,6 +512,22 @@ class SharedHeads(AnyHead):
         for ranks in (["--tp-size", "2"], ["--pp-size", "2"]):
             self.assertLess(abs(self.perplexity(engine, *ranks) / got - 1), 1e-2)
         self.assertLess(abs(self.perplexity(engine, "--kernels", "reference", window=16) / self.perplexity(engine, window=16) - 1), 1e-3)
+
+    def test_other_schemes_leave_it_shared(self):
+        engine = self.build("fp8", "--quant", "fp8")
+        self.assertEqual(self.logits(engine) + self.embedding(engine), [("logits", "embed.weight"), ("embedding", "embed.weight")])
+        self.assertEqual(self.head(engine), [])
+
+    def test_a_model_without_weights_and_one_with_scaled_embeddings(self):
+        dummy = self.build("dummy", "--load-format", "dummy", "--quant", "int8_sq")
+        self.assertEqual(self.embedding(dummy), [("embedding.int8", "head.weight.qweight")])
+        gemma = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "gemma2")
+        ids = ["--calib-data", self.put("ids.u16", struct.pack("<64H", *(7 * i % 500 + 3 for i in range(64)))), "--calib-seq-len", "32"]
+        base, engine = [self.build(name, *options, model=gemma) for name, options in (("b", []), ("q", ["--quant", "int8_sq", *ids]))]
+        self.assertEqual(self.embedding(engine), [("embedding.int8", "head.weight.qweight")])
+        loss = [math.log(json.loads(self.ok("eval", "perplexity", "--engine", e, "--ids", ids[1], "--window", "32", "--json"))["perplexity"])
+                for e in (base, engine)]
+        self.assertLess(abs(loss[1] / loss[0] - 1), 0.01)
 
     def test_statistics_of_a_scheme_that_leaves_it_serve(self):
         stats = self.path("stats.safetensors")

@@ -20,6 +20,8 @@
 #define BLOCK_QUERIES 64 /* queries of an item, if the group of heads is not larger */
 #define ALIGN 64u
 
+#define MERGE_NS 0.3 /* nanoseconds per float that a chunk leaves, roughly */
+
 /* Items per worker below which chunks are split. */
 #define SPLIT_BELOW 2
 
@@ -406,5 +408,6 @@ void attention_launch(const struct cpu_instance *in, const tn_launch *l, const s
     at += (l->batch->n_rows * sizeof(struct block) + ALIGN - 1) / ALIGN * ALIGN;
     a.partial = (float *)at;
     share_items(in, l, split_items, &a, items * a.max_chunks, ns);
-    share_items(in, l, merge_items, &a, items, ns);
+    share_items(in, l, merge_items, &a, items,
+                (double)(items * a.max_chunks) * (double)partial_floats(&a.s) * MERGE_NS);
 }

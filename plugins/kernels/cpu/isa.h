@@ -59,8 +59,9 @@ struct isa {
     void (*rope_head)(float *y, const float *x, const float *cosine, const float *sine,
                       uint64_t half, uint64_t dim, int pairs);
 
-    /* y[n] = every run of `order` elements of x, which divides n, times the matrix of tenon/hadamard.h. */
-    void (*hadamard)(float *y, const float *x, uint64_t n, uint64_t order);
+    /* y[n] = every run of `order` elements of x, which divides n, times the matrix of tenon/hadamard.h, whose signs `negative` has. */
+    void (*hadamard)(float *y, const float *x, uint64_t n, uint64_t order,
+                     const uint32_t *negative);
 
     /* Attention of the queries of `t` to one chunk of keys: t->score, t->largest, t->sum, t->mean. */
     void (*attend)(const struct attend *t);

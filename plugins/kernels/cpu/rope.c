@@ -225,12 +225,14 @@ static void hadamard_rows(void *arg, uint32_t first, uint32_t last, uint32_t wor
 {
     const struct job *job = arg;
     uint64_t width = job->l->op->in[0]->width;
-    uint64_t dim = (uint64_t)tn_op_int(job->l->op, "head_dim", 1);
+    uint32_t order = tn_hadamard_order((uint32_t)tn_op_int(job->l->op, "head_dim", 1));
+    uint32_t negative[TN_HADAMARD_MOST];
 
     (void)worker;
+    tn_hadamard_rows(tn_hadamard_base(order), negative);
     for (uint64_t at = first * width; at < last * width; at += width)
         job->isa->hadamard((float *)job->l->out[0] + at, (const float *)job->l->in[0] + at, width,
-                           tn_hadamard_order((uint32_t)dim));
+                           order, negative);
 }
 
 static void append_rows(void *arg, uint32_t first, uint32_t last, uint32_t worker)

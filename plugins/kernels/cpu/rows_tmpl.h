@@ -187,17 +187,15 @@ static void add_signed(float *y, const float *x, uint64_t m, uint64_t two, uint3
 }
 
 /* The factor that is no power of two first, then butterflies of growing width; those that lie within a vector go one by one. */
-static void hadamard(float *y, const float *x, uint64_t n, uint64_t order)
+static void hadamard(float *y, const float *x, uint64_t n, uint64_t order, const uint32_t *negative)
 {
     uint64_t m = tn_hadamard_base((uint32_t)order), two = order / m;
     float by = 1.0f / sqrtf((float)order);
-    uint32_t rows[TN_HADAMARD_MOST];
 
-    tn_hadamard_rows((uint32_t)m, rows);
     for (uint64_t i = 0; i < n && m == 1; i++)
         y[i] = x[i] * by;
     for (uint64_t at = 0; at < n && m > 1; at += two)
-        add_signed(y + at, x + at / order * order, m, two, rows[at % order / two], by);
+        add_signed(y + at, x + at / order * order, m, two, negative[at % order / two], by);
     for (uint64_t h = 1; h < two; h *= 2)
         for (uint64_t run = 0; run < n; run += 2 * h) {
             float *a = y + run, *b = y + run + h;

@@ -68,7 +68,7 @@ enum tn_variant_flag {
      */
     TN_VARIANT_EARLY = 128,
     /**
-     * Of `embedding`: does the work of `feed`, too, when tn_launch::feed says so. Where the first op of a step is done by
+     * Of `embedding` and `embedding.int8`: does the work of `feed`, too, when tn_launch::feed says so. Where the first op of a step is done by
      * such a variant, the core runs no `feed` ahead of it. Steps overlap only where some set of the device offers `feed`, which
      * a set with such a variant had better do, too.
      */

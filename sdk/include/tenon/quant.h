@@ -44,7 +44,7 @@ enum tn_quant_need {
 enum tn_quant_flag {
     /** The scheme works without calibration too, if less well: its statistics are then NULL. */
     TN_QUANT_NEEDS_OPTIONAL = 1,
-    /** Output projections are asked about, too, where no other op shares their matrix. */
+    /** Output projections are asked about, too, where no op but an embedding shares their matrix (tn_quant_plan::embedding). */
     TN_QUANT_HEADS = 2
 };
 
@@ -77,9 +77,10 @@ typedef struct tn_quant_plan {
     tn_quant_tensor tensors[TN_QUANT_MAX_TENSORS];
     tn_attr attrs[TN_QUANT_MAX_ATTRS]; /**< of that op; names and texts are static */
     const char *note; /**< what people should know about this linear; static, or NULL */
-    /** Of an output projection: the op that an embedding with the same matrix becomes ("embedding.int8"), whose weights are the
-     *  tensors, and behind them, float32 [K], what columns have to be multiplied by to be what they were before smoothing; static. NULL:
-     *  such an embedding keeps the matrix as it is, beside the tensors. */
+    /** Of an output projection: ::TN_OP_EMBEDDING_INT8 if an embedding with the same matrix may read the tensors, which then are two,
+     *  by rows: int8 [N, K] and float32 [N]. Behind them the host gives it, float32 [K], what columns have to be multiplied by to be
+     *  what they were before smoothing, unless that would leave them too coarse. NULL: such an embedding keeps the matrix as it is,
+     *  beside the tensors. */
     const char *embedding;
 } tn_quant_plan;
 
