@@ -381,80 +381,6 @@ START_TEST(rope_turns_pairs_by_their_angles)
 }
 END_TEST
 
-/* Of a field of nine, whose elements 3 a + b stand for a i + b, i i = -1. */
-static uint32_t nine_square(uint32_t x)
-{
-    uint32_t a = x / 3, b = x % 3;
-
-    return 2 * a * b % 3 * 3 + (b * b + 2 * a * a) % 3;
-}
-
-static uint32_t nine_less(uint32_t x, uint32_t y)
-{
-    return (x / 3 + 3 - y / 3) % 3 * 3 + (x % 3 + 3 - y % 3) % 3;
-}
-
-/* The sign of (i, j) in Paley's matrix of order 2 q + 2, q a prime or nine, as his paper has it. */
-static int paley(uint32_t q, uint32_t i, uint32_t j)
-{
-    uint32_t a = i / 2, b = j / 2, squares = 0, less;
-    int c = 1;
-
-    for (uint32_t x = 1; x < q; x++)
-        squares |= 1u << (q == 9 ? nine_square(x) : x * x % q);
-    if (a == b)
-        return i % 2 || j % 2 ? -1 : 1;
-    if (a > 0 && b > 0) {
-        less = q == 9 ? nine_less(a - 1, b - 1) : (a + q - b) % q;
-        c = squares >> less & 1 ? 1 : -1;
-    }
-    return i % 2 && j % 2 ? -c : c;
-}
-
-/* What an element of the first row's second head, 4 and all else 0, becomes: each element of a head in turn. */
-static void spread(uint32_t dim, uint32_t order, uint32_t q)
-{
-    struct shape s = {.in_width = {2 * dim}, .head_dim = dim};
-    uint32_t two = order / (q ? 2 * q + 2 : 1), width = 2 * dim;
-    tn_batch *b = rows_at(0, 3);
-    struct env e = {.kv = NULL};
-    tn_op *op = compose_basic(&k, TN_OP_HADAMARD, &s);
-    float x[3 * 2 * 80], *in;
-
-    env_fill(&k, &e, op->in[0], b, 2.0f, false);
-    in = floats(&e, op->in[0]);
-    memcpy(x, in, 3 * width * sizeof *x);
-    for (uint32_t from = 0; from < dim; from++) {
-        memset(x, 0, width * sizeof *x);
-        x[dim + from] = 4.0f;
-        memcpy(in, x, 3 * width * sizeof *x);
-        run_reference(&k, &reference, op, b, &e);
-        for (uint32_t i = 0; i < width; i++) {
-            uint32_t to = i - dim, r = to % order, c = from % order;
-            double sign = __builtin_parity(r % two & c % two) ? -1.0 : 1.0;
-            double want = i >= dim && to / order == from / order ? 4.0 / sqrt(order) : 0.0;
-            double is = at(op->out[0], &e, 0, i);
-            near(is, want * sign * (q ? paley(q, r / two, c / two) : 1), 1e-6, "hadamard");
-        }
-        memcpy(in, floats(&e, op->out[0]), 3 * width * sizeof *x);
-        run_reference(&k, &reference, op, b, &e);
-        for (uint32_t i = 0; i < 3 * width; i++)
-            near(at(op->out[0], &e, i / width, i % width), x[i], 2e-6, "hadamard, twice");
-    }
-}
-
-START_TEST(hadamard_spreads_each_channel_and_is_its_own_inverse)
-{
-    static const struct {
-        uint32_t dim, order, q;
-    } cases[] = {{8, 8, 0},   {10, 2, 0},  {7, 1, 0},   {12, 12, 5},  {48, 48, 5},
-                 {36, 12, 5}, {20, 20, 9}, {80, 80, 9}, {28, 28, 13}, {56, 56, 13}};
-
-    for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        spread(cases[i].dim, cases[i].order, cases[i].q);
-}
-END_TEST
-
 START_TEST(reorder_takes_elements_from_where_its_order_says)
 {
     struct shape s = {.in_width = {37}};
@@ -794,7 +720,6 @@ int main(void)
     tcase_add_test(c, tables_are_gathered_and_scaled);
     tcase_add_test(c, tables_of_int8_have_scales_and_factors);
     tcase_add_test(c, rope_turns_pairs_by_their_angles);
-    tcase_add_test(c, hadamard_spreads_each_channel_and_is_its_own_inverse);
     tcase_add_test(c, reorder_takes_elements_from_where_its_order_says);
     tcase_add_loop_test(c, feedback_leaves_of_a_sum_the_error_of_its_first_elements, 0, 2);
     tcase_add_test(c, attention_sees_what_was_appended);
