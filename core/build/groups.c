@@ -91,6 +91,7 @@ static struct quant_group *add_group(struct quant *q, uint32_t value, const stru
     return g->linears ? g : NULL;
 }
 
+/* Of heads those that share their matrix with another op are none: heads.c has parted what may be. */
 static uint32_t matrices_of(const struct quant *q, const struct plan_op *op)
 {
     if (!is_op(op, TN_OP_LOGITS))

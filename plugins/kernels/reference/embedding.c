@@ -18,21 +18,27 @@ int32_t ref_embedding_check(void *instance, const tn_op *op, tn_err *err)
     return check_table(op, err);
 }
 
+/* The row of the table that token t asks for; -1: another rank holds it. */
+static int64_t held_entry(const tn_launch *l, uint32_t t)
+{
+    int64_t entry = l->batch->dev->tokens[t] - tn_op_int(l->op, "vocab_first", 0);
+
+    return entry >= 0 && (uint64_t)entry < l->op->weights[0]->dims[0] ? entry : -1;
+}
+
 /* y[T,H] = scale * W[V,H][token[t]]; 0 for tokens whose row another rank holds. */
 int32_t ref_embedding_launch(void *instance, const tn_launch *l, tn_err *err)
 {
     const tn_op *op = l->op;
     struct ref_matrix w = ref_weight(l, 0), y = ref_out(l, 0);
     float scale = (float)tn_op_real(op, "scale", 1.0);
-    int64_t first = tn_op_int(op, "vocab_first", 0);
 
     (void)instance;
     (void)err;
     for (uint32_t t = 0; t < l->batch->n_rows; t++) {
-        int64_t entry = l->batch->dev->tokens[t] - first;
-        int held = entry >= 0 && (uint64_t)entry < op->weights[0]->dims[0];
+        int64_t entry = held_entry(l, t);
         for (uint64_t i = 0; i < op->out[0]->width; i++)
-            ref_set(y, t, i, held ? scale * ref_get(w, (uint64_t)entry, i) : 0.0f);
+            ref_set(y, t, i, entry >= 0 ? scale * ref_get(w, (uint64_t)entry, i) : 0.0f);
     }
     return TN_OK;
 }
@@ -62,17 +68,15 @@ int32_t ref_embedding_int8_launch(void *instance, const tn_launch *l, tn_err *er
     struct ref_matrix w = ref_weight(l, 0), s = ref_weight(l, 1), m = ref_weight(l, 2);
     struct ref_matrix y = ref_out(l, 0);
     float scale = (float)tn_op_real(op, "scale", 1.0);
-    int64_t first = tn_op_int(op, "vocab_first", 0);
 
     (void)instance;
     (void)err;
     for (uint32_t t = 0; t < l->batch->n_rows; t++) {
-        int64_t entry = l->batch->dev->tokens[t] - first;
-        int held = entry >= 0 && (uint64_t)entry < op->weights[0]->dims[0];
-        float factor = held ? scale * ref_get(s, (uint64_t)entry, 0) : 0.0f;
+        int64_t entry = held_entry(l, t);
+        float factor = entry >= 0 ? scale * ref_get(s, (uint64_t)entry, 0) : 0.0f;
         for (uint64_t i = 0; i < op->out[0]->width; i++)
             ref_set(y, t, i,
-                    held ? factor * ref_get(w, (uint64_t)entry, i) * ref_get(m, i, 0) : 0.0f);
+                    entry >= 0 ? factor * ref_get(w, (uint64_t)entry, i) * ref_get(m, i, 0) : 0.0f);
     }
     return TN_OK;
 }
